@@ -1,0 +1,26 @@
+PYTHON ?= python3
+BIN = .venv/bin
+# One thread each for the tests: two torch processes with two threads each slow one another down many times.
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: demo test results clean
+
+demo: .venv  ## STAT-Sel in the toy world: no GPU, no network, no key
+	$(BIN)/python -m toyworld stat_sel
+
+test: .venv  ## the whole suite
+	$(BIN)/ruff check .
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+results: .venv  ## the five runs behind results/toy_stat_sel.json, its tables and plots
+	for seed in 1 2 3 4 5; do $(BIN)/python -m toyworld stat_sel --seed $$seed || exit; done
+	$(BIN)/python report.py runs/toy_stat_sel/seed-[1-5] --save results/toy_stat_sel.json --plots docs
+
+.venv: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet -r requirements.txt
+	touch .venv
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,1010 @@
+"""What the method files share: teacher calls, MATH scoring, data loading, the run directory, the command line.
+
+Copy this file with the method file that you take. Importing it loads none of torch, openai, datasets or math-verify.
+"""
+import asyncio
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
+import io
+import itertools
+import json
+import math
+import os
+import platform
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import unicodedata
+from collections import Counter, defaultdict, deque
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+
+class UserError(Exception):
+    """What the user can mend, in one sentence: where, what was expected, what came, what to do. The command line prints it and exits with 2."""
+
+
+# --- Teacher: cached, capped calls to any OpenAI-compatible chat server. ----------------------------------------------
+class Request(NamedTuple):
+    messages: list[dict]  # [{"role": ..., "content": ...}, ...]
+    temperature: float = 0.0
+    max_tokens: int = 1024
+    sample: int = 0  # which of several replies to the same messages; moves the seed that the server gets
+
+
+class Reply(NamedTuple):
+    text: str
+    n_in: int  # tokens
+    n_out: int
+    estimated: bool = False  # the server counted no tokens: estimate_tokens did
+
+
+def estimate_tokens(messages: list[dict] | str) -> int:
+    """Tokens guessed without a tokenizer: a third of the UTF-8 bytes of the JSON, whose escapes and braces pass for the chat template."""
+    return len(json.dumps(messages, ensure_ascii=False).encode(errors="replace")) // 3 + 1
+
+
+def read_completion(body: bytes) -> dict:
+    """What is kept of a chat completion; none: why its text is of no use. ValueError if `body` is something else, status 200 or not."""
+    try:
+        data = json.loads(body)
+        choice, usage = data["choices"][0], data.get("usage") or {}
+        message, finish = choice["message"], choice.get("finish_reason")
+        text, refusal = message.get("content") or "", message.get("refusal")
+        n_in, n_out = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if not isinstance(text, str):  # a list of parts; a part that thinks aloud has no text
+            text = "".join(part.get("text") or "" for part in text)
+        if finish in ("error", "abort"):
+            raise ValueError(finish)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise ValueError("not a chat completion: " + body[:2000].decode(errors="replace")) from None
+    none = "refused" if refusal or finish == "content_filter" else "cut off" if finish == "length" else None if text.strip() else "empty"
+    return {"text": text or refusal or "", "finish": finish, "none": none, "n_in": n_in, "n_out": n_out}
+
+
+def retry_after_s(headers) -> float:
+    """Seconds that the server asks us to wait; 0 if it does not say, or says it as a date."""
+    ms = headers.get("retry-after-ms") or headers.get("retry-after", "") + "e3"
+    return float(ms) / 1000 if re.fullmatch(r"\d+(\.\d+)?(e3)?", ms) else 0.0
+
+
+class Teacher:
+    """Asks `model`; each reply is appended to the file `cache` as it comes and never paid for again.
+
+    base_url: e.g. http://localhost:8000/v1 (vLLM, llama.cpp, Ollama); None = OpenAI. The key is read from OPENAI_API_KEY.
+    max_usd: caps what the whole cache file records. Calls in flight count at their worst (estimated input + max_tokens), so only a wrong
+        estimate can pass it. What a server bills for a call whose reply never came is unknown, and not counted.
+    timeout_s: limits one call with all its retries; tries does not count 429s. seed: moves every draw, so it is part of the cache key.
+    totals[step]: calls (replies received) with n_in, n_out, usd; cached (known, or asked twice) with cached_in, cached_out; None by reason.
+    """
+
+    first_wait_s, max_wait_s = 0.5, 30.0  # before the retries: 0.5, 1, 2, 4, ... s, each less up to half
+    max_lost_in_row = 20  # then the server is given up; if it never replied, once as many are lost as were sent at the start
+
+    def __init__(self, model: str, base_url: str | None = None, cache: str | Path = "teacher.jsonl", concurrency: int = 16,
+                 max_usd: float | None = None, usd_per_m_in: float | None = None, usd_per_m_out: float | None = None,
+                 timeout_s: float = 600.0, tries: int = 6, seed: int = 0):
+        self.model, self.base_url, self.path = model, base_url or os.environ.get("OPENAI_BASE_URL"), Path(cache)
+        self.concurrency, self.max_usd, self.timeout_s, self.tries, self.seed = concurrency, max_usd, timeout_s, tries, seed
+        self.prices = None if usd_per_m_in is None or usd_per_m_out is None else (usd_per_m_in, usd_per_m_out)
+        self.url = re.sub(r"//[^/@]*@", "//", self.base_url or "https://api.openai.com/v1")  # for sentences: without user:password
+        self.name = f"teacher {model} at {self.url}"
+        self.api_key = os.environ.get("OPENAI_API_KEY", "").strip() or ("no-key" if self.base_url else "")
+        for wrong, sentence in (
+            (not self.api_key, "OPENAI_API_KEY is not set: export your key, or give base_url for a server of your own"),
+            (not (self.api_key.isascii() and self.api_key.isprintable()), "OPENAI_API_KEY holds characters that no key has: copy it again"),
+            (not re.match(r"https?://([\w.-]+|\[[\da-fA-F:]+\])(:[1-6]?\d{1,4})?(/|$)", self.url),
+             f"base_url must be like http://localhost:8000/v1, not {self.url!r}"),
+            (not self.prices and {max_usd, usd_per_m_in, usd_per_m_out} != {None}, "max_usd needs usd_per_m_in and usd_per_m_out, both"),
+            (min(concurrency, tries) < 1 or timeout_s <= 0, f"must be positive: {concurrency=}, {tries=}, {timeout_s=}"),
+        ):
+            if wrong:
+                raise UserError(f"teacher: {sentence}")
+        self.totals = defaultdict(lambda: Counter(calls=0, cached=0, n_in=0, n_out=0, usd=0.0))
+        self.cache, self.offset, self.torn, self.spent_usd, self.patience, self.problem = {}, 0, False, 0.0, 0, ""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(self.path, "ab+", buffering=0)  # unbuffered: one write() is one os.write, which O_APPEND keeps whole
+        except OSError as error:
+            raise UserError(f"teacher: the cache {cache} cannot be opened: {error.strerror}") from None
+        self._load()
+
+    def plan(self, steps: dict[str, list[Request]], show: bool = False) -> None:
+        """Print what `steps` will cost at most, before the first paid call; show: also each step's first prompt in full."""
+        self._load()
+        print(f"{self.name}: at most this (tokens in: a guess, a third of the bytes; tokens out: the limit)")
+        print(f"{'step':<24}{'calls':>9}{'cached':>9}{'tokens in':>14}{'tokens out':>14}" + f"{'usd':>12}" * bool(self.prices))
+        for step, requests in [*steps.items(), ("total", list(chain(*steps.values())))]:
+            todo = self._todo(requests).values()
+            n_in, n_out = sum(estimate_tokens(r.messages) for r in todo), sum(r.max_tokens for r in todo)
+            print(f"{step:<24}{len(todo):>9,}{len(requests) - len(todo):>9,}{n_in:>14,}{n_out:>14,}"
+                  + f"{self._usd(n_in, n_out):>12,.4f}" * bool(self.prices))
+        if self.max_usd is not None:
+            print(f"cap: ${self.max_usd:g}, of which ${self.spent_usd:.4f} is spent according to {self.path}")
+        for step, requests in steps.items() if show else ():
+            for message in requests[0].messages if requests else ():
+                print(f"--- {step}: {message['role']} ---\n{message['content']}")
+
+    def ask(self, requests: list[Request], step: str = "") -> list[Reply | None]:
+        """The replies, in order. None: empty, refused, cut off (paid for and cached), or refused by server, lost (a rerun asks again)."""
+        start, total, before = time.monotonic(), self.totals[step], self.totals[step].copy()
+        self._load()
+        keys, todo, unanswered, replies = [self._key(r) for r in requests], self._todo(requests), {}, []
+        total["cached"] += len(requests) - len(todo)
+        for key in set(keys) - todo.keys():
+            total.update(cached_in=self.cache[key]["n_in"], cached_out=self.cache[key]["n_out"])
+        if todo:
+            queue = deque(todo.items())
+            with tqdm(desc=step or "teacher", unit="call", total=len(todo), mininterval=1.0) as bar, ThreadPoolExecutor(1) as pool:
+                try:  # in a thread of its own, because a notebook's event loop runs in this one
+                    unanswered = pool.submit(asyncio.run, self._send(queue, step, bar)).result()
+                finally:
+                    queue.clear()  # after Ctrl-C nothing more is sent; calls in flight end, and are cached
+        for key in keys:
+            none = unanswered.get(key) or self.cache[key]["none"]
+            total.update([none] if none else [])
+            replies.append(None if none else Reply(*(self.cache[key][field] for field in Reply._fields)))
+        new = total - before
+        nones = ", ".join(f"{new[none]} {none}" for none in ("empty", "refused", "cut off", "refused by server", "lost") if new[none])
+        print(f"{step or 'teacher'}: {new['calls']:,} calls, {new['cached']:,} cached, {new['n_in']:,} tokens in, {new['n_out']:,} out, "
+              + f"${new['usd']:.4f}, " * bool(self.prices) + f"None: {nones or 0}, {time.monotonic() - start:.1f} s", flush=True)
+        return replies
+
+    async def _send(self, queue: deque, step: str, bar: tqdm) -> dict[str, str]:
+        """Empties `queue` of its (key, request); returns key -> reason for those whose reply is not in the cache."""
+        import openai  # half a second, so only where it is needed
+
+        tasks, unanswered, worst = {}, {}, 0.0  # tasks: task -> (key, dollars at worst)
+        timeout = openai.Timeout(self.timeout_s, connect=min(5.0, self.timeout_s))
+        # One client per event loop: used under a second asyncio.run it fails with "Event loop is closed".
+        async with openai.AsyncOpenAI(api_key=self.api_key, base_url=self.base_url, max_retries=0, timeout=timeout) as client:
+            try:
+                while queue or tasks:
+                    while queue and len(tasks) < self.concurrency:
+                        key, request = queue[0]
+                        worst = self._usd(estimate_tokens(request.messages), request.max_tokens)
+                        if self.max_usd is not None and self.spent_usd + sum(usd for _, usd in tasks.values()) + worst > self.max_usd:
+                            break
+                        tasks[asyncio.create_task(self._call(client, *queue.popleft(), step))] = key, worst
+                    if not tasks:
+                        raise UserError(f"teacher: ${self.spent_usd:.4f} of max_usd ${self.max_usd:g} is spent and the next call may cost "
+                                        f"${worst:.4f}; {self.path} keeps every reply: the same command with a higher --max-usd goes on")
+                    self.patience = self.patience or len(tasks)
+                    for task in (await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED))[0]:
+                        none = task.result()  # may raise what stops the run; the task then stays in tasks, for the finally
+                        key, _ = tasks.pop(task)
+                        unanswered.update({key: none} if none else {})
+                        bar.update()
+                        self.patience = self.patience - 1 if none == "lost" else self.max_lost_in_row
+                        if not self.patience:
+                            raise UserError(f"{self.name}: no usable reply to call after call, in {self.tries} tries or {self.timeout_s:g} s "
+                                            f"({self.problem}); check base_url and the server, then run the same command again")
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+        return unanswered
+
+    async def _call(self, client, key: str, request: Request, step: str) -> str | None:
+        """Ask until the reply is in the cache: None. Else why it is not: "lost" or "refused by server"."""
+        import openai
+
+        loop, failures, wait_s = asyncio.get_running_loop(), 0, self.first_wait_s
+        deadline = loop.time() + self.timeout_s
+        limit = "max_tokens" if self.base_url else "max_completion_tokens"  # OpenAI's newer models take only the latter
+        while True:
+            pause_s = wait_s * random.SystemRandom().uniform(0.5, 1)
+            try:
+                async with asyncio.timeout_at(deadline):  # the client's own timeout is per read: a slow drip outlives it
+                    raw = await client.chat.completions.with_raw_response.create(
+                        model=self.model, messages=request.messages, temperature=request.temperature, seed=int(key[:7], 16),
+                        **{limit: request.max_tokens})
+                return self._save(key, request, step, read_completion(raw.content))
+            except (openai.APIError, TimeoutError, ValueError) as error:  # ValueError: status 200, but no completion
+                status, cause = getattr(error, "status_code", 0), error.__cause__ or error  # a connection error's cause says more than it
+                text = " ".join(str(getattr(error, "body", None) or cause).replace(self.api_key, "<key>").split())
+                self.problem = f"{f'HTTP {status}' if status else type(cause).__name__}: {text[:200]}"
+                if status in (400, 413, 422) and re.search(r"context.{0,20}(length|size|window)|content_(filter|policy)", text, re.I):
+                    return "refused by server"  # the trouble of this prompt alone: too long, or offensive
+                if (status == 429 and "insufficient_quota" in text) or not (status in (0, 408, 409, 425, 429) or status >= 500):
+                    hint = ("the account has no credit left" if status in (402, 429)
+                            else "check OPENAI_API_KEY" if status in (401, 403)
+                            else "check the model's name and base_url (it usually ends in /v1)" if status == 404
+                            else "the request is refused")
+                    problem = "HTTP 401" if status == 401 else self.problem  # a 401 likes to quote the key, or half of it
+                    raise UserError(f"{self.name}: {hint} ({problem}); replies so far are in {self.path}") from None
+                failures += status != 429
+                pause_s += retry_after_s(error.response.headers) if status else 0
+                if failures >= self.tries or loop.time() + pause_s > deadline:
+                    return "lost"
+            await asyncio.sleep(pause_s)
+            wait_s = min(2 * wait_s, self.max_wait_s)
+
+    def _usd(self, n_in: int, n_out: int) -> float:
+        return (n_in * self.prices[0] + n_out * self.prices[1]) / 1e6 if self.prices else 0.0
+
+    def _key(self, request: Request) -> str:
+        """Hash of all that moves the draw: not max_tokens, since a higher limit only goes on where a lower one cut off."""
+        drawn_from = [self.model, request.messages, float(request.temperature), self.seed, request.sample]
+        return hashlib.sha256(json.dumps(drawn_from, sort_keys=True).encode()).hexdigest()[:32]
+
+    def _todo(self, requests: list[Request]) -> dict[str, Request]:
+        """key -> request, each once, of what must be sent: not in the cache, or cut off there at a lower max_tokens."""
+        todo = {}
+        for request in sorted(requests, key=lambda r: r.max_tokens):  # of duplicates the longest stays
+            known = self.cache.get(key := self._key(request))
+            if known is None or (known["none"] == "cut off" and known["max_tokens"] < request.max_tokens):
+                todo[key] = request
+        return todo
+
+    def _save(self, key: str, request: Request, step: str, reply: dict) -> None:
+        n_in, n_out = reply["n_in"], reply["n_out"]
+        if estimated := not all(isinstance(n, int) and n >= 0 for n in (n_in, n_out)):
+            n_in, n_out = estimate_tokens(request.messages), estimate_tokens(reply["text"])
+        usd = self._usd(n_in, n_out) if self.prices else None  # None counts at the prices of whoever reads the file
+        record = reply | {"key": key, "model": self.model, "step": step, "max_tokens": request.max_tokens, "n_in": n_in,
+                          "n_out": n_out, "estimated": estimated, "usd": usd}
+        self._load()
+        line = b"\n" * self.torn + json.dumps(record).encode() + b"\n"  # a torn last line (kill -9, full disk) stays on its own line
+        try:
+            if self.file.write(line) < len(line):
+                raise OSError(0, "the disk is full")
+        except OSError as error:
+            raise UserError(f"teacher: the cache {self.path} cannot be written: {error.strerror}") from None
+        self.totals[step].update(calls=1, n_in=n_in, n_out=n_out, usd=usd or 0.0)
+        self._load()
+
+    def _load(self) -> None:
+        """Take in the lines that this and other processes have added to the cache file; money is counted here, once."""
+        self.file.seek(self.offset)
+        *lines, rest = self.file.read().split(b"\n")
+        self.torn, n_bad = bool(rest), 0  # torn, or just being written by another process
+        for line in lines:
+            self.offset += len(line) + 1
+            try:
+                record = json.loads(line or b"{}")
+                usd = self._usd(record["n_in"], record["n_out"]) if record["usd"] is None else record["usd"]
+                self.cache[record["key"]] = {name: record[name] for name in (*Reply._fields, "none", "max_tokens")}
+                self.spent_usd += usd
+            except (ValueError, LookupError, TypeError):
+                n_bad += bool(line)
+        if n_bad > 1 and not self.cache:
+            raise UserError(f"teacher: {self.path} is no cache of replies: none of its {n_bad} lines is one; name another file")
+
+
+# --- Scoring: the last \boxed, then "the answer is"; own normal form first, algebra in a process that can be killed. ------
+# Chosen where careful graders differ. A unit, $ or ° may be missing but not contradict. 50% is 50 and, a share being at most 1,
+# also 1/2. 101_2 is not 101. A bare list has no order unless compared with (1,2), which is neither {1,2} nor [1,2].
+# Numbers are exact: 0.333 is not 1/3, nor 3.14159265 pi; but a decimal of six places that shows its period twice recurs.
+MAX_ANSWER_CHARS = 600  # longer answers are compared as they are; the longest of MATH has 159 characters
+ALGEBRA_SECONDS = 1.0  # for all of one pair; a pair that needs more counts as different
+_NUMERALS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
+_UNITS = {word: line.split()[0] for line in (  # each line is one unit; any other word of 3 letters may be dropped after a space
+    "% percent pct percentage|° degree deg|m meter metre|cm centimeter|mm millimeter|km kilometer|inch in inche|foot ft feet|yard yd|"
+    "mile mi|g gram gm|kg kilogram|pound lb|second s sec|minute min|hour h hr|day|week|month|year yr|dollar usd|cent|euro|l liter|ml|"
+    "radian rad|am|pm|sq|cu").split("|") for word in line.split()}  # fmt: skip
+_UNICODE = {ord(char): new for chars, new in (
+    ("−–—‐", "-"), ("×", r"\times "), ("·⋅", r"\cdot "), ("∗", "*"), ("÷", "/"), ("∞", r"\infty "), ("⩽", "≤"), ("⩾", "≥"), ("∈", r"\in "),
+    ("∪", r"\cup "), ("∅", r"\emptyset "), ("π", r"\pi "), ("θ", r"\theta "), ("º", "°"), ("√", r"\sqrt "), ("±", r"\pm "), ("≈", r"\approx "),
+    ("ℝ", r"\mathbb{R}"), ("′’‘", "'"), ("“”\x00", ""), ("〈⟨", "("), ("〉⟩", ")")) for char in chars}  # fmt: skip
+_GROUP = functools.reduce(lambda inner, _: rf"\{{(?:[^{{}}]|{inner})*\}}", range(5), r"\{[^{}]*\}")  # balanced braces, six deep
+_BOXED = rf"\\f?box(?:ed)?\s*({_GROUP})"
+_TEXT = r"([_^]?)\s*\\(?:text[a-z]*|[mh]box|math(?:rm|bf|it|sf|tt|normal)|boldsymbol|bm)\s*\{([^{}]*)\}"
+_REWRITES = [(re.compile(pattern), new) for pattern, new in (  # in this order; afterwards ";" ends an item, "," may be a thousand's
+    (r"(?:\{,\}|,\s*\\!)\s*(?=\d{3})", ""),
+    (r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|rm|bf|phantom)(?![a-zA-Z])|\\!|\\?\$|€|£|(?<!\\)\\[][()]", ""),
+    (r"(?<!\\)\\[,;:\s]|\\q?quad(?![a-z])|~|\s+", " "), (r"\\[dtc]?(frac|binom)(?![a-z])", r"\\\1"),
+    (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"), (r"\\leq?(?:slant)?(?![a-z])|<=", "≤"), (r"\\geq?(?:slant)?(?![a-z])|>=", "≥"),
+    (r"\\neq?(?![a-z])|!=|\\not ?=", "≠"), (r"\\lt(?![a-z])", "<"), (r"\\gt(?![a-z])", ">"), (r"\\div(?![a-z])", "/"),
+    (r"\\lbrace", r"\\{"), (r"\\rbrace", r"\\}"), (r"\\langle", "("), (r"\\rangle", ")"), (r"\\[lr]?vert(?![a-z])", "|"),
+    (r"\\varnothing|\\\{ ?\\\}", r"\\emptyset"), (r"\^ ?\{? ?\\circ ?\}?|\\degree(?![a-z])", "°"), (r"\\%", "%"), (r"\.\.\.|\\[cl]dots", r"\\dots "),
+    (r"(?<![\\a-zA-Z])(sqrt|pi|infinity|inf|sin|cos|tan|cot|sec|csc|log|ln|exp)(?![a-zA-Z])", r"\\\1"),
+    (r"\+? ?\\inf(?:ini?ty)?(?![a-z])", r"\\infty"), (r"\\sqrt ?\(([^()]*)\)", r"\\sqrt{\1}"), (r"\\overline ?\{([A-Z]+)\}", r"\1"),
+    (r"(?i)(?<![\\a-z])all real(?: number)?s|\\mathbb ?\{?R\}?", r"(-\\infty;\\infty)"),
+    (r"^[A-Za-z ]*\b(?:is|are|equals)(?![a-z]):? ?(?=\S)|^ ?\\approx ?", ""),
+    (r",? ?(?<![\\a-zA-Z])(?:and|or)(?![a-zA-Z]) ?|, |;", ";"), (r"(?<![\w.])\.(?=\d)", "0."),
+    (r"(?<![\d,./])\d{1,3}(?: \d{3})+(?![\d/]| ?\\frac)", lambda m: m[0].replace(" ", "")),
+    (r"\\sqrt ?(\[[^]]*\])? ?(\d+|[a-zA-Z]|\\[a-z]+)", r"\\sqrt\1{\2}"), (r"\\(frac|binom) ?([\da-zA-Z]|\\[a-z]+)", r"\\\1{\2}"),
+    (rf"(\\(?:frac|binom) ?{_GROUP}) ?([\da-zA-Z]|\\[a-z]+)", r"\1{\2}"), (rf"\^ ?([-+]?\d+(?:\.\d+)?|[a-zA-Z]|\\[a-z]+(?:{_GROUP})*)", r"^{\1}"),
+    (r"_ ?(\d+|[a-zA-Z])", r"_{\1}"), (r"(?<=[{}]) +(?=[{}])|(?<=\{) +| +(?=\})", ""), (r"_\{10\}$", ""),
+)]  # fmt: skip
+_D = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?"
+_FRACTION = re.compile(rf"([+-]?) ?(?:(\d+) ?(?=\\| \d))? ?(?:\\frac\{{(-?{_D})\}}\{{(-?{_D})\}}|({_D}) ?/ ?({_D}))")
+_DECIMAL = re.compile(rf"([+-]?) ?({_D})(?:\\overline\{{(\d+)\}})?(?:[eE]([+-]?\d+)| ?(?:\\times|\\cdot|\*) ?10\^\{{([+-]?\d+)\}})?")
+_BASED = re.compile(r"\(?([\dA-Za-z.,]*\d[\dA-Za-z.,]*)\)? ?(?:_\{\(? ?(?:base)? ?(\w+)\)?\}|\(?base ?(\w+)\)?)")
+_UNIT = re.compile(r"(.*\d.*?|.*\\.*?)(\s*[°%]|(?<![\\A-Za-z])\s*[A-Za-z][A-Za-z./ ]*)(?:\^\{[23]\})?")
+_TRIG = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_SIGNS = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "≠": "≠"}  # and what each becomes when the sides change places
+_HOSTILE = re.compile(r"\d{5,}\W*!|!\W*!|\^\W*\d{5}|\d\W*\^[^-+*]*\d\W*\^|\^[^-+*]*\^[^-+*]*\^|binom\W*\d{5}")  # towers, 10!!!, 7^{10^8}
+
+def _normal(s: str) -> str:
+    """The one spelling of an answer that the functions below read."""
+    s = re.sub(r"[¼-¾⅐-⅞]", lambda m: "\\frac{" + unicodedata.normalize("NFKC", m[0]).replace("⁄", "}{") + "}", s)
+    s = re.sub(r"[⁻⁰¹²³⁴-⁹]+", lambda m: "^{" + unicodedata.normalize("NFKC", m[0]) + "}", s)
+    s = re.sub(r"[₀-₉]+", lambda m: "_{" + unicodedata.normalize("NFKC", m[0]) + "}", s)
+    s = unicodedata.normalize("NFKC", s).translate(_UNICODE).strip().rstrip("\\").strip()
+    s = re.sub(r"^(['\"`*]+)(.+?)\1$", r"\2", s)
+    if "\\begin" not in s:
+        s = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", s)  # escaped once too often; in a matrix it ends a row
+    for _ in range(3):  # nested ones
+        s = re.sub(_BOXED, lambda m: m[1][1:-1], s)
+        s = re.sub(_TEXT, lambda m: m[1] + "{" + m[2] + "}" if m[1] else f" {m[2]} ", s)
+    for pattern, new in _REWRITES:
+        s = pattern.sub(new, s)
+    return s.strip(" .,:;")
+
+def _split(s: str, separator: str) -> list[str]:
+    """Parts of s between separators (a pattern) outside all brackets; [] where brackets do not match."""
+    parts, depth, start = [], 0, 0
+    for m in re.finditer(rf"\\begin|\\end|[([{{]|[])}}]|{separator}", s):
+        if m[0] in ("(", "[", "{", r"\begin"):
+            depth += 1
+        elif m[0] in (")", "]", "}", r"\end"):
+            depth -= 1
+            if depth < 0:
+                return []
+        elif depth == 0:
+            parts.append(s[start : m.start()].strip())
+            start = m.end()
+    return [*parts, s[start:].strip()] if depth == 0 else []
+
+def _parts(s: str) -> tuple[str, list[str]]:
+    """("", items) of a bare list, ("[)", items), ("{}", items), ("cup", sets), ("matrix2", cells), or ("leaf", [s])."""
+    if m := re.fullmatch(r"[([]? ?\\begin\{(?:([vV])|[pbB]|small)?(?:matrix|array)\}(?:\{[clr| ]*\})?(.*)\\end\{[a-zA-Z]*\} ?[])]?", s):
+        rows = re.sub(r"\\\\ ?$|\\hline", "", m[2].strip()).split("\\\\")
+        return f"{m[1] or 'matrix'}{len(rows)}", [cell.strip() for row in rows for cell in row.split("&")]
+    for kind, separator in (("cup", r"\\cup(?![a-z])"), ("", "[,;]")):
+        if len(items := _split(s, separator)) > 1:
+            return kind, items
+    m = re.fullmatch(r"(\\?[([{])(.*?)(\\?[])}])", s)
+    items = _split(m[2], "[,;]") if m else []
+    if len(items) == 1 and m[1] + m[3] in ("()", "{}"):
+        return _parts(items[0])
+    return ((m[1] + m[3]).replace("\\", ""), items) if items else ("leaf", [s])
+
+def _number(s: str) -> Fraction | None:
+    r"""1,000.5, 3\frac{1}{2}, 1 1/2, -2/3, 1.5e-7, 0.\overline{3} as an exact number; None for anything else."""
+    if m := _FRACTION.fullmatch(s):
+        over, under = (Fraction(x.replace(",", "")) for x in (m[3] or m[5], m[4] or m[6]))
+        if under == 0 or m[2] and not 0 < over < under:
+            return None
+        value = int(m[2] or 0) + over / under
+    elif (m := _DECIMAL.fullmatch(s)) and len(m[4] or m[5] or "") < 4:
+        value = Fraction(m[2].replace(",", "")) * Fraction(10) ** int(m[4] or m[5] or 0)
+        value += Fraction(int(m[3] or 0), (10 ** len(m[3] or "1") - 1) * 10 ** len(m[2].partition(".")[2]))
+    else:
+        return None
+    return -value if m[1] == "-" else value
+
+def _equal_numbers(a: str, b: str, x: Fraction, y: Fraction) -> bool:
+    """x == y, the numbers of a and b, or one is written as a decimal that shows the period of the other twice."""
+    for text, shown, q in ((a, x, y), (b, y, x)):
+        n = len(text.partition(".")[2])
+        if 6 <= n < 50 and abs(shown - q) * 10**n < 1 and any((10**p - 1) * 10 ** (n - 2 * p) * q % 1 == 0 for p in range(1, n // 2 + 1)):
+            return True
+    return x == y
+
+def _base(s: str) -> tuple[str, str] | None:
+    """("2A", "11") of 2A_{11} or "2A (base eleven)"; None without a base."""
+    if m := _BASED.fullmatch(s):
+        base = (m[2] or m[3]).lower()
+        return m[1].replace(",", "").lstrip("0").upper(), str(_NUMERALS.index(base)) if base in _NUMERALS else base
+
+def _unit(s: str) -> tuple[str, set[str]]:
+    """The answer without its unit, and what is known of the unit: nothing of a word like "ways"."""
+    if (m := _UNIT.fullmatch(s)) and not _TRIG.search(s) and m[1].strip():
+        words = [word.rstrip("s") if len(word) > 2 else word for word in re.findall(r"[a-z]+|[°%]", m[2].lower().replace(".", ""))]
+        if words[0] in _UNITS and (m[2][0] == " " or words[0] in "°%" or len(words[0]) > 1) or m[2][0] == " " and len(words[0]) > 2:
+            return m[1].strip(), {_UNITS[word] for word in words if word in _UNITS}
+    return s, set()
+
+def _is_name(s: str) -> bool:
+    """Whether s can stand left of "=" without being part of the answer: x, f(2), a_{37}, (p, q), |AB|, S:T, Area."""
+    s = re.sub(r"_\{[\w ]+\}|\(\d+\)", "", s)
+    return bool(re.fullmatch(r"[A-Za-z\\{}()|:/,;'° ]+", s) and re.search(r"(?<![a-zA-Z\\])[A-Za-z]|\\[a-z]+", s)) and not (
+        _TRIG.search(s) or re.search(r"\\(?:sqrt|log|ln|infty|pi)(?![a-z])", s))  # fmt: skip
+
+def _chain(s: str) -> tuple[list[str], list[str]]:
+    """Sides and signs of an inequality, turned so that they point to the left: (["2", "x"], ["<"]) of x > 2."""
+    sides, signs = _split(s, "[<>≤≥≠]"), re.findall("[<>≤≥≠]", s)
+    return (sides[::-1], [_SIGNS[sign] for sign in signs[::-1]]) if signs and signs[0] in ">≥" else (sides, signs)
+
+def _as_set(s: str) -> str:
+    r"""(-\infty;2] of x ≤ 2, (1;5) of 1 < x < 5, a union of x < 2 or x > 3; s itself where it is no such thing."""
+    if len(items := _split(s, "[,;]")) > 1:
+        return r" \cup ".join(map(_as_set, items)) if all(_chain(item)[1] for item in items) else s
+    sides, signs = _chain(s)
+    if len(sides) == 3 and _is_name(sides[1]) and set(signs) <= set("<≤"):
+        return f"{'([' [signs[0] == '≤']}{sides[0]};{sides[2]}{')]'[signs[1] == '≤']}"
+    if len(sides) == 2 and signs == ["≠"] and _is_name(sides[0]):
+        return rf"(-\infty;{sides[1]}) \cup ({sides[1]};\infty)"
+    if len(sides) == 2 and _is_name(sides[0]):
+        return rf"(-\infty;{sides[1]}{')]'[signs[0] == '≤']}"
+    return rf"{'([' [signs[0] == '≤']}{sides[0]};\infty)" if len(sides) == 2 and _is_name(sides[1]) else s
+
+def _plus_minus(s: str) -> str:
+    r"""A list with every \pm written out: 1+\sqrt{2};1-\sqrt{2} of 1\pm\sqrt{2}."""
+    kind, items = _parts(s)
+    items = [item.split(r"\pm") for item in (items if kind in ("", "{}") else [s])]
+    return ";".join(
+        "".join(itertools.chain(*zip(pieces, (*signs, ""), strict=True)))
+        for pieces in items
+        for signs in itertools.product("+-", repeat=min(len(pieces) - 1, 3))
+        for pieces in [[*pieces[:3], r"\pm".join(pieces[3:])] if len(pieces) > 4 else pieces]
+    )
+
+def _equal_bags(xs: list[str], ys: list[str], ask) -> bool:
+    """Whether two lists hold the same answers in any order."""
+    left = list(ys)
+    for x in xs if len(xs) == len(ys) else [None]:
+        match = x if x in left else next((y for y in left[:20] if x and _equal(x, y, ask)), None)
+        if match is None:
+            return False
+        left.remove(match)
+    return True
+
+def _equal(a: str, b: str, ask) -> bool:
+    """Whether two normal forms mean the same; ask(mode, a, b) does the algebra."""
+    if a.replace(" ", "") == b.replace(" ", "") or not a or not b:
+        return a != "" != b
+    for x, y in ((a, b), (b, a)):
+        if (m := re.fullmatch(r"\(([A-J])\) ?(\w.*|\\.*)", x)) and not re.match(r"\([A-J]\)", y):
+            return m[1] == y or _equal(m[2], y, ask)  # "(A) 12" is A, and 12
+    if r"\pm" in a + b:
+        a, b = _plus_minus(a), _plus_minus(b)
+    if _base(a) or _base(b):
+        return _base(a) == _base(b)
+    a, b = (next(filter(None, sides[_is_name(sides[0]) :]), s) for s in (a, b) for sides in [_split(s, r"\\approx(?![a-z])") or [s]])
+    (a, unit_a), (b, unit_b) = _unit(a), _unit(b)
+    if unit_a and unit_b and not unit_a & unit_b:
+        return False
+    x, y = _number(a), _number(b)
+    if x is not None and y is not None:
+        share = unit_a ^ unit_b == {"%"} and (x if unit_a else y) <= 100 and (x / 100 == y if unit_a else x == y / 100)
+        if share or _equal_numbers(a, b, x, y) or "," not in a + b:
+            return share or _equal_numbers(a, b, x, y)
+    verdict = _equal_relations(a, b, ask)
+    return _equal_parts(a, b, ask) if verdict is None else verdict
+
+def _equal_relations(a: str, b: str, ask) -> bool | None:
+    r"""The verdict where a or b holds =, <, ≤, ≠ or \in; None where neither does, or where one is a list."""
+    (xs, signs), (ys, others) = _chain(a), _chain(b)
+    if signs and others and len(xs) == len(ys):
+        if signs == others and all(_equal(x, y, ask) for x, y in zip(xs, ys, strict=True)):
+            return True
+        return signs == others and len(xs) == 2 and ask("ratio" if "≠" in signs else "factor", "({})-({})".format(*xs), "({})-({})".format(*ys))
+    if signs or others:
+        return (_as_set(a), _as_set(b)) != (a, b) and _equal(_as_set(a), _as_set(b), ask)
+    for sign in (r"\\in(?![a-z])", "="):
+        xs, ys = _split(a, sign) or [a], _split(b, sign) or [b]
+        if any(len(_split(s, "[,;]")) > 1 and _number(sides[-1]) is None for s, sides in ((a, xs), (b, ys))):
+            return None
+        if len(xs) > 1 and len(ys) > 1:
+            names = sorted((xs[0].replace(" ", ""), ys[0].replace(" ", "")))
+            if names[0] == names[1] or sign == "=" and re.fullmatch(r"[a-zA-Z]\([a-z]\)y", "".join(names)):
+                return _equal(xs[-1], ys[-1], ask)
+            return sign == "=" and len(xs) == len(ys) == 2 and ask("ratio", "({})-({})".format(*xs), "({})-({})".format(*ys))
+        if len(xs) > 1 or len(ys) > 1:
+            sides, other = (xs, b) if len(xs) > 1 else (ys, a)
+            numbers = all(_number(_unit(side)[0]) is not None for side in sides)  # 0.56 = 56%
+            return _equal(sides[-1], other, ask) if _is_name(sides[0]) else (numbers or _is_name(sides[-1])) and _equal(sides[0], other, ask)
+    return None
+
+def _equal_parts(a: str, b: str, ask) -> bool:
+    """Lists, sets, tuples, intervals, unions and matrices by their elements, anything else as a leaf."""
+    (kind, xs), (other, ys) = _parts(a), _parts(b)
+    if kind == other == "leaf":
+        return _equal_leaves(a, b, ask) if (xs, ys) == ([a], [b]) else _equal(xs[0], ys[0], ask)
+    if "leaf" in (kind, other):
+        single = "{}" in (kind, other) and len(xs) == len(ys) == 1
+        return _equal(xs[0], ys[0], ask) if single else "matrix" in kind + other and ask("value", a, b)
+    if {kind, other} <= {"", "{}"} or kind == other == "cup":
+        return _equal_bags(xs, ys, ask)
+    alike = kind == other or {kind, other} in ({"", "()"}, {"()", f"matrix{len(xs)}"})  # a tuple without brackets, or as a column
+    return alike and len(xs) == len(ys) and all(_equal(x, y, ask) for x, y in zip(xs, ys, strict=True))
+
+def _equal_leaves(a: str, b: str, ask) -> bool:
+    """Words and the choices A to D ignoring case, ratios and times part by part, the rest by algebra."""
+    a, b = (str(_NUMERALS.index(s.lower())) if s.lower() in _NUMERALS else s for s in (a, b))
+    words = [re.sub(r"^(?:an?|the) |[^a-z]", "", s.lower()) if re.fullmatch(r"[A-Za-z][A-Za-z' .-]*", s) else "" for s in (a, b)]
+    if len(a) == len(b) == 1:
+        return a == b or a.upper() == b.upper() and a.upper() in "ABCD"
+    if all(words) and (words[0] == words[1] or max(map(len, words)) > 2):
+        return words[0] == words[1]  # so abc is a word, xy a product
+    if ":" in a + b:
+        xs, ys = a.split(":"), b.split(":")
+        return len(xs) == len(ys) and all(_equal(x.strip(), y.strip(), ask) for x, y in zip(xs, ys, strict=True))
+    return ask("value", a, b)
+
+@functools.lru_cache(maxsize=1 << 16)
+def _is_equiv(a: str, b: str) -> bool:
+    a, b = _normal(a), _normal(b)
+    try:
+        return a != "" != b and bool(_equal(a, b, functools.partial(_ask, [ALGEBRA_SECONDS])))
+    except (RecursionError, TimeoutError):
+        return False
+
+def is_equiv(pred: str, gold: str) -> bool:
+    r"""Whether two bare answers mean the same. Symmetric; returns within two seconds and raises for no input.
+
+    >>> is_equiv(r"\dfrac12", "0.5"), is_equiv("(1, 2)", "(2,1)"), is_equiv("x = 5", "5"), is_equiv("101_2", "101_3")
+    (True, False, True, False)
+    """
+    if not (isinstance(pred, str) and isinstance(gold, str)):
+        return False
+    a, b = sorted((pred.strip(), gold.strip()))
+    return _is_equiv(a, b) if a != b and max(len(a), len(b)) <= MAX_ANSWER_CHARS else a == b != ""
+
+def score(text: str, gold: str) -> bool | None:
+    """Whether the answer in a reply is the gold one; None where the reply holds no answer."""
+    answer = extract_answer(text)
+    return None if answer is None else is_equiv(answer, gold)
+
+_BOX = re.compile(r"\\{1,2}(?:boxed|fbox)\s*(\{|-?\d[\d.,/]*|[A-Z](?![A-Za-z]))|\\.|[{}]", re.DOTALL)
+_MARK = re.compile(
+    r"(?i)\banswers?[*_\s]{0,9}(?:(?:is|are|should be|must be|would be|[:=])[*_:\s]{0,9}|(?=\$|\\[(\[])|(?<=\n)|(?<=\*\*))"
+    r"|^\#{4}\s{0,9}(?=[^\s]*[\d\\$]\S*\s*$|[A-Z]\s*$)", re.MULTILINE)  # fmt: skip
+_MATH = r"\$\$?([^$]*)\$\$?|\\\((.*?)\\\)|\\\[(.*?)\\\]"
+_STOP = re.compile(_MATH + r"|(\.(?=[\s*\"<]|$)|\n|<\||,?\s(?:since|because|which|where|so)\b)", re.DOTALL)
+
+def extract_answer(text: str) -> str | None:
+    r"""The last balanced, non-empty \boxed{...}, else what follows the last "answer is", "Answer:" or "####"; else None.
+
+    >>> extract_answer(r"So \boxed{\frac{1}{2}}, as asked in \boxed{} form."), extract_answer("The answer is $3.5$. Done")
+    ('\\frac{1}{2}', '3.5')
+    """
+    answer, opened = "", []
+    for m in _BOX.finditer(text if isinstance(text, str) else ""):
+        if m[0].endswith("{") and m[0] != "\\{":
+            opened.append(m.end() if m[1] else None)  # where a box begins, None for any other brace
+        elif m[1]:
+            answer = m[1].rstrip(".,/")
+        elif m[0] == "}" and opened and (start := opened.pop()) and text[start : m.start()].strip(" .…$\n"):
+            answer = text[start : m.start()].strip()
+    for m in reversed(list(_MARK.finditer(text)) if isinstance(text, str) and not answer else []):
+        line = text[m.end() : m.end() + MAX_ANSWER_CHARS].lstrip(" *_:\n")
+        line = line[: next((stop.start() for stop in _STOP.finditer(line) if stop[4]), len(line))]
+        answer = re.sub(r"^.*\b(?:is|are|equals)\b\s*", "", line, flags=re.DOTALL).strip(" *_\"")
+        math = re.fullmatch(_MATH, answer, re.DOTALL)
+        answer = next(filter(None, math.groups()), "").strip(" .") if math else answer
+        if answer:
+            break
+    return answer or None
+
+_worker, _worker_lock = None, threading.Lock()  # the one process for algebra: `python <this file> --grade-worker`
+
+def _forget_worker() -> None:
+    """In a forked child: the worker is the parent's, and the lock may be held by a thread that is not here."""
+    global _worker, _worker_lock
+    _worker, _worker_lock = None, threading.Lock()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_worker)
+
+def _start_worker() -> subprocess.Popen:
+    command = [sys.executable, os.path.abspath(__file__), "--grade-worker"]  # unbuffered: a fork must not flush half a line twice
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
+
+def _ask(seconds_left: list[float], mode: str, a: str, b: str) -> bool:
+    """The worker's verdict on two LaTeX expressions. When seconds_left[0] run out it is killed, and TimeoutError raised."""
+    global _worker
+    if any(len(s) > MAX_ANSWER_CHARS // 2 or _HOSTILE.search(s) for s in (a, b)):
+        return False
+    with _worker_lock:
+        if _worker is None or _worker.poll() is not None:
+            _worker = _start_worker()
+        if not hasattr(_worker, "ready") and _worker.stdout.readline() != b"ready\n":
+            raise UserError("scoring: math-verify was expected, its process did not start; pip install math-verify")
+        _worker.ready, reply, start = True, b"", time.monotonic()
+        timer = threading.Timer(seconds_left[0], _worker.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            _worker.stdin.write(json.dumps([mode, a, b]).encode() + b"\n")
+            reply = _worker.stdout.readline()
+        finally:
+            timer.cancel()
+            seconds_left[0] -= time.monotonic() - start
+            if not reply or seconds_left[0] < 0.02:  # hung, killed or interrupted: a late reply must not meet the next question
+                _worker.kill()
+                _worker.wait()
+                _worker = _start_worker()
+    if not reply:
+        raise TimeoutError
+    return json.loads(reply)
+
+def _parser_latex(s: str) -> str:
+    """LaTeX that the parser reads as meant: degrees in radians, mixed numbers as sums, decimals as exact fractions."""
+    s = re.sub(r"(\d+(?:\.\d+)?)°", r"(\1\\pi/180)", s) if _TRIG.search(s) else s
+    s = re.sub(r"(?<![\d.}])(\d+) ?(\\frac\{\d+\}\{\d+\})", r"(\1+\2)", s)
+    s = re.sub(r"(?<=\d),(?=\d{3})|[%°]", "", s).replace("*", r"\cdot ")
+    return re.sub(r"(\d+)\.(\d*)", lambda m: rf"\frac{{{m[1]}{m[2]}}}{{1{'0' * len(m[2])}}}", s)
+
+def _grade_worker() -> None:
+    """Answers JSON lines [mode, a, b] with true or false until stdin ends, that is until the parent is gone."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    _same_algebra("value", "x^{2}", r"\sqrt{x}")  # imports
+    print("ready", file=answers, flush=True)
+    for line in sys.stdin:
+        try:
+            verdict = _same_algebra(*json.loads(line))
+        except Exception:  # the parser and sympy raise what they like: what cannot be read is not equal
+            verdict = False
+        print(json.dumps(bool(verdict)), file=answers, flush=True)
+
+def _same_algebra(mode: str, a: str, b: str) -> bool:
+    """Equal "value", or constant "ratio" or positive "factor", at random rational points where both are real (if any are)."""
+    import sympy
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy  # the parser of math-verify, which ...
+    from sympy.core.function import AppliedUndef
+
+    def vanishes(x) -> bool:  # evalf tries 150 digits; a sum that is 0 then has not one correct digit
+        value = x.evalf(20, maxn=150)
+        return value == 0 or value.is_number and all(part == 0 or part._prec == 1 for part in value.as_real_imag())
+
+    config = ConversionConfig(lowercase_symbols=False, interpret_as_mixed_fractions=False)  # ... does not offer these two
+    x, y = (latex2sympy(_parser_latex(s), normalization_config=None, conversion_config=config).doit() for s in (a, b))
+    x, y = (e.replace(lambda f: isinstance(f, AppliedUndef), lambda f: sympy.Symbol(str(f))).subs(sympy.Symbol("i"), sympy.I) for e in (x, y))
+    if isinstance(x, sympy.MatrixBase) and isinstance(y, sympy.MatrixBase):
+        return x.shape == y.shape and all(vanishes(p - q) for p, q in zip(x.flat(), y.flat(), strict=True))
+    if x == y:
+        return mode == "value" or not x.is_number
+    rng, names = random.Random(0), sorted(x.free_symbols | y.free_symbols, key=str)
+    points = [{n: sympy.Rational(rng.randint(1, 999) * rng.choice((-1, 1, 1)), 97) for n in names} for _ in range(8 if names else 1)]
+    values = [(x.subs(point), y.subs(point)) for point in points]
+    values = [(p, q) for p, q in values if p.evalf(15).is_real and q.evalf(15).is_real] or values
+    if mode == "value":
+        return all(vanishes(p - q) for p, q in values)
+    p0, q0 = values[0]
+    if vanishes(p0) or vanishes(q0) or not all(vanishes(p * q0 - p0 * q) for p, q in values):
+        return False
+    return mode == "ratio" or all((p * q).evalf(15) > 0 for p, q in values)
+
+if __name__ == "__main__" and sys.argv[1:] == ["--grade-worker"]:
+    _grade_worker()
+
+
+# --- Data: every set as rows of id, problem, solution, answer, subject, level, skills. ----------------------------------------------
+MATH_CONFIGS = ["algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory", "prealgebra", "precalculus"]
+PERTURB_URL = "https://raw.githubusercontent.com/Kaffaljidhmah2/MATH-Perturb/main/math_perturb/math_perturb_"
+HUB = {  # name: (address, configs, its name for the test split), tried in this order; only math and gsm8k have a train split
+    # nlile/hendrycks-MATH-benchmark is cut 12,000/500: its train split holds 4,500 MATH test questions, so it is no candidate for "math".
+    "math": [("EleutherAI/hendrycks_math", MATH_CONFIGS, "test"), ("DigitalLearningGmbH/MATH-lighteval", ["default"], "test")],
+    "gsm8k": [("openai/gsm8k", ["main"], "test")],
+    "math500": [("HuggingFaceH4/MATH-500", [None], "test"), ("nlile/hendrycks-MATH-benchmark", [None], "test")],
+    "amc23": [("math-ai/amc23", [None], "test"), ("zwhe99/amc23", [None], "test")],  # AI-MO's AMC set is another: 83 of 2022 and 2023
+    "aime24": [("HuggingFaceH4/aime_2024", [None], "train"), ("math-ai/aime24", [None], "test")],
+    "aime25": [("math-ai/aime25", [None], "test"), ("yentinglin/aime_2025", [None], "train")],
+    "math_perturb_simple": [(PERTURB_URL + "simple.jsonl", [None], "train")],
+    "math_perturb_hard": [(PERTURB_URL + "hard.jsonl", [None], "train")],
+}
+
+
+def load(name_or_path: str, split: str = "test", root: str | None = None) -> list[dict]:
+    """Rows of a set in HUB, of a .jsonl file (split is then ignored) or of a folder that holds {split}.jsonl.
+
+    root: a folder of local copies, used instead of the Hub: root/math/test.jsonl, root/math_perturb/hard.jsonl ("math_perturb_hard").
+    A row's id is unique; answer is "" where the solution's box is empty; solution, subject, level (int) and skills may be None.
+    """
+    if root is None and name_or_path in HUB:
+        where, lines = _from_hub(name_or_path, split)
+        stem = f"{name_or_path}-{split}"
+    else:
+        path = Path(root or "", name_or_path.replace("math_perturb_", "math_perturb/") if root else name_or_path)
+        if path.suffix != ".jsonl":
+            path = path / f"{split}.jsonl" if path.is_dir() else path.with_name(f"{path.name}.jsonl")
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; pass a .jsonl file, a folder holding {split}.jsonl, or one of {', '.join(HUB)}")
+        where, lines, stem = path, read_jsonl(path), path.stem
+    rows = {}
+    for i, (n, raw) in enumerate(lines):
+        row = _row(raw, f"{where} line {n}", f"{stem}/{i}")
+        if row["id"] in rows:
+            raise UserError(f"{where} line {n}: field 'id': {row['id']!r} stands in an earlier line too; make the ids unique")
+        rows[row["id"]] = row
+    if not rows:
+        raise UserError(f"{where}: expected at least one question, found none; check the file")
+    return list(rows.values())
+
+
+def _from_hub(name: str, split: str) -> tuple[str, list[tuple[int, dict]]]:
+    import datasets  # slow, and not needed for local files
+
+    if split != "test" and (split, name) not in {("train", "math"), ("train", "gsm8k")}:
+        raise UserError(f"{name}: there is no split {split!r}; use test (math and gsm8k also have train)")
+    for address, configs, test_split in HUB[name]:
+        kind, more = ("json", {"data_files": address}) if address.startswith("https:") else (address, {})
+        try:
+            parts = [datasets.load_dataset(kind, c, split=test_split if split == "test" else split, **more) for c in configs]
+        except Exception as error:  # whatever ails this address (gone, gated, no such split, no network), the next one may do
+            print(f"{name}: {address} failed: {type(error).__name__}: {error}"[:200], file=sys.stderr)
+        else:
+            print(f"{name} {split}: {sum(map(len, parts)):,} rows from {address}")
+            return address, list(enumerate((row for part in parts for row in part), 1))
+    raise UserError(f"{name}: tried {', '.join(address for address, *_ in HUB[name])}, none answered; pass a local path instead")
+
+
+def read_jsonl(path: Path) -> list[tuple[int, dict]]:
+    """(line number from 1, object) of each line that is not blank."""
+    rows, n = [], 0
+    try:
+        for n, line in enumerate(path.read_bytes().splitlines(), 1):  # of bytes: U+2028 inside a string cuts no line
+            if line.strip():
+                rows.append((n, dict(json.loads(line))))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} line {n}: expected one JSON object in UTF-8, but: {error}; repair or delete the line") from None
+    return rows
+
+
+def _row(raw: dict, where: str, fallback_id: str) -> dict:
+    def field(*names, expected="text", types=(str,), need=False, good=lambda value: True):
+        value = next((raw[name] for name in names if raw.get(name) is not None), None)
+        if (value is None and need) or (value is not None and not (type(value) in types and good(value))):
+            raise UserError(f"{where}: field {' or '.join(names)!r}: expected {expected}, came {value!r:.60}; correct the file")
+        return value
+
+    problem, solution = field("problem", "question", need=True, good=str.strip), field("solution")
+    if solution and raw.get("answer") is None:  # MATH on the Hub
+        empty = solution[solution.rfind("\\boxed") :].startswith("\\boxed{}")  # two rows of train
+        raw = {**raw, "answer": "" if empty else extract_answer(solution)}
+    answer = field("answer", expected="text, a number, or a solution with a \\boxed{}", types=(str, int, float), need=True)
+    if isinstance(answer, float) and answer.is_integer():  # AMC: 27.0
+        answer = int(answer)
+    elif "\n#### " in str(answer):  # GSM8K: the solution with <<calculator marks>>, then the answer
+        solution, answer = answer.rsplit("\n#### ", 1)
+        answer = answer.strip().replace(",", "")
+        solution = re.sub(r"<<[^<>]*>>", "", solution) + f"\nThe answer is $\\boxed{{{answer}}}$."
+    as_level = {"expected": "a number or 'Level 3'", "types": (str, int), "good": lambda x: re.fullmatch(r"(Level )?(\d+|\?)", str(x))}
+    level = re.search(r"\d+", str(field("level", **as_level)))  # two MATH rows have "Level ?"
+    skills = field("skills", expected="a list of names", types=(list,), good=lambda x: all(isinstance(skill, str) for skill in x))
+    given = field("id", "problem_id", "unique_id", expected="text or a whole number", types=(str, int))
+    row = {"id": fallback_id if given is None else str(given), "problem": problem, "solution": solution, "answer": str(answer).strip()}
+    return {**row, "subject": field("subject", "type"), "level": int(level[0]) if level else None, "skills": skills}
+
+
+def read_json(path: str | Path):
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except ValueError as error:
+        raise UserError(f"{path}: expected JSON, but: {error}; repair the file") from None
+
+
+def torch_seed(seed: int, *names: str) -> int:
+    """A seed in [0, 2**32), for torch and numpy, that belongs to this step alone: a skipped step shifts no other."""
+    return int.from_bytes(hashlib.sha256(json.dumps([seed, *names]).encode()).digest()[:4])
+
+
+def rng(seed: int, *names: str) -> random.Random:
+    return random.Random(torch_seed(seed, *names))
+
+
+def split_math(rows: list[dict], n_val: int, seed: int) -> tuple[list[dict], list[dict]]:
+    """(validation, test): n_val rows at random and the others, each in file order. STAT: 1,000 and 4,000 of MATH test (§3.1)."""
+    if not 0 < n_val < len(rows):
+        raise UserError(f"split: expected 0 < n_val < {len(rows)} (the number of rows), came {n_val}; change n_val")
+    by_text = sorted(range(len(rows)), key=lambda i: rows[i]["problem"])  # so the order of the file does not matter
+    chosen = set(rng(seed, "split_math").sample(by_text, n_val))
+    return [row for i, row in enumerate(rows) if i in chosen], [row for i, row in enumerate(rows) if i not in chosen]
+
+
+# --- Run: one directory per run; a file that is there is whole, and a rerun goes on after it. ---------------------------------------
+def open_run(args, out: str | Path, how: tuple[str, ...] = ()) -> "Run":
+    """Open directory `out`, new or from an earlier start with the same `args` (a dataclass); it is locked until the process ends.
+
+    how: fields that only say how to run (address, concurrency, price, micro-batch) and may change between starts; "out" is one anyway.
+    """
+    path = Path(out)
+    path.mkdir(parents=True, exist_ok=True)
+    there = {p.name for p in path.iterdir()} - {".lock", "args.json.tmp"}  # alone, these two are a run killed at its very start
+    if there and "args.json" not in there:
+        raise UserError(f"{path}: expected a new, an empty or an earlier run's directory, found other files; choose another --out")
+    run = Run(path, open(path / ".lock", "a"))
+    try:
+        fcntl.flock(run.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it, even after kill -9
+    except BlockingIOError:
+        raise UserError(f"{path}: another process runs in this directory; wait for it or choose another --out") from None
+    new = json.loads(json.dumps(dataclasses.asdict(args), default=str))  # as the file gives it back: Path -> str, tuple -> list
+    old = run.read("args.json") if "args.json" in there else new
+    pairs = {k: [json.dumps(d[k]) if k in d else "absent" for d in (old, new)] for k in sorted({*old, *new} - {"out", *how})}
+    changed = [f"{k} was {a}, is {b}" for k, (a, b) in pairs.items() if a != b and old.get(k, a) != new.get(k, b)]  # 1 equals 1.0
+    if changed:
+        run.lock.close()  # else the caught error would hold it
+        raise UserError(f"{path}: it was made with other arguments ({'; '.join(changed)}); give the old ones or choose another --out")
+    run.write("args.json", new)
+    run.write("env.json", (run.read("env.json") if "env.json" in there else []) + [_environment()])  # one entry per start
+    return run
+
+
+def _environment() -> dict:
+    def output(*command):
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+
+    return {
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "argv": sys.argv,
+        "commit": output("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),  # null outside a repository
+        "gpu": output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or "cpu",  # torch may not be loaded yet
+        "python": platform.python_version(),
+        "packages": dict(sorted((d.name, d.version) for d in importlib.metadata.distributions())),
+    }
+
+
+@dataclasses.dataclass
+class Run:
+    path: Path
+    lock: io.IOBase
+
+    def read(self, name: str):
+        try:
+            text = (self.path / name).read_bytes()
+            return [json.loads(line) for line in text.splitlines()] if name.endswith(".jsonl") else json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{self.path / name}: expected JSON, but: {error}; repair it, or delete it to have it made anew") from None
+
+    def write(self, name: str, value) -> None:
+        """Rows (name.jsonl), any JSON (name.json) or text (other names), whole or not at all."""
+        if name.endswith(".jsonl"):
+            value = "".join(json.dumps(row) + "\n" for row in value)  # ASCII: a reply may hold half a surrogate pair
+        elif name.endswith(".json"):
+            value = json.dumps(value, indent=1) + "\n"
+        aside = self.path / f"{name}.tmp"
+        with open(aside, "w", encoding="utf-8") as f:
+            _append(f, value)
+        aside.rename(self.path / name)
+
+    def log(self, **values) -> None:
+        """Append a line to metrics.jsonl. A step that is resumed or redone logs again: the later line counts."""
+        with open(self.path / "metrics.jsonl", "a") as f:
+            f.write(json.dumps({"time": round(time.time(), 2), **values}, default=float) + "\n")  # float: numpy and torch scalars
+
+    def step(self, name: str, make):
+        """What file `name` holds; if it is not there, make() is written to it first. Either way it is what JSON gives back."""
+        start, there = time.time(), (self.path / name).exists()
+        if not there:
+            self.write(name, make())
+        value, torch = self.read(name), sys.modules.get("torch")
+        rows = f"{len(value):,} rows, " if isinstance(value, list) else ""
+        peak = f", peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB so far" if torch and torch.cuda.is_available() else ""
+        print(f"{name}: {rows}" + ("there already" if there else f"{time.time() - start:.1f} s{peak}"), flush=True)
+        return value
+
+    def batches(self, name: str, batches: list[list[dict]], make, unit: str = "question", desc: str | None = None) -> list[dict]:
+        """A long step: make(batch) gives one row per item, in order, with the item's "id". A kill costs at most the current batch.
+
+        Rows kept from an earlier start that belong to other items are refused, not thrown away: they may have cost money.
+        """
+        part = self.path / f"{name}.part"
+
+        def work():
+            from tqdm import tqdm
+
+            rows, lines = [], part.read_bytes().splitlines(keepends=True) if part.exists() else []
+            with open(part, "a") as f, tqdm(total=sum(map(len, batches)), unit=unit, desc=desc or name) as bar:
+                for batch in batches:
+                    kept = lines[len(rows) : len(rows) + len(batch)]
+                    whole = len(kept) == len(batch) > 0 and kept[-1].endswith(b"\n")
+                    if kept and not whole:  # a kill tore this batch: cut it off
+                        f.truncate(sum(map(len, lines[: len(rows)])))
+                    new = [json.loads(line) for line in kept] if whole else make(batch)
+                    if [row["id"] for row in new] != [item["id"] for item in batch]:
+                        came = f"{part} holds rows of" if whole else "make() returned rows for"
+                        raise UserError(f"{name}: {came} other items than this step has now; move {part.name} away to make it anew")
+                    if not whole:
+                        _append(f, "".join(json.dumps(row) + "\n" for row in new))
+                    rows += new
+                    bar.update(len(batch))
+            return rows
+
+        rows = self.step(name, work)
+        part.unlink(missing_ok=True)
+        return rows
+
+
+def _append(f, text: str) -> None:
+    f.write(text)
+    f.flush()
+    os.fsync(f.fileno())
+
+
+# --- Tables for the terminal. -------------------------------------------------------------------------------------------------------
+def paired_bootstrap(a: list[bool], b: list[bool], n_boot: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
+    """a's lead over b on the same questions, in points, with a 95 % percentile interval over resampled questions; nan for none.
+
+    Only questions that one of the two alone has right move the lead, so drawing their two counts is drawing questions, but quick.
+    """
+    import numpy as np
+
+    if len(a) != len(b) or None in a or None in b:
+        raise ValueError("expected an outcome of both arms for each question; leave out the questions that lack one")
+    n, wins, losses = len(a), sum(x and not y for x, y in zip(a, b, strict=True)), sum(y and not x for x, y in zip(a, b, strict=True))
+    if n == 0:
+        return math.nan, math.nan, math.nan
+    drawn = np.random.default_rng(torch_seed(seed, "bootstrap")).multinomial(n, [wins / n, losses / n, (n - wins - losses) / n], n_boot)
+    low, high = np.percentile(100 * (drawn[:, 0] - drawn[:, 1]) / n, [2.5, 97.5])
+    return 100 * (wins - losses) / n, float(low), float(high)
+
+
+def arms_table(outcomes: dict[str, list[bool]], reference: str, n_boot: int = 10_000, seed: int = 0) -> str:
+    """A line per arm: right answers with their 95 % interval, and the paired lead over arm `reference` in points with its own."""
+    width = max(map(len, [*outcomes, "arm"]))
+    table = [f"{'arm':<{width}}  {'right':>11}  {'%':>5}  {'95 % interval':>14}  {'vs ' + reference:>14}  {'95 % interval':>14}"]
+    for arm, right in outcomes.items():
+        share, *inside = paired_bootstrap(right, [False] * len(right), n_boot, seed)
+        lead, *around = paired_bootstrap(right, outcomes[reference], n_boot, seed)
+        counts, inside, around = f"{sum(right):,}/{len(right):,}", "[{:.1f}, {:.1f}]".format(*inside), "[{:+.1f}, {:+.1f}]".format(*around)
+        table.append(f"{arm:<{width}}  {counts:>11}  {share:>5.1f}  {inside:>14}  {lead:>+14.1f}  {around:>14}")
+    return "\n".join(table)
+
+
+def bars(counts: dict[str, int], top: int = 10, width: int = 40) -> str:
+    """The `top` largest counts as bars, equal ones by name; the longest bar is `width` signs.
+
+    >>> print(bars({"b": 1, "a": 4, "c": 1}, top=2, width=4))
+    a  4 ####
+    b  1 #
+    (1 more)
+    """
+    shown = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:top]
+    name_width, most = max([len(name) for name, _ in shown], default=0), max([1, *counts.values()])
+    lines = [f"{name:<{name_width}}  {n:>{len(f'{most:,}')},} {'#' * math.ceil(width * n / most)}".rstrip() for name, n in shown]
+    return "\n".join(lines + [f"({len(counts) - top} more)"] * (len(counts) > top)) or "(none)"
+
+
+# --- Command line. ---
+def peak_gib() -> float:
+    """Peak memory so far: the GPU's where torch uses one, else this process's."""
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**30 if sys.platform == "darwin" else 2**20), 2)
+
+
+def cli(main, Args, description: str) -> None:
+    """Call main(Args from the command line). What a user can mend ends in one sentence and exit code 2; a bug keeps its traceback."""
+    import tyro
+
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            args = tyro.cli(Args, description=description)
+    except SystemExit as stop:
+        if stop.code:  # tyro drew a box of title, message, rule, hints
+            lines = [line.strip("╭│╰─╮╯ ") for line in box.getvalue().splitlines()]
+            message = " ".join(itertools.takewhile(bool, lines[1:]))
+            similar = [f"is it {line.split()[0]}? " for line in lines if line.startswith("--") and "Unrecognized" in message]
+            print(f"error: {message}; {''.join(similar[:1])}see --help", file=sys.stderr)
+        raise
+    try:
+        main(args)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if isinstance(error, UserError):
+            message = str(error)
+        elif type(error).__name__ == "OutOfMemoryError":  # torch's, known by name since torch may not be loaded
+            flags = ["--" + field.name.replace("_", "-") for field in dataclasses.fields(Args) if "batch" in field.name]
+            message = f"the GPU's memory is full; lower {' or '.join(flags) or 'the batch size'}, or take a smaller model"
+        elif isinstance(error, OSError) and errno.errorcode.get(error.errno) in ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "EEXIST"):
+            message = f"{error.filename or 'a file'}: {error.strerror}; make room or choose another --out, then run the same command again"
+        else:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)

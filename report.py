@@ -1,0 +1,238 @@
+r"""Tables over runs, intervals and plots. No method file imports this.
+
+    python report.py runs/toy_stat_sel/seed-* --save results/toy_stat_sel.json   # gather runs of one method with different seeds
+    python report.py results/toy_stat_sel.json --plots docs                      # tables and PNGs from what was gathered
+
+The unit is the run (one seed: one split, one draw, one student). A difference between two arms is paired within a run: its interval is the
+t-interval over runs. Where ten skills are compared at once, their intervals are Bonferroni-corrected.
+"""
+import argparse
+import json
+import math
+import statistics
+import sys
+from pathlib import Path
+
+from common import UserError, read_json, read_jsonl
+
+PER_SEED = ("student", "data", "skills", "seed", "out", "teacher_url")  # arguments that may differ between the runs of one table
+
+
+# --- Gathering ------------------------------------------------------------------------------------------------------------------------------
+def gather(paths: list[str]) -> dict:
+    """What the tables need of the finished runs in these directories: counts per arm and per skill, never the texts."""
+    runs, arguments = [], {}
+    for path in map(Path, paths):
+        if not (path / "result.json").exists():
+            raise UserError(f"{path}: expected a finished run with a result.json, found none; finish it, or leave it out")
+        result, args, env = (read_json(path / name) for name in ("result.json", "args.json", "env.json"))
+        arguments[str(path)] = {name: value for name, value in args.items() if name not in PER_SEED}
+        for arm, row in result["arms"].items():
+            row["by_skill"] = {}
+            for _, question in read_jsonl(path / f"7_test_{arm}.jsonl"):
+                for skill in question["skills"] or []:
+                    k, n = row["by_skill"].get(skill, (0, 0))
+                    row["by_skill"][skill] = (k + bool(question["is_right"]), n + 1)
+        runs.append(result | {"commit": env[-1]["commit"], "gpu": env[-1]["gpu"], "packages": env[-1]["packages"]})
+    first, *others = arguments
+    if odd := [path for path in others if arguments[path] != arguments[first]]:
+        raise UserError(f"{odd[0]}: its arguments differ from those of {first}; gather runs that differ in their seed alone")
+    return {"args": arguments[first], "runs": sorted(runs, key=lambda run: run["seed"])}
+
+
+# --- Intervals ------------------------------------------------------------------------------------------------------------------------------
+def t_quantile(p: float, df: int) -> float:
+    """The p-quantile of Student's t, p in (0.5, 1), to 6 digits: Simpson's rule on the density, then bisection.
+    >>> round(t_quantile(0.975, 4), 3), round(t_quantile(0.975, 1), 2)
+    (2.776, 12.71)
+    """
+    scale = math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2)) / math.sqrt(df)
+
+    def below(x, n=2000):  # substituting t = sqrt(df) tan(u) keeps the range finite: the density becomes cos(u) ** (df - 1)
+        top = math.atan(x / math.sqrt(df))
+        weights = [1 if i in (0, n) else 4 if i % 2 else 2 for i in range(n + 1)]
+        area = sum(w * math.cos(top * i / n) ** (df - 1) for i, w in enumerate(weights)) * top / n / 3
+        return 0.5 + scale * math.sqrt(df) / math.sqrt(math.pi) * area
+    low, high = 0.0, 1e4
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) < p else (low, middle)
+    return low
+
+
+def t_interval(values: list[float], comparisons: int = 1) -> tuple[float, float, float]:
+    """Mean and 95 % interval over runs; comparisons: Bonferroni's divisor. With one run the interval is infinite."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, -math.inf, math.inf
+    half = t_quantile(1 - 0.025 / comparisons, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def shown(interval: tuple[float, float, float], sign: str = "+") -> str:
+    mean, low, high = interval
+    return f"{mean:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+def accuracy(run: dict, arm: str) -> float:
+    return 100 * run["arms"][arm]["k"] / run["arms"][arm]["n"]
+
+
+def difference(runs: list[dict], a: str, b: str) -> tuple[float, float, float]:
+    return t_interval([accuracy(run, a) - accuracy(run, b) for run in runs])
+
+
+# --- Claims C5 and C6 of STAT ---------------------------------------------------------------------------------------------------------------
+def distance_to_profile(run: dict, arm: str, labels: str) -> float | None:
+    """Total variation distance, 0..100 %, between the skills of the arm's training pairs and the Missing-Skill-Profile (Fig. 2).
+
+    labels: "skills_by_data", labels that nothing was drawn by, or "skills_by_teacher", those drawn by. None where the data has no labels.
+    """
+    counts, profile = run["arms"][arm][labels], run["profile"]
+    drop = labels == "skills_by_data"  # the data names skills without their subject
+    p, q = {}, {}
+    for source, target in ((counts, p), (profile, q)):
+        for skill, n in source.items():
+            name = skill.partition(": ")[2] if drop else skill
+            target[name] = target.get(name, 0) + n
+    if not p or not q or not p.keys() & q.keys():
+        return None
+    return 50 * sum(abs(p.get(s, 0) / sum(p.values()) - q.get(s, 0) / sum(q.values())) for s in p.keys() | q.keys())
+
+
+def most_missed(runs: list[dict], top: int = 10) -> list[str]:
+    """The most-missed skills by name, from the profiles on Q_val over all runs; measured on Q_test (Fig. 4)."""
+    counts = {}
+    for run in runs:
+        for skill, n in run["profile"].items():
+            name = skill.partition(": ")[2]
+            counts[name] = counts.get(name, 0) + n
+    return [name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:top]]
+
+
+def skill_accuracy(run: dict, arm: str, skill: str) -> float | None:
+    k, n = run["arms"][arm]["by_skill"].get(skill, (0, 0))
+    return 100 * k / n if n else None
+
+
+def skill_change(runs: list[dict], a: str, b: str, skill: str, comparisons: int) -> tuple[float, float, float] | None:
+    pairs = [(skill_accuracy(run, a, skill), skill_accuracy(run, b, skill)) for run in runs]
+    pairs = [(x, y) for x, y in pairs if x is not None and y is not None]
+    return t_interval([x - y for x, y in pairs], comparisons) if pairs else None
+
+
+# --- Tables ---------------------------------------------------------------------------------------------------------------------------------
+def tables(results: dict) -> str:
+    """The tables in Markdown: everything in them is computed from `results`."""
+    runs = results["runs"]
+    arms = list(runs[0]["arms"])
+    reference = "augment" if "augment" in arms else arms[0]
+    lines = [f"{len(runs)} runs, seeds {', '.join(str(run['seed']) for run in runs)}; accuracy in % with 95 % t-intervals over runs; "
+             f"differences in points, paired within a run.", "",
+             f"| arm | right of | % | minus {reference} | minus base | pairs | training s | peak GiB |", "|---|---|---|---|---|---|---|---|"]
+    for arm in arms:
+        rows = [run["arms"][arm] for run in runs]
+        to_reference, to_base = ("" if arm == other or other not in arms else shown(difference(runs, arm, other)) for other in (reference, "base"))
+        lines.append(
+            f"| {arm} | {sum(row['k'] for row in rows)} / {sum(row['n'] for row in rows)} | {shown(t_interval([accuracy(run, arm) for run in runs]), '')} | "
+            f"{to_reference} | {to_base} | {' '.join(sorted({str(row['n_pairs']) for row in rows}))} | "
+            f"{statistics.fmean(row['train_seconds'] for row in rows):.0f} | {max(row['peak_gib'] for row in rows):.2f} |")
+    trained = [arm for arm in arms if arm != "base"]
+    if "stat" in arms and "shuffled" in arms:
+        lines += ["", f"stat minus shuffled: {shown(difference(runs, 'stat', 'shuffled'))}."]
+    for labels, words in (("skills_by_data", "labels that nothing was drawn by"), ("skills_by_teacher", "the labels drawn by")):
+        distances = {arm: [distance_to_profile(run, arm, labels) for run in runs] for arm in trained}
+        if trained and all(d is not None for row in distances.values() for d in row):
+            lines += ["", f"Distance between training set and Missing-Skill-Profile, by {words} (total variation, 0 = the same, 100 = disjoint): "
+                      + "; ".join(f"{arm} {shown(t_interval(row), '')}" for arm, row in distances.items()) + "."]
+    skills = most_missed(runs)
+    compared = [(a, b) for a, b in (("stat", "base"), ("stat", reference)) if a in arms and b in arms and a != b]
+    if compared and any(run["arms"]["stat"]["by_skill"] for run in runs):
+        lines += ["", f"Accuracy on the {len(skills)} most-missed skills (chosen on Q_val, measured on Q_test), intervals corrected for {len(skills)} comparisons:", "",
+                  "| skill | " + " | ".join(arms) + " | " + " | ".join(f"{a} minus {b}" for a, b in compared) + " |", "|---" * (1 + len(arms) + len(compared)) + "|"]
+        for skill in skills:
+            changes = [skill_change(runs, a, b, skill, len(skills)) for a, b in compared]
+            means = [[x for run in runs if (x := skill_accuracy(run, arm, skill)) is not None] for arm in arms]
+            lines.append(f"| {skill} | " + " | ".join(f"{statistics.fmean(m):.1f}" if m else "" for m in means) + " | "
+                         + " | ".join(shown(c) if c else "" for c in changes) + " |")
+    return "\n".join(lines) + "\n"
+
+
+# --- Plots ----------------------------------------------------------------------------------------------------------------------------------
+def plot_profile(results: dict, path: Path) -> None:
+    """Figs. 2 and 6: shares of the ten most-missed skills in the profile and in each arm's training pairs; bars are means, whiskers +- 1 sd over runs."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    runs, skills = results["runs"], most_missed(results["runs"])
+    trained = [arm for arm in runs[0]["arms"] if arm != "base"]
+
+    def shares(counts):
+        total = sum(counts.values()) or 1
+        return [100 * sum(n for skill, n in counts.items() if skill.partition(": ")[2] == name) / total for name in skills]
+    columns = {"Missing-Skill-Profile": [shares(run["profile"]) for run in runs]}
+    labels = "skills_by_data" if any(run["arms"][arm]["skills_by_data"] for run in runs for arm in trained) else "skills_by_teacher"
+    columns |= {f"training pairs: {arm}": [shares(run["arms"][arm][labels]) for run in runs] for arm in trained}
+    figure, axes = pyplot.subplots(figsize=(9, 0.6 * len(skills) + 1.6), layout="constrained")
+    height = 0.8 / len(columns)
+    for i, (name, rows) in enumerate(columns.items()):
+        spread = [statistics.stdev(column) if len(rows) > 1 else 0 for column in zip(*rows, strict=True)]
+        axes.barh([y + i * height for y in range(len(skills))], [statistics.fmean(column) for column in zip(*rows, strict=True)], height,
+                  xerr=spread, label=name, color="black" if i == 0 else f"C{i - 1}", error_kw={"lw": 0.8, "ecolor": "gray"})
+    axes.set_yticks([y + 0.4 - height / 2 for y in range(len(skills))], skills)
+    axes.invert_yaxis()
+    axes.set_xlabel("share of all skill mentions (%)")
+    axes.set_title(f"The skills missed, and those trained on ({len(runs)} runs, ± 1 sd)")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def plot_skills(results: dict, path: Path) -> None:
+    """Fig. 4: accuracy change on the most-missed skills against the base student, with corrected t-intervals over runs."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    runs, skills = results["runs"], most_missed(results["runs"])
+    trained = [arm for arm in runs[0]["arms"] if arm != "base"]
+    figure, axes = pyplot.subplots(figsize=(9, 0.5 * len(skills) + 1.6), layout="constrained")
+    for i, arm in enumerate(trained):
+        for y, skill in enumerate(skills):
+            if change := skill_change(runs, arm, "base", skill, len(skills)):
+                mean, low, high = change
+                whiskers = [[mean - low], [high - mean]] if len(runs) > 1 else None
+                axes.errorbar(mean, y + (i - (len(trained) - 1) / 2) * 0.2, xerr=whiskers, fmt="o", color=f"C{i}", label=arm if y == 0 else None, capsize=2)
+    axes.axvline(0, color="black", lw=0.8)
+    axes.set_yticks(range(len(skills)), skills)
+    axes.invert_yaxis()
+    axes.set_xlabel("accuracy minus base (points)")
+    axes.set_title(f"Change on the most-missed skills, questions not profiled on ({len(runs)} runs, corrected 95 % intervals)")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", nargs="+", help="run directories, or one results file")
+    parser.add_argument("--save", help="write what was gathered to this results file")
+    parser.add_argument("--plots", help="write the PNGs into this folder")
+    args = parser.parse_args()
+    try:
+        results = read_json(args.paths[0]) if args.paths[0].endswith(".json") else gather(args.paths)
+        if args.save:
+            results["command"] = f"for each seed: python -m toyworld {results['runs'][0]['method']} --seed SEED; then python report.py " + " ".join(sys.argv[1:])
+            Path(args.save).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        print(tables(results))
+        if args.plots:
+            stem = f"{Path(args.plots)}/{results['runs'][0]['method']}"
+            plot_profile(results, Path(f"{stem}_profile.png"))
+            plot_skills(results, Path(f"{stem}_skills.png"))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""Shared fixtures: a small toy world, and the real data where REAL_DATA names a folder that holds it."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["TQDM_DISABLE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    path = os.environ.get("REAL_DATA")
+    if not path or not Path(path).is_dir():
+        pytest.skip("REAL_DATA names no folder with the real data sets")
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory):
+    """A world of 60 validation and 100 test questions with a student trained for 160 steps: enough to run, too little to be good."""
+    import stat_sel
+    from toyworld import world
+    root = tmp_path_factory.mktemp("toyworld")
+    os.environ["TOYWORLD_DIR"] = str(root)
+    return world.make_world(root, 0, stat_sel.STUDENT_PROMPT, 0.1)
+
+
+@pytest.fixture
+def teacher_url():
+    from toyworld import teacher
+    server, url = teacher.serve()
+    yield url
+    server.shutdown()
+
+
+@pytest.fixture
+def run_file():
+    """Runs a file of this project: run_file("stat_sel.py", "--help", cwd=..., env={...})."""
+    def run(*argv, cwd=ROOT, env=None, timeout=240):
+        environment = {k: v for k, v in os.environ.items() if k not in ("OPENAI_API_KEY", "OPENAI_BASE_URL")} | (env or {})
+        return subprocess.run([sys.executable, *map(str, argv)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+    return run

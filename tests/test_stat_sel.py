@@ -1,0 +1,130 @@
+"""The method's pure functions: by hand, and against a second naive computation."""
+import doctest
+import math
+import random
+from collections import Counter
+
+import pytest
+
+import stat_sel
+from stat_sel import Args
+
+
+def test_doctests():
+    assert doctest.testmod(stat_sel).attempted >= 6
+    assert doctest.testmod(stat_sel).failed == 0
+
+
+def test_the_built_in_list_is_tables_5_and_6():
+    assert sum(map(len, stat_sel.SKILLS.values())) == 112
+    assert {s: len(n) for s, n in stat_sel.SKILLS.items()} == {
+        "Algebra": 21, "Counting & Probability": 11, "Geometry": 13, "Intermediate Algebra": 22, "Number Theory": 15, "Prealgebra": 14, "Precalculus": 16}
+    assert all("," not in name for names in stat_sel.SKILLS.values() for name in names)
+    assert all(len(set(names)) == len(names) for names in stat_sel.SKILLS.values())
+
+
+@pytest.mark.parametrize("answers, difficult", [
+    ([None] * 5, True), (["1", None, None, None, None], True), (["1", "2", "3", "4", "5"], True),
+    (["1", "2", "3", "4", "1"], False), (["\\frac12", "0.5", "3", "4", "5"], False), ([], True)])
+def test_consistency(answers, difficult):
+    assert stat_sel.is_inconsistent(answers) is difficult
+
+
+def test_read_profile():
+    names = ["factoring skills", "function skills"]
+    def read(text):
+        got = stat_sel.read_profile(text, "Algebra", names)
+        return got["skills"], got["unknown"], got["fault"]
+    form = "<judge>{}</judge><reason>r</reason><skill>{}</skill>"
+    assert read(form.format("incorrect", "Function skills, FACTORING SKILLS, function skills")) == (
+        ["Algebra: function skills", "Algebra: factoring skills"], [], None)
+    assert read(form.format("Incorrect", "algebra: factoring_skills; guessing")) == (["Algebra: factoring skills"], ["guessing"], None)
+    assert read(form.format("correct", "factoring skills")) == ([], [], "judged correct")
+    assert read(form.format("incorrect", "magic")) == ([], ["magic"], "no listed skill")
+    assert read(form.format("maybe", "factoring skills"))[2] == "malformed"
+    assert read("The student should practise factoring skills.") == ([], [], "malformed")
+    assert read("<judge>incorrect</judge><skill>\n- function skills\n- factoring skills\n</skill>")[0] == [
+        "Algebra: function skills", "Algebra: factoring skills"]
+
+
+def random_case(seed):
+    rng = random.Random(seed)
+    skills = [f"s: {i}" for i in range(8)]
+    labels = {f"q{i}": rng.sample(skills, rng.randint(0, 3)) for i in range(60)}
+    profile = {f"v{i}": rng.sample(skills, rng.randint(1, 3)) for i in range(200)}
+    return labels, profile
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_draw_follows_the_profile(seed):
+    labels, profile = random_case(seed)
+    skill_map = stat_sel.invert(labels)
+    assert all((q in skill_map.get(s, [])) == (s in labels[q]) for q in labels for s in {s for v in labels.values() for s in v})  # naive inverse
+    drawn = stat_sel.draw_stat(profile, skill_map, 5, random.Random(seed))
+    wanted = sum(min(5, sum(skill in labels[q] for q in labels)) for skills in profile.values() for skill in skills)
+    assert len(drawn) == wanted
+    # The draws come in the profile's order: cut them up and look at each.
+    at, count = 0, Counter()
+    for skills in profile.values():
+        for skill in skills:
+            part = drawn[at:at + min(5, len(skill_map.get(skill, [])))]
+            at += len(part)
+            assert len(set(part)) == len(part) and all(skill in labels[q] for q in part)
+            count[skill] += len(part)
+    frequency = Counter(skill for skills in profile.values() for skill in skills)
+    for skill, n in frequency.items():
+        assert count[skill] == n * min(5, len(skill_map[skill]))  # a skill's weight is its frequency in the profile
+
+
+def test_draw_is_uniform_within_a_skill():
+    drawn = Counter(stat_sel.draw_stat({i: ["a"] for i in range(4000)}, {"a": list("pqrstuvwxy")}, 5, random.Random(0)))
+    expected = 4000 * 5 / 10
+    assert sum((n - expected) ** 2 / expected for n in drawn.values()) < 27.9  # chi-square, 9 degrees of freedom, p = 0.001
+
+
+def test_draw_with_few_or_no_questions():
+    assert sorted(stat_sel.draw_stat({1: ["a", "none"], 2: ["a"]}, {"a": ["x", "y"]}, 5, random.Random(0))) == ["x", "x", "y", "y"]
+    assert stat_sel.draw_stat({}, {"a": ["x"]}, 5, random.Random(0)) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shuffled_profile_permutes_the_skills(seed):
+    labels, profile = random_case(seed)
+    skill_map = stat_sel.invert(labels)
+    other = stat_sel.shuffle_profile(profile, skill_map, random.Random(seed))
+    before, after = (Counter(s for skills in p.values() for s in skills) for p in (profile, other))
+    assert sorted(before.values()) == sorted(after.values())  # the same frequencies, on other skills
+    assert all(len(set(other[q])) == len(profile[q]) for q in profile)
+
+
+def test_choose_pairs_takes_the_next_one_for_a_bad_rewrite():
+    order = [("a", 0), ("b", 0), ("a", 0), ("c", 1)]
+    assert stat_sel.choose_pairs(order, {}, 3) == order[:3]
+    assert stat_sel.choose_pairs(order, {("b", 0): None, ("a", 0): "text"}, 3) == [("a", 0), ("a", 0), ("c", 1)]
+    assert stat_sel.choose_pairs(order, {pair: None for pair in order}, 3) == []
+
+
+@pytest.mark.parametrize("n, warmup", [(1, 0.03), (7, 0.0), (100, 0.03), (33, 0.5)])
+def test_learning_rate(n, warmup):
+    rates = [stat_sel.learning_rate(s, n, 2.0, warmup) for s in range(n)]
+    n_warmup = math.ceil(warmup * n)
+    naive = [2.0 * (s + 1) / n_warmup if s < n_warmup else 1.0 + math.cos(math.pi * (s - n_warmup) / max(1, n - n_warmup)) for s in range(n)]
+    assert rates == pytest.approx(naive) and max(rates) == 2.0 and min(rates) > 0
+
+
+@pytest.mark.parametrize("n, size", [(1, 8), (8, 8), (1000, 8), (1003, 16)])
+def test_grouped_batches_hold_each_row_once(n, size):
+    lengths = [random.Random(i).randint(5, 500) for i in range(n)]
+    batches = stat_sel.grouped_batches(lengths, size, random.Random(0))
+    assert sorted(i for batch in batches for i in batch) == list(range(n))
+    assert len(batches) == math.ceil(n / size) and all(len(batch) <= size for batch in batches)
+    if n >= 1000:  # grouped: within a batch lengths spread far less than over all
+        assert sum(max(lengths[i] for i in b) - min(lengths[i] for i in b) for b in batches) / len(batches) < 100
+
+
+def test_args_defaults_are_the_papers():
+    args = Args()
+    assert (args.lora_rank, args.lora_alpha, args.lora_dropout, args.epochs, args.batch) == (16, 32, 0.05, 3, 8)
+    assert (args.max_grad_norm, args.weight_decay, args.warmup, args.temperature) == (0.3, 0.1, 0.03, 0.1)
+    assert (args.n_val, args.questions_per_skill, args.n_rewrites, args.n_pairs) == (1000, 5, 3, 9500)
+    assert args.lr in (5e-4, 2e-4, 1e-4, 8e-5, 2e-5)

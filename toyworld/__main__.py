@@ -1,0 +1,42 @@
+"""Runs an unmodified method file in the toy world, through its ordinary flags.
+
+    python -m toyworld stat_sel                      # makes world 0 (cached in runs/toyworld), starts the teacher, runs stat_sel.py
+    python -m toyworld stat_sel --seed 7 --lr 2e-3   # other flags go to the method; --seed is also the world's
+    python -m toyworld stat_sel --data ../MATH --limit 20   # toy student and toy teacher on other data: shows that it runs, nothing more
+"""
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from toyworld import teacher, world
+
+FLAGS = {  # what the toy's scale needs; fixed on pilot seeds, as in world.py
+    "stat_sel": ["--n-val", str(world.N_VAL), "--n-pairs", "1500", "--lr", "2e-3", "--batch", "32", "--micro-batch", "32", "--no-checkpointing",
+                 "--sample-batch", "100", "--max-new-tokens", "100", "--concurrency", "8"],
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m toyworld", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", choices=sorted(FLAGS), help="the method file to run; every flag that is not listed here goes to it")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the world and of the run")
+    parser.add_argument("--scale", type=float, default=1.0, help="below 1: a smaller, worse-trained world, for tests of the plumbing")
+    args, rest = parser.parse_known_args()
+    import stat_sel
+    made = world.make_world(world.default_root(), args.seed, stat_sel.STUDENT_PROMPT, args.scale)
+    server, url = teacher.serve()
+    flags = ["--seed", str(args.seed), "--student", str(made / "student"), "--teacher", "toy", "--teacher-url", url, *FLAGS[args.method]]
+    if args.scale != 1:
+        flags += ["--n-val", str(int(world.N_VAL * args.scale))]
+    if "--data" not in rest:
+        flags += ["--data", str(made), "--skills", str(made / "skills.json")]
+    if "--out" not in rest:
+        flags += ["--out", f"runs/toy_{args.method}/seed-{args.seed}"]
+    code = subprocess.call([sys.executable, str(Path(__file__).parent.parent / f"{args.method}.py"), *flags, *rest])
+    server.shutdown()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The toy student: a tiny Llama trained from scratch to be saturated with gaps: good at most skills, poor at a few that its pretraining hardly showed."""
+import random
+import time
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from toyworld import problems as toy
+
+WEAK = ("perimeters", "digit products", "function values", "linear equations", "distances")
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}<|answer|>{{ m.content }}<|end|>{% else %}<|user|>{{ m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|answer|>{% endif %}"
+)
+VOCAB, LAYERS, WIDTH, HEADS, FF, BATCH = 512, 2, 128, 4, 352, 16
+
+
+def draw_problem(rng: random.Random, weak_weight: float, p_two: float) -> toy.Problem:
+    """One problem of the mixture: a weak skill comes `weak_weight` times as often as a strong one."""
+    def pick(names):
+        return rng.choices(names, [weak_weight if name in WEAK else 1.0 for name in names])[0]
+    if rng.random() < p_two:
+        return toy.make(rng, pick(toy.FIRST), rng.randint(1, 2), pick(toy.SECOND))
+    return toy.make(rng, pick(list(toy.BY_NAME)), rng.randint(1, 3))
+
+
+def solution(problem: toy.Problem, style: int) -> str:
+    steps, answer = toy.solve(problem)
+    return toy.write_solution([step for step, _ in steps], answer, style)
+
+
+def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """Byte-level pieces that may span words, digits alone: whole phrases become one token, any text can be read, sequences stay short."""
+    tok = Tokenizer(models.BPE())
+    tok.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(r"\d|[-+*/=|]"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tok.decoder = decoders.ByteLevel()
+    specials = ["<|pad|>", "<|end|>", "<|user|>", "<|answer|>"]
+    tok.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=VOCAB, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=tok, pad_token="<|pad|>", eos_token="<|end|>", padding_side="left",
+                                   chat_template=CHAT_TEMPLATE, model_max_length=2048)
+
+
+def encode(tokenizer, problem: toy.Problem, style: int, prompt: str) -> tuple[list[int], int]:
+    """Tokens of one worked problem in chat form, and how many of them are the prompt."""
+    messages = [{"role": "user", "content": prompt.format(problem=problem.text)}, {"role": "assistant", "content": solution(problem, style)}]
+    ids = tokenizer(tokenizer.apply_chat_template(messages, tokenize=False), add_special_tokens=False).input_ids
+    return ids, ids.index(tokenizer.convert_tokens_to_ids("<|answer|>")) + 1
+
+
+def make_student(path: Path, seed: int, pool: list[toy.Problem], prompt: str, steps: int, weak_weight: float) -> None:
+    """Pretrains the student and saves checkpoint and tokenizer to `path`.
+
+    steps: optimiser steps of BATCH sequences each. It sees every problem of `pool` (the later P) once.
+    The rest is fresh, with weak skills `weak_weight` times as frequent as strong ones. prompt: the text that wraps a problem, with {problem}.
+    """
+    rng, started = random.Random(f"student {seed}"), time.time()
+    torch.manual_seed(seed)
+    fresh = [draw_problem(rng, weak_weight, 0.2) for _ in range(steps * BATCH - len(pool))]
+    seen = fresh + pool
+    texts = [prompt.format(problem=p.text) + "<|answer|>" + solution(p, rng.randrange(4)) for p in rng.sample(seen, min(4000, len(seen)))]
+    tokenizer = make_tokenizer(texts)
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=FF, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        num_key_value_heads=HEADS, tie_word_embeddings=True, max_position_embeddings=2048,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None))
+    encoded = [encode(tokenizer, p, rng.randrange(4), prompt) for p in seen]
+    rng.shuffle(encoded)
+    chunks = [sorted(encoded[i:i + 20 * BATCH], key=lambda pair: len(pair[0])) for i in range(0, len(encoded), 20 * BATCH)]
+    batches = [chunk[i:i + BATCH] for chunk in chunks for i in range(0, len(chunk), BATCH)]
+    rng.shuffle(batches)
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    # Muon learns these tasks in a third of AdamW's steps; the embedding and the norms stay with AdamW.
+    optimizers = [torch.optim.Muon(matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"), torch.optim.AdamW(others, weight_decay=0.01, betas=(0.9, 0.95))]
+    bar = tqdm(batches, desc="pretrain the toy student", unit="step")
+    for step, batch in enumerate(bar):
+        width = max(len(ids) for ids, _ in batch)
+        ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in batch])  # (B, T)
+        labels = torch.tensor([[-100] * n + ids[n:] + [-100] * (width - len(ids)) for ids, n in batch])
+        mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in batch])
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = 3e-3 * min(1, (step + 1) / 50) * (1 - step / len(batches))
+        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+    aside = path.with_name(path.name + ".tmp")
+    model.save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+    aside.rename(path)
+    print(f"toy student: {sum(p.numel() for p in model.parameters())} parameters, {len(batches)} steps, {time.time() - started:.0f} s")

@@ -1,0 +1,55 @@
+"""Makes a world on disk: problem sets in MATH's fields, a list of skills, and a student checkpoint. Everything follows from one seed."""
+import json
+import os
+import random
+from pathlib import Path
+
+from toyworld import problems as toy
+
+# Fixed on pilot seeds 100-104 and on questions held out of P; reported runs use other seeds.
+N_TRAIN, N_VAL, N_TEST = 1500, 600, 1000
+WEAK_IN_DATA = 0.3  # how often a weak skill comes in P and in the test questions, beside a strong one
+WEAK_IN_PRETRAINING = 0.02  # and in what the student saw before, P aside
+PRETRAINING_STEPS = 2400
+
+
+def row(problem: toy.Problem, row_id: str, style: int) -> dict:
+    from toyworld.student import solution
+    return {"id": row_id, "problem": problem.text, "level": f"Level {toy.level(problem)}", "subject": problem.parts[-1].skill.subject,
+            "solution": solution(problem, style), "answer": toy.solve(problem)[1], "skills": problem.skills}
+
+
+def draw_unique(rng: random.Random, n: int, taken: set[str]) -> list[toy.Problem]:
+    """n problems whose texts are not in `taken`, which they join."""
+    from toyworld.student import draw_problem
+    out = []
+    while len(out) < n:
+        problem = draw_problem(rng, WEAK_IN_DATA, 0.2)
+        if problem.text not in taken:
+            taken.add(problem.text)
+            out.append(problem)
+    return out
+
+
+def make_world(root: Path, seed: int, prompt: str, scale: float = 1.0) -> Path:
+    """The folder of the world `seed` under root; made where it is not there yet. scale < 1 makes a smaller, worse-trained one for tests."""
+    world = root / (f"world-{seed}" if scale == 1 else f"world-{seed}-scale-{scale}")
+    if (world / "student").is_dir():
+        return world
+    from toyworld.student import make_student
+    world.mkdir(parents=True, exist_ok=True)
+    rng, taken = random.Random(f"world {seed}"), set()
+    tests = draw_unique(rng, int((N_VAL + N_TEST) * scale), taken)
+    pool = draw_unique(rng, int(N_TRAIN * scale), taken)
+    for split, problems in (("test", tests), ("train", pool)):
+        lines = [json.dumps(row(p, f"{split}/{i}", rng.randrange(4))) for i, p in enumerate(problems)]
+        (world / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    # A subject's list holds every skill: two-skill problems cross subjects.
+    subjects = dict.fromkeys(skill.subject for skill in toy.SKILLS)
+    (world / "skills.json").write_text(json.dumps({subject: list(toy.BY_NAME) for subject in subjects}), encoding="utf-8")
+    make_student(world / "student", seed, pool, prompt, int(PRETRAINING_STEPS * scale), WEAK_IN_PRETRAINING)
+    return world
+
+
+def default_root() -> Path:
+    return Path(os.environ.get("TOYWORLD_DIR", "runs/toyworld"))
