@@ -18,7 +18,6 @@ import os
 import platform
 import random
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -29,6 +28,8 @@ from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
+
+from tqdm import tqdm
 
 
 class UserError(Exception):
@@ -125,7 +126,7 @@ class Teacher:
         self._load()
         print(f"{self.name}: at most this (tokens in: a guess, a third of the bytes; tokens out: the limit)")
         print(f"{'step':<24}{'calls':>9}{'cached':>9}{'tokens in':>14}{'tokens out':>14}" + f"{'usd':>12}" * bool(self.prices))
-        for step, requests in [*steps.items(), ("total", list(chain(*steps.values())))]:
+        for step, requests in [*steps.items(), ("total", list(itertools.chain(*steps.values())))]:
             todo = self._todo(requests).values()
             n_in, n_out = sum(estimate_tokens(r.messages) for r in todo), sum(r.max_tokens for r in todo)
             print(f"{step:<24}{len(todo):>9,}{len(requests) - len(todo):>9,}{n_in:>14,}{n_out:>14,}"
@@ -188,7 +189,7 @@ class Teacher:
                         bar.update()
                         self.patience = self.patience - 1 if none == "lost" else self.max_lost_in_row
                         if not self.patience:
-                            raise UserError(f"{self.name}: no usable reply to call after call, in {self.tries} tries or {self.timeout_s:g} s "
+                            raise UserError(f"{self.name}: call after call failed, in {self.tries} tries or {self.timeout_s:g} s "
                                             f"({self.problem}); check base_url and the server, then run the same command again")
             finally:
                 for task in tasks:
@@ -290,78 +291,78 @@ class Teacher:
 MAX_ANSWER_CHARS = 600  # longer answers are compared as they are; the longest of MATH has 159 characters
 ALGEBRA_SECONDS = 1.0  # for all of one pair; a pair that needs more counts as different
 _NUMERALS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
-_UNITS = {word: line.split()[0] for line in (  # each line is one unit; any other word of 3 letters may be dropped after a space
+_UNITS = {word: unit.split()[0] for unit in (  # spellings of one unit; other words of 3 letters may be dropped after a space
     "% percent pct percentage|° degree deg|m meter metre|cm centimeter|mm millimeter|km kilometer|inch in inche|foot ft feet|yard yd|"
     "mile mi|g gram gm|kg kilogram|pound lb|second s sec|minute min|hour h hr|day|week|month|year yr|dollar usd|cent|euro|l liter|ml|"
-    "radian rad|am|pm|sq|cu").split("|") for word in line.split()}  # fmt: skip
+    "radian rad|am|pm|sq|cu").split("|") for word in unit.split()}
 _UNICODE = {ord(char): new for chars, new in (
-    ("−–—‐", "-"), ("×", r"\times "), ("·⋅", r"\cdot "), ("∗", "*"), ("÷", "/"), ("∞", r"\infty "), ("⩽", "≤"), ("⩾", "≥"), ("∈", r"\in "),
-    ("∪", r"\cup "), ("∅", r"\emptyset "), ("π", r"\pi "), ("θ", r"\theta "), ("º", "°"), ("√", r"\sqrt "), ("±", r"\pm "), ("≈", r"\approx "),
-    ("ℝ", r"\mathbb{R}"), ("′’‘", "'"), ("“”\x00", ""), ("〈⟨", "("), ("〉⟩", ")")) for char in chars}  # fmt: skip
+    ("−–—‐", "-"), ("×", r"\times "), ("·⋅", r"\cdot "), ("∗", "*"), ("÷", "/"), ("∞", r"\infty "), ("⩽", "≤"), ("⩾", "≥"), ("∪", r"\cup "),
+    ("∅", r"\emptyset "), ("π", r"\pi "), ("θ", r"\theta "), ("º", "°"), ("√", r"\sqrt "), ("±", r"\pm "), ("≈", r"\approx "),
+    ("ℝ", r"\mathbb{R}"), ("′’‘", "'"), ("“”\x00", ""), ("〈⟨", "("), ("〉⟩", ")")) for char in chars}
 _GROUP = functools.reduce(lambda inner, _: rf"\{{(?:[^{{}}]|{inner})*\}}", range(5), r"\{[^{}]*\}")  # balanced braces, six deep
-_BOXED = rf"\\f?box(?:ed)?\s*({_GROUP})"
-_TEXT = r"([_^]?)\s*\\(?:text[a-z]*|[mh]box|math(?:rm|bf|it|sf|tt|normal)|boldsymbol|bm)\s*\{([^{}]*)\}"
+_TRIG = r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)"
+_FUNCTION = rf"{_TRIG}|log|ln|exp|sqrt"
 _REWRITES = [(re.compile(pattern), new) for pattern, new in (  # in this order; afterwards ";" ends an item, "," may be a thousand's
+    (r"[¼-¾⅐-⅞]", lambda m: "\\frac{" + unicodedata.normalize("NFKC", m[0]).replace("⁄", "}{") + "}"),
+    (r"[⁻⁰¹²³⁴-⁹]+", lambda m: "^{" + unicodedata.normalize("NFKC", m[0]).replace("−", "-") + "}"),
+    (r"[₀-₉]+", lambda m: "_{" + unicodedata.normalize("NFKC", m[0]) + "}"), (r"^(['\"`*]+)(.+?)\1$", r"\2"),
+    *[(rf"\\f?box(?:ed)?\s*({_GROUP})", lambda m: m[1][1:-1]),
+      (r"(?<=[_^])\s*\\(?:text[a-z]*|[mh]box|math(?:rm|bf|it|sf|tt|normal))\s*(?=\{)", ""),
+      (r"\\(?:text[a-z]*|[mh]box|math(?:rm|bf|it|sf|tt|normal)|boldsymbol|bm)\s*\{([^{}]*)\}", r" \1 ")] * 2,
     (r"(?:\{,\}|,\s*\\!)\s*(?=\d{3})", ""),
     (r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|rm|bf|phantom)(?![a-zA-Z])|\\!|\\?\$|€|£|(?<!\\)\\[][()]", ""),
-    (r"(?<!\\)\\[,;:\s]|\\q?quad(?![a-z])|~|\s+", " "), (r"\\[dtc]?(frac|binom)(?![a-z])", r"\\\1"),
+    (r"(?:(?<!\\)\\[,;:\s]|\\q?quad(?![a-z])|~|\s)+", " "), (r"\\[dtc]?(frac|binom)(?![a-z])", r"\\\1"), (r"\\bar(?![a-z])", r"\\overline"),
     (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"), (r"\\leq?(?:slant)?(?![a-z])|<=", "≤"), (r"\\geq?(?:slant)?(?![a-z])|>=", "≥"),
-    (r"\\neq?(?![a-z])|!=|\\not ?=", "≠"), (r"\\lt(?![a-z])", "<"), (r"\\gt(?![a-z])", ">"), (r"\\div(?![a-z])", "/"),
-    (r"\\lbrace", r"\\{"), (r"\\rbrace", r"\\}"), (r"\\langle", "("), (r"\\rangle", ")"), (r"\\[lr]?vert(?![a-z])", "|"),
-    (r"\\varnothing|\\\{ ?\\\}", r"\\emptyset"), (r"\^ ?\{? ?\\circ ?\}?|\\degree(?![a-z])", "°"), (r"\\%", "%"), (r"\.\.\.|\\[cl]dots", r"\\dots "),
-    (r"(?<![\\a-zA-Z])(sqrt|pi|infinity|inf|sin|cos|tan|cot|sec|csc|log|ln|exp)(?![a-zA-Z])", r"\\\1"),
-    (r"\+? ?\\inf(?:ini?ty)?(?![a-z])", r"\\infty"), (r"\\sqrt ?\(([^()]*)\)", r"\\sqrt{\1}"), (r"\\overline ?\{([A-Z]+)\}", r"\1"),
-    (r"(?i)(?<![\\a-z])all real(?: number)?s|\\mathbb ?\{?R\}?", r"(-\\infty;\\infty)"),
-    (r"^[A-Za-z ]*\b(?:is|are|equals)(?![a-z]):? ?(?=\S)|^ ?\\approx ?", ""),
+    (r"\\neq?(?![a-z])|!=|\\not ?=", "≠"), (r"\\in(?![a-z])", "∈"), (r"\\lt(?![a-z])", "<"), (r"\\gt(?![a-z])", ">"),
+    (r"\\div(?![a-z])", "/"), (r"\\lbrace", r"\\{"), (r"\\rbrace", r"\\}"), (r"\\langle", "("), (r"\\rangle", ")"), (r"\\[lr]?vert(?![a-z])", "|"),
+    (r"\\varnothing|\\\{ ?\\\}", r"\\emptyset"), (r"\^ ?\{? ?\\circ ?\}?|\\degree(?![a-z])", "°"), (r"\\%", "%"),
+    (rf"(?<![\\a-zA-Z])(pi|infinity|inf|{_FUNCTION})(?![a-zA-Z])", r"\\\1"), (r"\+? ?\\inf(?:ini?ty)?(?![a-z])", r"\\infty"),
+    (r"\\sqrt ?\(([^()]*)\)", r"\\sqrt{\1}"), (r"\\overline ?\{([A-Z]+)\}", r"\1"),
+    (r"^\\\{ ?[a-z](?: ?∈[^:|]*)? ?(?:\\mid|\||:)(.*)\\\}$", r"\1"), (r"(?i)(?<![\\a-z])all real(?: number)?s|\\mathbb ?\{?R\}?", r"(-\\infty;\\infty)"),
+    (r"\(-\\infty;\\infty\) ?(?:\\setminus|\\backslash|-) ?\\\{([^,;{}]*)\\\}", r"(-\\infty;\1)\\cup (\1;\\infty)"),
+    (r"^[A-Za-z ]*\b(?:is|are|equals)(?![a-z]):? ?(?=\S)|^ ?\\approx ?", ""), (r"(?<![a-zA-Z\\])[a-zA-Z]\([a-z]\) ?=", "y="),
     (r",? ?(?<![\\a-zA-Z])(?:and|or)(?![a-zA-Z]) ?|, |;", ";"), (r"(?<![\w.])\.(?=\d)", "0."),
     (r"(?<![\d,./])\d{1,3}(?: \d{3})+(?![\d/]| ?\\frac)", lambda m: m[0].replace(" ", "")),
     (r"\\sqrt ?(\[[^]]*\])? ?(\d+|[a-zA-Z]|\\[a-z]+)", r"\\sqrt\1{\2}"), (r"\\(frac|binom) ?([\da-zA-Z]|\\[a-z]+)", r"\\\1{\2}"),
-    (rf"(\\(?:frac|binom) ?{_GROUP}) ?([\da-zA-Z]|\\[a-z]+)", r"\1{\2}"), (rf"\^ ?([-+]?\d+(?:\.\d+)?|[a-zA-Z]|\\[a-z]+(?:{_GROUP})*)", r"^{\1}"),
-    (r"_ ?(\d+|[a-zA-Z])", r"_{\1}"), (r"(?<=[{}]) +(?=[{}])|(?<=\{) +| +(?=\})", ""), (r"_\{10\}$", ""),
-)]  # fmt: skip
+    (rf"(\\(?:frac|binom) ?{_GROUP}) ?([\da-zA-Z]|\\[a-z]+)", r"\1{\2}"), (r"_ ?(\d+|[a-zA-Z])", r"_{\1}"), (r"(?<=\d)_\{10\}$", ""),
+    (rf"\^ ?([-+]?\d+(?:\.\d+)?|[a-zA-Z]|\\[a-z]+(?:{_GROUP})*)", r"^{\1}"), (r"(?<![\w})\]°%]) +| +(?!\w)|(?<=\}) +(?=\{)", ""))]
 _D = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?"
-_FRACTION = re.compile(rf"([+-]?) ?(?:(\d+) ?(?=\\| \d))? ?(?:\\frac\{{(-?{_D})\}}\{{(-?{_D})\}}|({_D}) ?/ ?({_D}))")
-_DECIMAL = re.compile(rf"([+-]?) ?({_D})(?:\\overline\{{(\d+)\}})?(?:[eE]([+-]?\d+)| ?(?:\\times|\\cdot|\*) ?10\^\{{([+-]?\d+)\}})?")
-_BASED = re.compile(r"\(?([\dA-Za-z.,]*\d[\dA-Za-z.,]*)\)? ?(?:_\{\(? ?(?:base)? ?(\w+)\)?\}|\(?base ?(\w+)\)?)")
-_UNIT = re.compile(r"(.*\d.*?|.*\\.*?)(\s*[°%]|(?<![\\A-Za-z])\s*[A-Za-z][A-Za-z./ ]*)(?:\^\{[23]\})?")
-_TRIG = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
-_SIGNS = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "≠": "≠"}  # and what each becomes when the sides change places
+_FRACTION = re.compile(rf"([+-]?)(?:(\d+) ?(?=\\| \d))? ?(?:\\frac\{{(-?{_D})\}}\{{(-?{_D})\}}|({_D})/({_D}))")
+_DECIMAL = re.compile(rf"([+-]?)({_D})(?:\\overline\{{(\d+)\}})?(?:[eE]([+-]?\d+)|(?:\\times|\\cdot|\*) ?10\^\{{([+-]?\d+)\}})?")
+_BASE = re.compile(r"\(?([\dA-Za-z.,]*\d[\dA-Za-z.,]*)\)? ?(?:_\{\(?(?:base)? ?(\w+) ?\)?\}|\(?base ?(\w+)\)?)")
+_UNIT = re.compile(r"(.*\d.*?|.*\\.*?)(\s*[°%] ?[CF]?|(?<![\\A-Za-z])\s*[A-Za-z][A-Za-z./ ]*)(?:\^\{[23]\})?")
+_NAME = re.compile(  # may stand left of "=" without being part of the answer: x, f(2), P(X=1), a_{37}, (p,q), |AB|, S:T, Area
+    rf"(?!.*\\(?:{_FUNCTION}|infty|pi)(?![a-z]))(?=.*[a-zA-Z])(?:[A-Za-z\\{{}}()|:/,;'° ]|_\{{[\w ]+\}}|(?<=[A-Zf-h])\([^()]*\))+")
+_SIGNS = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "≠": "≠", "=": "=", "∈": "∈"}  # and what they become when the sides change places
 _HOSTILE = re.compile(r"\d{5,}\W*!|!\W*!|\^\W*\d{5}|\d\W*\^[^-+*]*\d\W*\^|\^[^-+*]*\^[^-+*]*\^|binom\W*\d{5}")  # towers, 10!!!, 7^{10^8}
+
 
 def _normal(s: str) -> str:
     """The one spelling of an answer that the functions below read."""
-    s = re.sub(r"[¼-¾⅐-⅞]", lambda m: "\\frac{" + unicodedata.normalize("NFKC", m[0]).replace("⁄", "}{") + "}", s)
-    s = re.sub(r"[⁻⁰¹²³⁴-⁹]+", lambda m: "^{" + unicodedata.normalize("NFKC", m[0]) + "}", s)
-    s = re.sub(r"[₀-₉]+", lambda m: "_{" + unicodedata.normalize("NFKC", m[0]) + "}", s)
-    s = unicodedata.normalize("NFKC", s).translate(_UNICODE).strip().rstrip("\\").strip()
-    s = re.sub(r"^(['\"`*]+)(.+?)\1$", r"\2", s)
-    if "\\begin" not in s:
-        s = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", s)  # escaped once too often; in a matrix it ends a row
-    for _ in range(3):  # nested ones
-        s = re.sub(_BOXED, lambda m: m[1][1:-1], s)
-        s = re.sub(_TEXT, lambda m: m[1] + "{" + m[2] + "}" if m[1] else f" {m[2]} ", s)
-    for pattern, new in _REWRITES:
-        s = pattern.sub(new, s)
+    s = s.translate(_UNICODE).strip().rstrip("\\").strip()
+    s = s if "\\begin" in s else re.sub(r"\\\\(?=[a-zA-Z])", r"\\", s)  # escaped once too often; in a matrix \\ ends a row
+    for i, (pattern, new) in enumerate(_REWRITES):
+        s = pattern.sub(new, unicodedata.normalize("NFKC", s) if i == 3 else s)
     return s.strip(" .,:;")
+
 
 def _split(s: str, separator: str) -> list[str]:
     """Parts of s between separators (a pattern) outside all brackets; [] where brackets do not match."""
-    parts, depth, start = [], 0, 0
-    for m in re.finditer(rf"\\begin|\\end|[([{{]|[])}}]|{separator}", s):
-        if m[0] in ("(", "[", "{", r"\begin"):
-            depth += 1
-        elif m[0] in (")", "]", "}", r"\end"):
-            depth -= 1
-            if depth < 0:
-                return []
-        elif depth == 0:
-            parts.append(s[start : m.start()].strip())
-            start = m.end()
-    return [*parts, s[start:].strip()] if depth == 0 else []
+    parts, depth = [""], 0
+    for token in re.split(rf"(\\begin|\\end|[([{{]|[])}}]|{separator})", s):
+        depth += (token in ("(", "[", "{", r"\begin")) - (token in (")", "]", "}", r"\end"))
+        if depth < 0:
+            return []
+        if depth == 0 and re.fullmatch(separator, token):
+            parts.append("")
+        else:
+            parts[-1] += token
+    return [part.strip() for part in parts] if depth == 0 else []
+
 
 def _parts(s: str) -> tuple[str, list[str]]:
     """("", items) of a bare list, ("[)", items), ("{}", items), ("cup", sets), ("matrix2", cells), or ("leaf", [s])."""
-    if m := re.fullmatch(r"[([]? ?\\begin\{(?:([vV])|[pbB]|small)?(?:matrix|array)\}(?:\{[clr| ]*\})?(.*)\\end\{[a-zA-Z]*\} ?[])]?", s):
+    if m := re.fullmatch(r"[([]?\\begin\{(?:([vV])|[pbB]|small)?(?:matrix|array)\}(?:\{[clr| ]*\})?(.*)\\end\{[a-zA-Z]*\}[])]?", s):
         rows = re.sub(r"\\\\ ?$|\\hline", "", m[2].strip()).split("\\\\")
         return f"{m[1] or 'matrix'}{len(rows)}", [cell.strip() for row in rows for cell in row.split("&")]
     for kind, separator in (("cup", r"\\cup(?![a-z])"), ("", "[,;]")):
@@ -372,6 +373,7 @@ def _parts(s: str) -> tuple[str, list[str]]:
     if len(items) == 1 and m[1] + m[3] in ("()", "{}"):
         return _parts(items[0])
     return ((m[1] + m[3]).replace("\\", ""), items) if items else ("leaf", [s])
+
 
 def _number(s: str) -> Fraction | None:
     r"""1,000.5, 3\frac{1}{2}, 1 1/2, -2/3, 1.5e-7, 0.\overline{3} as an exact number; None for anything else."""
@@ -387,6 +389,7 @@ def _number(s: str) -> Fraction | None:
         return None
     return -value if m[1] == "-" else value
 
+
 def _equal_numbers(a: str, b: str, x: Fraction, y: Fraction) -> bool:
     """x == y, the numbers of a and b, or one is written as a decimal that shows the period of the other twice."""
     for text, shown, q in ((a, x, y), (b, y, x)):
@@ -395,145 +398,143 @@ def _equal_numbers(a: str, b: str, x: Fraction, y: Fraction) -> bool:
             return True
     return x == y
 
+
 def _base(s: str) -> tuple[str, str] | None:
     """("2A", "11") of 2A_{11} or "2A (base eleven)"; None without a base."""
-    if m := _BASED.fullmatch(s):
+    if m := _BASE.fullmatch(s):
         base = (m[2] or m[3]).lower()
         return m[1].replace(",", "").lstrip("0").upper(), str(_NUMERALS.index(base)) if base in _NUMERALS else base
 
+
 def _unit(s: str) -> tuple[str, set[str]]:
     """The answer without its unit, and what is known of the unit: nothing of a word like "ways"."""
-    if (m := _UNIT.fullmatch(s)) and not _TRIG.search(s) and m[1].strip():
+    if (m := _UNIT.fullmatch(s)) and not re.search(rf"\\{_TRIG}", s) and m[1].strip():
         words = [word.rstrip("s") if len(word) > 2 else word for word in re.findall(r"[a-z]+|[°%]", m[2].lower().replace(".", ""))]
-        if words[0] in _UNITS and (m[2][0] == " " or words[0] in "°%" or len(words[0]) > 1) or m[2][0] == " " and len(words[0]) > 2:
+        known, spaced = words[0] in _UNITS, m[2][0] == " "
+        if known and (spaced or words[0] in "°%" or len(words[0]) > 1) or spaced and len(words[0]) > 1 and max(map(len, words)) > 2:
             return m[1].strip(), {_UNITS[word] for word in words if word in _UNITS}
     return s, set()
 
-def _is_name(s: str) -> bool:
-    """Whether s can stand left of "=" without being part of the answer: x, f(2), a_{37}, (p, q), |AB|, S:T, Area."""
-    s = re.sub(r"_\{[\w ]+\}|\(\d+\)", "", s)
-    return bool(re.fullmatch(r"[A-Za-z\\{}()|:/,;'° ]+", s) and re.search(r"(?<![a-zA-Z\\])[A-Za-z]|\\[a-z]+", s)) and not (
-        _TRIG.search(s) or re.search(r"\\(?:sqrt|log|ln|infty|pi)(?![a-z])", s))  # fmt: skip
 
 def _chain(s: str) -> tuple[list[str], list[str]]:
-    """Sides and signs of an inequality, turned so that they point to the left: (["2", "x"], ["<"]) of x > 2."""
-    sides, signs = _split(s, "[<>≤≥≠]"), re.findall("[<>≤≥≠]", s)
+    """Sides and signs of a relation, inequalities turned to "<": (["2", "x"], ["<"]) of x > 2."""
+    sides = _split(s, "[<>≤≥≠=∈]")
+    signs = re.findall("[<>≤≥≠=∈]", s) if len(sides) > 1 else []
     return (sides[::-1], [_SIGNS[sign] for sign in signs[::-1]]) if signs and signs[0] in ">≥" else (sides, signs)
 
+
 def _as_set(s: str) -> str:
-    r"""(-\infty;2] of x ≤ 2, (1;5) of 1 < x < 5, a union of x < 2 or x > 3; s itself where it is no such thing."""
+    r"""(-\infty;2] of x ≤ 2, (1;5) of 1 < x < 5, a union of "x < 2 or x > 3"; s itself where it is no such thing."""
     if len(items := _split(s, "[,;]")) > 1:
-        return r" \cup ".join(map(_as_set, items)) if all(_chain(item)[1] for item in items) else s
+        return r"\cup ".join(map(_as_set, items)) if all(_chain(item)[1] for item in items) else s
     sides, signs = _chain(s)
-    if len(sides) == 3 and _is_name(sides[1]) and set(signs) <= set("<≤"):
-        return f"{'([' [signs[0] == '≤']}{sides[0]};{sides[2]}{')]'[signs[1] == '≤']}"
-    if len(sides) == 2 and signs == ["≠"] and _is_name(sides[0]):
-        return rf"(-\infty;{sides[1]}) \cup ({sides[1]};\infty)"
-    if len(sides) == 2 and _is_name(sides[0]):
-        return rf"(-\infty;{sides[1]}{')]'[signs[0] == '≤']}"
-    return rf"{'([' [signs[0] == '≤']}{sides[0]};\infty)" if len(sides) == 2 and _is_name(sides[1]) else s
+    if len(sides) == 2 and _NAME.fullmatch(sides[0]):
+        sides, signs = [r"-\infty", *sides], ["<", *signs]
+    elif len(sides) == 2:
+        sides, signs = [*sides, r"\infty"], [*signs, "<"]
+    if len(sides) != 3 or not _NAME.fullmatch(sides[1]) or not set(signs) <= set("<≤≠"):
+        return s
+    text = f"{'(['[signs[0] == '≤']}{sides[0]};{sides[2]}{')]'[signs[1] == '≤']}"
+    return rf"{text}\cup ({sides[2]};\infty)" if "≠" in signs else text
+
 
 def _plus_minus(s: str) -> str:
-    r"""A list with every \pm written out: 1+\sqrt{2};1-\sqrt{2} of 1\pm\sqrt{2}."""
+    r"""A list with the first \pm of every item written out: 1+\sqrt{2};1-\sqrt{2} of 1\pm\sqrt{2}."""
     kind, items = _parts(s)
-    items = [item.split(r"\pm") for item in (items if kind in ("", "{}") else [s])]
-    return ";".join(
-        "".join(itertools.chain(*zip(pieces, (*signs, ""), strict=True)))
-        for pieces in items
-        for signs in itertools.product("+-", repeat=min(len(pieces) - 1, 3))
-        for pieces in [[*pieces[:3], r"\pm".join(pieces[3:])] if len(pieces) > 4 else pieces]
-    )
+    items = items if kind in ("", "{}") else [s]
+    return ";".join(item.replace(r"\pm", sign, 1) for item in items for sign in ("+-" if r"\pm" in item else "+"))
+
 
 def _equal_bags(xs: list[str], ys: list[str], ask) -> bool:
     """Whether two lists hold the same answers in any order."""
     left = list(ys)
-    for x in xs if len(xs) == len(ys) else [None]:
-        match = x if x in left else next((y for y in left[:20] if x and _equal(x, y, ask)), None)
+    for x in xs:
+        match = x if x in left else next((y for y in left[:20] if _equal(x, y, ask)), None)
         if match is None:
             return False
         left.remove(match)
-    return True
+    return not left
+
 
 def _equal(a: str, b: str, ask) -> bool:
     """Whether two normal forms mean the same; ask(mode, a, b) does the algebra."""
-    if a.replace(" ", "") == b.replace(" ", "") or not a or not b:
-        return a != "" != b
+    if a == b or not a or not b:
+        return a == b != ""
     for x, y in ((a, b), (b, a)):
-        if (m := re.fullmatch(r"\(([A-J])\) ?(\w.*|\\.*)", x)) and not re.match(r"\([A-J]\)", y):
-            return m[1] == y or _equal(m[2], y, ask)  # "(A) 12" is A, and 12
-    if r"\pm" in a + b:
-        a, b = _plus_minus(a), _plus_minus(b)
+        if (m := re.fullmatch(r"(\()?([A-J])(?:\)|[.:]) ?(.+)", x)) and (m[2] == y or m[1] and not y.startswith("(") and _equal(m[3], y, ask)):
+            return True  # "(A) 12" is A, and 12
+    if 0 < max(a.count(r"\pm"), b.count(r"\pm")) < 5:
+        return _equal(_plus_minus(a), _plus_minus(b), ask)
     if _base(a) or _base(b):
         return _base(a) == _base(b)
-    a, b = (next(filter(None, sides[_is_name(sides[0]) :]), s) for s in (a, b) for sides in [_split(s, r"\\approx(?![a-z])") or [s]])
+    a, b = (sides[-1 if _NAME.fullmatch(sides[0]) else 0] for sides in (_split(s, r"\\approx(?![a-z])") or [s] for s in (a, b)))
     (a, unit_a), (b, unit_b) = _unit(a), _unit(b)
     if unit_a and unit_b and not unit_a & unit_b:
         return False
     x, y = _number(a), _number(b)
     if x is not None and y is not None:
-        share = unit_a ^ unit_b == {"%"} and (x if unit_a else y) <= 100 and (x / 100 == y if unit_a else x == y / 100)
+        share = unit_a ^ unit_b == {"%"} and (x / 100 == y <= 1 if unit_a else y / 100 == x <= 1)
         if share or _equal_numbers(a, b, x, y) or "," not in a + b:
             return share or _equal_numbers(a, b, x, y)
+    elif x is not None or y is not None:  # so its commas are thousands, unless the other one is a list
+        a, b = (s.replace(",", "") if q is not None and len(_split(other, "[,;]")) == 1 else s for s, q, other in ((a, x, b), (b, y, a)))
     verdict = _equal_relations(a, b, ask)
     return _equal_parts(a, b, ask) if verdict is None else verdict
 
+
 def _equal_relations(a: str, b: str, ask) -> bool | None:
-    r"""The verdict where a or b holds =, <, ≤, ≠ or \in; None where neither does, or where one is a list."""
+    """The verdict where a or b is an equation, inequality or membership; None where neither is, or where one is a list."""
     (xs, signs), (ys, others) = _chain(a), _chain(b)
-    if signs and others and len(xs) == len(ys):
-        if signs == others and all(_equal(x, y, ask) for x, y in zip(xs, ys, strict=True)):
+    lists = [len(_split(s, "[,;]")) > 1 and _number(sides[-1]) is None for s, sides in ((a, xs), (b, ys)) if sides]
+    if not signs and not others or any(lists) and not re.search("[<>≤≥≠]", a + b):
+        return None
+    if signs and others and not any(lists):
+        if signs != others or len(xs) != len(ys):
+            return False
+        if all(_equal(x, y, ask) for x, y in zip(xs, ys, strict=True)):
             return True
-        return signs == others and len(xs) == 2 and ask("ratio" if "≠" in signs else "factor", "({})-({})".format(*xs), "({})-({})".format(*ys))
-    if signs or others:
-        return (_as_set(a), _as_set(b)) != (a, b) and _equal(_as_set(a), _as_set(b), ask)
-    for sign in (r"\\in(?![a-z])", "="):
-        xs, ys = _split(a, sign) or [a], _split(b, sign) or [b]
-        if any(len(_split(s, "[,;]")) > 1 and _number(sides[-1]) is None for s, sides in ((a, xs), (b, ys))):
-            return None
-        if len(xs) > 1 and len(ys) > 1:
-            names = sorted((xs[0].replace(" ", ""), ys[0].replace(" ", "")))
-            if names[0] == names[1] or sign == "=" and re.fullmatch(r"[a-zA-Z]\([a-z]\)y", "".join(names)):
-                return _equal(xs[-1], ys[-1], ask)
-            return sign == "=" and len(xs) == len(ys) == 2 and ask("ratio", "({})-({})".format(*xs), "({})-({})".format(*ys))
-        if len(xs) > 1 or len(ys) > 1:
-            sides, other = (xs, b) if len(xs) > 1 else (ys, a)
-            numbers = all(_number(_unit(side)[0]) is not None for side in sides)  # 0.56 = 56%
-            return _equal(sides[-1], other, ask) if _is_name(sides[0]) else (numbers or _is_name(sides[-1])) and _equal(sides[0], other, ask)
-    return None
+        mode = "factor" if signs[0] in "<≤" else "ratio"
+        return len(xs) == 2 and signs != ["∈"] and ask(mode, "({})-({})".format(*xs), "({})-({})".format(*ys))
+    sides, other = (xs, b) if signs else (ys, a)
+    if set(signs + others) <= {"=", "∈"}:
+        if _NAME.fullmatch(sides[0]):
+            return _equal(sides[-1], other, ask)
+        numbers = all(_number(_unit(side)[0]) is not None for side in sides)  # 0.56 = 56%
+        return bool(numbers or _NAME.fullmatch(sides[-1])) and _equal(sides[0], other, ask)
+    return (_as_set(a), _as_set(b)) != (a, b) and _equal(_as_set(a), _as_set(b), ask)
+
 
 def _equal_parts(a: str, b: str, ask) -> bool:
-    """Lists, sets, tuples, intervals, unions and matrices by their elements, anything else as a leaf."""
+    """Lists, sets, tuples, intervals, unions and matrices by their elements; words; the rest by algebra."""
     (kind, xs), (other, ys) = _parts(a), _parts(b)
-    if kind == other == "leaf":
-        return _equal_leaves(a, b, ask) if (xs, ys) == ([a], [b]) else _equal(xs[0], ys[0], ask)
-    if "leaf" in (kind, other):
-        single = "{}" in (kind, other) and len(xs) == len(ys) == 1
-        return _equal(xs[0], ys[0], ask) if single else "matrix" in kind + other and ask("value", a, b)
+    if len(xs) == len(ys) == 1 and {kind, other} <= {"leaf", "{}"} and (xs, ys) != ([a], [b]):
+        return _equal(xs[0], ys[0], ask)
     if {kind, other} <= {"", "{}"} or kind == other == "cup":
         return _equal_bags(xs, ys, ask)
     alike = kind == other or {kind, other} in ({"", "()"}, {"()", f"matrix{len(xs)}"})  # a tuple without brackets, or as a column
-    return alike and len(xs) == len(ys) and all(_equal(x, y, ask) for x, y in zip(xs, ys, strict=True))
-
-def _equal_leaves(a: str, b: str, ask) -> bool:
-    """Words and the choices A to D ignoring case, ratios and times part by part, the rest by algebra."""
+    if alike and kind != "leaf":
+        return len(xs) == len(ys) and all(_equal(x, y, ask) for x, y in zip(xs, ys, strict=True))
+    if not alike:
+        return "leaf" in (kind, other) and "matrix" in kind + other and ask("value", a, b)
     a, b = (str(_NUMERALS.index(s.lower())) if s.lower() in _NUMERALS else s for s in (a, b))
     words = [re.sub(r"^(?:an?|the) |[^a-z]", "", s.lower()) if re.fullmatch(r"[A-Za-z][A-Za-z' .-]*", s) else "" for s in (a, b)]
     if len(a) == len(b) == 1:
-        return a == b or a.upper() == b.upper() and a.upper() in "ABCD"
+        return a == b or a.upper() == b.upper() and a.upper() in "ABCD"  # the choices, in either case
     if all(words) and (words[0] == words[1] or max(map(len, words)) > 2):
         return words[0] == words[1]  # so abc is a word, xy a product
-    if ":" in a + b:
+    if ":" in a + b:  # ratios and times
         xs, ys = a.split(":"), b.split(":")
         return len(xs) == len(ys) and all(_equal(x.strip(), y.strip(), ask) for x, y in zip(xs, ys, strict=True))
     return ask("value", a, b)
 
+
 @functools.lru_cache(maxsize=1 << 16)
 def _is_equiv(a: str, b: str) -> bool:
-    a, b = _normal(a), _normal(b)
     try:
-        return a != "" != b and bool(_equal(a, b, functools.partial(_ask, [ALGEBRA_SECONDS])))
+        return bool(_equal(_normal(a), _normal(b), functools.partial(_ask, [ALGEBRA_SECONDS])))
     except (RecursionError, TimeoutError):
         return False
+
 
 def is_equiv(pred: str, gold: str) -> bool:
     r"""Whether two bare answers mean the same. Symmetric; returns within two seconds and raises for no input.
@@ -546,17 +547,20 @@ def is_equiv(pred: str, gold: str) -> bool:
     a, b = sorted((pred.strip(), gold.strip()))
     return _is_equiv(a, b) if a != b and max(len(a), len(b)) <= MAX_ANSWER_CHARS else a == b != ""
 
+
 def score(text: str, gold: str) -> bool | None:
     """Whether the answer in a reply is the gold one; None where the reply holds no answer."""
     answer = extract_answer(text)
     return None if answer is None else is_equiv(answer, gold)
 
+
 _BOX = re.compile(r"\\{1,2}(?:boxed|fbox)\s*(\{|-?\d[\d.,/]*|[A-Z](?![A-Za-z]))|\\.|[{}]", re.DOTALL)
 _MARK = re.compile(
-    r"(?i)\banswers?[*_\s]{0,9}(?:(?:is|are|should be|must be|would be|[:=])[*_:\s]{0,9}|(?=\$|\\[(\[])|(?<=\n)|(?<=\*\*))"
-    r"|^\#{4}\s{0,9}(?=[^\s]*[\d\\$]\S*\s*$|[A-Z]\s*$)", re.MULTILINE)  # fmt: skip
+    r"\banswers?[*_\s]{0,9}(?:(?:is|are|should be|must be|would be|[:=])[*_:\s]{0,9}|(?=\$|\\[(\[])|(?<=\n)|(?<=\*\*))"
+    r"|^\#{4}\s{0,9}(?=\S*[\d\\$]\S*\s*$|[A-Z]\s*$)", re.IGNORECASE | re.MULTILINE)
 _MATH = r"\$\$?([^$]*)\$\$?|\\\((.*?)\\\)|\\\[(.*?)\\\]"
 _STOP = re.compile(_MATH + r"|(\.(?=[\s*\"<]|$)|\n|<\||,?\s(?:since|because|which|where|so)\b)", re.DOTALL)
+
 
 def extract_answer(text: str) -> str | None:
     r"""The last balanced, non-empty \boxed{...}, else what follows the last "answer is", "Answer:" or "####"; else None.
@@ -564,72 +568,56 @@ def extract_answer(text: str) -> str | None:
     >>> extract_answer(r"So \boxed{\frac{1}{2}}, as asked in \boxed{} form."), extract_answer("The answer is $3.5$. Done")
     ('\\frac{1}{2}', '3.5')
     """
-    answer, opened = "", []
-    for m in _BOX.finditer(text if isinstance(text, str) else ""):
-        if m[0].endswith("{") and m[0] != "\\{":
+    answer, opened, text = "", [], text if isinstance(text, str) else ""
+    for m in _BOX.finditer(text):
+        if m[1] == "{" or m[0] == "{":
             opened.append(m.end() if m[1] else None)  # where a box begins, None for any other brace
         elif m[1]:
             answer = m[1].rstrip(".,/")
         elif m[0] == "}" and opened and (start := opened.pop()) and text[start : m.start()].strip(" .…$\n"):
             answer = text[start : m.start()].strip()
-    for m in reversed(list(_MARK.finditer(text)) if isinstance(text, str) and not answer else []):
+    for m in [] if answer else reversed(list(_MARK.finditer(text))):
         line = text[m.end() : m.end() + MAX_ANSWER_CHARS].lstrip(" *_:\n")
         line = line[: next((stop.start() for stop in _STOP.finditer(line) if stop[4]), len(line))]
-        answer = re.sub(r"^.*\b(?:is|are|equals)\b\s*", "", line, flags=re.DOTALL).strip(" *_\"")
-        math = re.fullmatch(_MATH, answer, re.DOTALL)
-        answer = next(filter(None, math.groups()), "").strip(" .") if math else answer
-        if answer:
+        line = re.sub(r"^.*\b(?:is|are|equals)\b\s*", "", line, flags=re.DOTALL).strip(" *_\"")
+        math = re.fullmatch(_MATH, line, re.DOTALL)
+        if answer := next(filter(None, math.groups()), "").strip(" .") if math else line:
             break
     return answer or None
 
-_worker, _worker_lock = None, threading.Lock()  # the one process for algebra: `python <this file> --grade-worker`
 
-def _forget_worker() -> None:
-    """In a forked child: the worker is the parent's, and the lock may be held by a thread that is not here."""
-    global _worker, _worker_lock
-    _worker, _worker_lock = None, threading.Lock()
+_workers = {}  # process id: lock and worker; a forked child finds neither, and starts its own
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_worker)
-
-def _start_worker() -> subprocess.Popen:
-    command = [sys.executable, os.path.abspath(__file__), "--grade-worker"]  # unbuffered: a fork must not flush half a line twice
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
 
 def _ask(seconds_left: list[float], mode: str, a: str, b: str) -> bool:
     """The worker's verdict on two LaTeX expressions. When seconds_left[0] run out it is killed, and TimeoutError raised."""
-    global _worker
     if any(len(s) > MAX_ANSWER_CHARS // 2 or _HOSTILE.search(s) for s in (a, b)):
         return False
-    with _worker_lock:
-        if _worker is None or _worker.poll() is not None:
-            _worker = _start_worker()
-        if not hasattr(_worker, "ready") and _worker.stdout.readline() != b"ready\n":
-            raise UserError("scoring: math-verify was expected, its process did not start; pip install math-verify")
-        _worker.ready, reply, start = True, b"", time.monotonic()
-        timer = threading.Timer(seconds_left[0], _worker.kill)
+    own = _workers.setdefault(os.getpid(), {"lock": threading.Lock(), "process": None})
+    with own["lock"]:
+        if own["process"] is None or own["process"].poll() is not None:  # unbuffered, so that a fork flushes nothing twice
+            command = [sys.executable, os.path.abspath(__file__), "--grade-worker"]
+            own["process"] = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
+            if own["process"].stdout.readline() != b"ready\n":
+                raise UserError("scoring: math-verify was expected, its process did not start; pip install math-verify")
+        worker, reply, start = own["process"], b"", time.monotonic()
+        timer = threading.Timer(seconds_left[0], worker.kill)
         timer.daemon = True
         timer.start()
         try:
-            _worker.stdin.write(json.dumps([mode, a, b]).encode() + b"\n")
-            reply = _worker.stdout.readline()
+            worker.stdin.write(json.dumps([mode, a, b]).encode() + b"\n")
+            reply = worker.stdout.readline()
         finally:
             timer.cancel()
             seconds_left[0] -= time.monotonic() - start
             if not reply or seconds_left[0] < 0.02:  # hung, killed or interrupted: a late reply must not meet the next question
-                _worker.kill()
-                _worker.wait()
-                _worker = _start_worker()
+                worker.kill()
+                worker.wait()
     if not reply:
         raise TimeoutError
     return json.loads(reply)
 
-def _parser_latex(s: str) -> str:
-    """LaTeX that the parser reads as meant: degrees in radians, mixed numbers as sums, decimals as exact fractions."""
-    s = re.sub(r"(\d+(?:\.\d+)?)°", r"(\1\\pi/180)", s) if _TRIG.search(s) else s
-    s = re.sub(r"(?<![\d.}])(\d+) ?(\\frac\{\d+\}\{\d+\})", r"(\1+\2)", s)
-    s = re.sub(r"(?<=\d),(?=\d{3})|[%°]", "", s).replace("*", r"\cdot ")
-    return re.sub(r"(\d+)\.(\d*)", lambda m: rf"\frac{{{m[1]}{m[2]}}}{{1{'0' * len(m[2])}}}", s)
 
 def _grade_worker() -> None:
     """Answers JSON lines [mode, a, b] with true or false until stdin ends, that is until the parent is gone."""
@@ -643,25 +631,33 @@ def _grade_worker() -> None:
             verdict = False
         print(json.dumps(bool(verdict)), file=answers, flush=True)
 
-def _same_algebra(mode: str, a: str, b: str) -> bool:
+
+def _same_algebra(mode: str, *latex: str) -> bool:
     """Equal "value", or constant "ratio" or positive "factor", at random rational points where both are real (if any are)."""
     import sympy
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy  # the parser of math-verify, which ...
-    from sympy.core.function import AppliedUndef
+
+    def read(s: str):
+        s = re.sub(r"(\d+(?:\.\d+)?)°", r"(\1\\pi/180)", s) if re.search(rf"\\{_TRIG}", s) else s
+        s = re.sub(r"(?<![\d.}])(\d+) ?(\\frac\{\d+\}\{\d+\})", r"(\1+\2)", s)  # a mixed number is a sum
+        s = re.sub(r"(?<=\d),(?=\d{3})|[%°]", "", s).replace("*", r"\cdot ")
+        s = re.sub(r"(\d+)\.(\d*)", lambda m: rf"\frac{{{m[1]}{m[2]}}}{{1{'0' * len(m[2])}}}", s)
+        config = ConversionConfig(lowercase_symbols=False, interpret_as_mixed_fractions=False)  # ... does not offer these two
+        x = latex2sympy(s, normalization_config=None, conversion_config=config).doit()
+        x = x.replace(lambda f: isinstance(f, sympy.core.function.AppliedUndef), lambda f: sympy.Symbol(str(f)))
+        return x.subs(sympy.Symbol("i"), sympy.I)
 
     def vanishes(x) -> bool:  # evalf tries 150 digits; a sum that is 0 then has not one correct digit
         value = x.evalf(20, maxn=150)
         return value == 0 or value.is_number and all(part == 0 or part._prec == 1 for part in value.as_real_imag())
 
-    config = ConversionConfig(lowercase_symbols=False, interpret_as_mixed_fractions=False)  # ... does not offer these two
-    x, y = (latex2sympy(_parser_latex(s), normalization_config=None, conversion_config=config).doit() for s in (a, b))
-    x, y = (e.replace(lambda f: isinstance(f, AppliedUndef), lambda f: sympy.Symbol(str(f))).subs(sympy.Symbol("i"), sympy.I) for e in (x, y))
+    x, y = map(read, latex)
     if isinstance(x, sympy.MatrixBase) and isinstance(y, sympy.MatrixBase):
         return x.shape == y.shape and all(vanishes(p - q) for p, q in zip(x.flat(), y.flat(), strict=True))
     if x == y:
         return mode == "value" or not x.is_number
     rng, names = random.Random(0), sorted(x.free_symbols | y.free_symbols, key=str)
-    points = [{n: sympy.Rational(rng.randint(1, 999) * rng.choice((-1, 1, 1)), 97) for n in names} for _ in range(8 if names else 1)]
+    points = [{n: sympy.Rational(rng.randint(1, 999) * rng.choice((1, 1 - i % 2 * 2)), 97) for n in names} for i in range(8 if names else 1)]
     values = [(x.subs(point), y.subs(point)) for point in points]
     values = [(p, q) for p, q in values if p.evalf(15).is_real and q.evalf(15).is_real] or values
     if mode == "value":
@@ -670,6 +666,7 @@ def _same_algebra(mode: str, a: str, b: str) -> bool:
     if vanishes(p0) or vanishes(q0) or not all(vanishes(p * q0 - p0 * q) for p, q in values):
         return False
     return mode == "ratio" or all((p * q).evalf(15) > 0 for p, q in values)
+
 
 if __name__ == "__main__" and sys.argv[1:] == ["--grade-worker"]:
     _grade_worker()

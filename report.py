@@ -136,7 +136,7 @@ def tables(results: dict) -> str:
         lines.append(
             f"| {arm} | {sum(row['k'] for row in rows)} / {sum(row['n'] for row in rows)} | {shown(t_interval([accuracy(run, arm) for run in runs]), '')} | "
             f"{to_reference} | {to_base} | {' '.join(sorted({str(row['n_pairs']) for row in rows}))} | "
-            f"{statistics.fmean(row['train_seconds'] for row in rows):.0f} | {max(row['peak_gib'] for row in rows):.2f} |")
+            f"{statistics.fmean(row['train_seconds'] for row in rows):.0f} | {max(row['peak_gib'] or 0 for row in rows):.2f} |")
     trained = [arm for arm in arms if arm != "base"]
     if "stat" in arms and "shuffled" in arms:
         lines += ["", f"stat minus shuffled: {shown(difference(runs, 'stat', 'shuffled'))}."]

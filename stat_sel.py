@@ -25,7 +25,6 @@ Writes  runs/stat_sel/  args.json env.json 1_answers.jsonl 2_graded.jsonl 3_skil
 """
 import functools
 import gc
-import json
 import math
 import random
 import re
@@ -488,7 +487,8 @@ def load_skills(path: str | None) -> dict[str, list[str]]:
     if path is None:
         return SKILLS
     skills = common.read_json(path)
-    if not isinstance(skills, dict) or not all(isinstance(v, list) and all(isinstance(name, str) and "," not in name for name in v) for v in skills.values()):
+    names = [name for v in skills.values() for name in v] if isinstance(skills, dict) else [None]
+    if not all(isinstance(name, str) and "," not in name for name in names):
         raise UserError(f"--skills {path}: expected {{subject: [skill, ...]}} with no comma in a skill's name; correct the file")
     return skills
 
@@ -621,16 +621,34 @@ def test(args, run, student, rows: list[dict], arm: str) -> list[dict]:
          "cut_off": answers[row["id"]][0]["cut_off"], "skills": row["skills"]} for row in rows])
 
 
-def main(args: Args) -> None:
-    skills = load_skills(args.skills)
+def load_questions(args, skills) -> tuple[list[dict], list[dict], list[dict]]:
+    """P, Q_val and Q_test (§3.1); with --limit a slice of each."""
     pool, rest = common.load(args.data, "train"), common.load(args.data, "test")
     val, tests = common.split_math(rest, args.n_val, args.seed)
     pool = [row for row in pool if row["answer"] and row["solution"]]
     if args.limit:
-        n = args.limit
-        val, tests, pool = val[:n], tests[:n], common.rng(args.seed, "limit").sample(pool, min(n, len(pool)))
-    if unknown := {row["subject"] for row in pool + val} - skills.keys():
-        raise UserError(f"--data {args.data}: subject {sorted(map(str, unknown))[0]!r} is not in the skill list {sorted(skills)}; give one by --skills")
+        pool, val, tests = (common.rng(args.seed, "limit").sample(rows, min(args.limit, len(rows))) for rows in (pool, val, tests))
+    if unknown := {str(row["subject"]) for row in pool + val} - skills.keys():
+        raise UserError(f"--data {args.data}: subject {min(unknown)!r} is not in the skill list ({', '.join(skills)}); give a list by --skills")
+    return pool, val, tests
+
+
+def summary(rows: list[dict], pairs: list, by_id: dict[str, dict], labels: dict[str, list[str]], logged: list[dict]) -> dict:
+    """What result.json keeps of an arm. logged: its training's lines in metrics.jsonl, one an epoch."""
+    return {"k": sum(bool(row["is_right"]) for row in rows), "n": len(rows), "no_answer": sum(row["is_right"] is None for row in rows),
+            "cut_off": sum(row["cut_off"] for row in rows), "n_pairs": len(pairs), "n_questions": len({question for question, *_ in pairs}),
+            "train_seconds": sum(line["seconds"] for line in logged), "peak_gib": max((line["peak_gib"] for line in logged), default=None),
+            # Fig. 2, by the teacher's labels (which were drawn by) and by the data's own where it has some
+            "skills_by_teacher": Counter(skill for question, *_ in pairs for skill in labels[question]),
+            "skills_by_data": Counter(f"{by_id[q]['subject']}: {skill}" for q, *_ in pairs for skill in by_id[q]["skills"] or [])}
+
+
+def main(args: Args) -> None:
+    for name in ("limit", "concurrency", "n_val", "questions_per_skill", "n_rewrites", "n_pairs", "epochs", "batch", "micro_batch", "sample_batch"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')}: expected at least 1, came {value}")
+    skills = load_skills(args.skills)
+    pool, val, tests = load_questions(args, skills)
     run = common.open_run(args, args.out, HOW)
     teacher = common.Teacher(args.teacher, args.teacher_url, cache=args.cache or run.path / "teacher.jsonl", concurrency=args.concurrency,
                              max_usd=args.max_usd, usd_per_m_in=args.usd_per_m_in, usd_per_m_out=args.usd_per_m_out, seed=args.seed)
@@ -638,7 +656,6 @@ def main(args: Args) -> None:
     ahead = {"3 label": [] if args.skill_map else label_requests(pool, skills),
              "4 diagnose, at most": profile_requests(val, [row["solution"] or "" for row in val], skills),
              "5 rewrite, at most": [rewrite_request(row, i) for row in pool for i in range(args.n_rewrites)]}
-    ahead["5 rewrite, at most"] = ahead["5 rewrite, at most"][:args.n_pairs * (len(args.arms) - ("base" in args.arms))]
     teacher.plan(ahead, show=args.plan)
     if args.plan:
         return
@@ -661,17 +678,9 @@ def main(args: Args) -> None:
             rows = test(args, run, lambda tuned=tuned: student()._replace(model=tuned), tests, arm)
             tuned.unload()  # takes the adapter off: the next arm starts from the same base
             gc.collect()
-        logged = run.read("metrics.jsonl") if (run.path / "metrics.jsonl").exists() else []
         outcomes[arm] = [bool(row["is_right"]) for row in rows]
-        pairs = drawn.get(arm, [])
-        arms[arm] = {
-            "k": sum(outcomes[arm]), "n": len(rows), "no_answer": sum(row["is_right"] is None for row in rows),
-            "cut_off": sum(row["cut_off"] for row in rows), "n_pairs": len(pairs), "n_questions": len({q for q, *_ in pairs}),
-            "train_seconds": sum(line["seconds"] for line in logged if line.get("train") == arm),
-            "peak_gib": max((line["peak_gib"] for line in logged if line.get("train") == arm), default=common.peak_gib()),
-            # Fig. 2, by the teacher's labels (which were drawn by) and by the data's own where it has some
-            "skills_by_teacher": Counter(skill for q, *_ in pairs for skill in labels[q]),
-            "skills_by_data": Counter(f"{by_id[q]['subject']}: {skill}" for q, *_ in pairs for skill in by_id[q]["skills"] or [])}
+        logged = run.read("metrics.jsonl") if arm in drawn else []
+        arms[arm] = summary(rows, drawn.get(arm, []), by_id, labels, [line for line in logged if line.get("train") == arm])
     print(common.arms_table(outcomes, "augment" if "augment" in outcomes else args.arms[0]))
     run.write("result.json", {
         "method": "stat_sel", "student": args.student, "teacher": args.teacher, "seed": args.seed,

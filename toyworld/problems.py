@@ -79,9 +79,11 @@ SKILLS = [
     Skill("Prealgebra", "multiplication", ("{a}*{b}", "the product of {a} and {b}", "{a} times {b}"),
           lambda rng, size: (_two_digit(rng, size), rng.randint(2, 9)), _multiply),
     Skill("Prealgebra", "perimeters", ("the perimeter of a rectangle {a} by {b}", "the way around a field {a} wide and {b} long"),
-          lambda rng, size: (rng.randint(2, 8 * size), rng.randint(2, 8 * size)), lambda a, b: [f"{a}+{b}={a + b}", f"{a + b}+{a + b}={2 * (a + b)}"]),
+          lambda rng, size: (rng.randint(2, 8 * size), rng.randint(2, 8 * size)),
+          lambda a, b: [f"{a}+{b}={a + b}", f"{a + b}+{a + b}={2 * (a + b)}"]),
     Skill("Number Theory", "remainders", ("{a} mod {b}", "the remainder of {a} by {b}", "what {a} leaves on division by {b}"),
-          lambda rng, size: (_two_digit(rng, size), rng.randint(3, 9)), lambda a, b: [f"{b}*{a // b}={a // b * b}", f"{a}-{a // b * b}={a % b}"]),
+          lambda rng, size: (_two_digit(rng, size), rng.randint(3, 9)),
+          lambda a, b: [f"{b}*{a // b}={a // b * b}", f"{a}-{a // b * b}={a % b}"]),
     Skill("Number Theory", "greatest common divisors", ("gcd({a},{b})", "the largest divisor shared by {a} and {b}"), _draw_gcd, _gcd),
     Skill("Number Theory", "digit sums", ("the digit sum of {a}", "the sum of the digits of {a}"),
           lambda rng, size: (rng.randint(10, 99) if size < 3 else rng.randint(100, 999),), lambda a: _fold("+", _digits(a))),
@@ -90,7 +92,8 @@ SKILLS = [
     Skill("Algebra", "sequences", ("the next term of {a},{b},{c}", "what follows {a},{b},{c}"), _draw_next_term,
           lambda a, b, c: [f"{b}-{a}={b - a}", f"{c}+{b - a}={c + b - a}"]),
     Skill("Algebra", "function values", ("f({c}) if f(x)={a}x+{b}", "the value of {a}x+{b} at x={c}"),
-          lambda rng, size: (rng.randint(2, 9), rng.randint(1, 9 * size), rng.randint(2, 9)), lambda a, b, c: [f"{a}*{c}={a * c}", f"{a * c}+{b}={a * c + b}"]),
+          lambda rng, size: (rng.randint(2, 9), rng.randint(1, 9 * size), rng.randint(2, 9)),
+          lambda a, b, c: [f"{a}*{c}={a * c}", f"{a * c}+{b}={a * c + b}"]),
     Skill("Algebra", "linear equations", ("x if x/{a}-{b}={c}", "the root of x/{a}-{b}={c}"), _draw_equation,
           lambda a, b, c: [f"{c}+{b}={c + b}", *_multiply(c + b, a)]),
     Skill("Algebra", "distances", ("|{a}-{b}|", "the distance of {a} and {b}"), lambda rng, size: tuple(rng.sample(range(2, 10 * size + 1), 2)),
@@ -185,9 +188,9 @@ def write_solution(steps: list[str], answer: str, style: int) -> str:
 
 
 def level(problem: Problem) -> int:
-    """1..5: three sizes by the largest number, and two for two-skill problems."""
-    size = len(str(max(n for part in problem.parts for n in part.numbers if n is not None)))
-    return min(size, 3) if len(problem.parts) == 1 else min(size + 3, 5)
+    """1..5: by the largest number of a one-skill problem, and two levels for two-skill problems."""
+    size = sum(max(n for part in problem.parts for n in part.numbers if n is not None) > limit for limit in (10, 20))
+    return 1 + size if len(problem.parts) == 1 else 4 + (size == 2)
 
 
 # --- The exact checker -------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,402 @@
+"""The run directory, the command line and the tables; what a kill, a full disk and a second process do is done for real."""
+
+import dataclasses
+import json
+import math
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import common
+from common import Run, UserError, arms_table, bars, open_run, paired_bootstrap
+
+HERE = Path(common.__file__).parent
+ENV = {**os.environ, "PYTHONPATH": str(HERE), "COLUMNS": "80"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    out: Path = Path("runs/x")
+    model: Path = Path("m")
+    tau: float = 1
+    skills: tuple[str, ...] = ("a", "b")
+    address: str = "here"
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = open_run(Args(), tmp_path / "run")
+    yield run
+    run.lock.close()
+
+
+def start(path, how=(), **changes) -> Run:
+    """Open and close, as one process after another would."""
+    run = open_run(dataclasses.replace(Args(), **changes), path, how)
+    run.lock.close()
+    return run
+
+
+# --- Identity and lock. ---
+def test_same_arguments_go_on_and_others_are_refused(tmp_path):
+    start(tmp_path / "r")
+    start(tmp_path / "r", tau=1.0, model="m", out="elsewhere")  # equal in JSON, or no part of the identity
+    with pytest.raises(UserError) as caught:
+        start(tmp_path / "r", tau=2.0, skills=("a",), address="there")
+    named = re.search(r"\((.*)\)", str(caught.value))[1].split("; ")
+    assert named == ['address was "here", is "there"', 'skills was ["a", "b"], is ["a"]', "tau was 1.0, is 2.0"]
+    assert json.loads((tmp_path / "r/args.json").read_text())["tau"] == 1.0
+    start(tmp_path / "r", how=("address",), address="there")
+    assert json.loads((tmp_path / "r/args.json").read_text())["address"] == "there"
+
+
+def test_a_field_that_came_or_went_is_refused(tmp_path):
+    start(tmp_path / "r")
+    newer = dataclasses.make_dataclass("Newer", [("beta", float, 0.5)], bases=(Args,), frozen=True)
+    with pytest.raises(UserError, match="beta was absent, is 0.5"):
+        open_run(newer(), tmp_path / "r")
+    (tmp_path / "r/args.json").write_text("{")
+    with pytest.raises(UserError, match="args.json: expected JSON"):
+        start(tmp_path / "r")
+
+
+def test_nan_equals_itself(tmp_path):
+    start(tmp_path / "r", tau=math.nan)
+    start(tmp_path / "r", tau=math.nan)
+
+
+def test_foreign_directories(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("x")
+    with pytest.raises(UserError, match="other files"):
+        start(tmp_path / "mine")
+    assert os.listdir(tmp_path / "mine") == ["notes.txt"]
+    (tmp_path / "killed").mkdir()  # between the first two writes
+    for name in (".lock", "args.json.tmp"):
+        (tmp_path / "killed" / name).write_text("")
+    start(tmp_path / "killed")
+
+
+def test_environment(tmp_path):
+    for _ in range(2):
+        run = start(tmp_path / "r")
+    starts = run.read("env.json")
+    assert len(starts) == 2
+    assert starts[0]["argv"] == sys.argv and starts[0]["packages"]["tyro"] and starts[0]["gpu"]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True)
+    assert (starts[0]["commit"] or "").removesuffix("-dirty") == ("" if commit.returncode else commit.stdout.strip())
+
+
+def test_import_is_light():
+    code = "import sys, common; print([m for m in ('torch', 'datasets', 'openai', 'numpy', 'tyro') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], env=ENV, capture_output=True, text=True).stdout == "[]\n"
+
+
+# --- Steps. ---
+def test_step_makes_once_and_gives_what_json_gives_back(run, capsys):
+    rows = [{"id": "a", "pair": (1, 2), "half": "\ud83d", "sep": "\u2028"}, {"id": "b", 3: None}]
+    expected = [{"id": "a", "pair": [1, 2], "half": "\ud83d", "sep": "\u2028"}, {"id": "b", "3": None}]
+    assert run.step("1_x.jsonl", lambda: rows) == expected == run.step("1_x.jsonl", lambda: pytest.fail("made twice"))
+    assert run.step("2_y.json", lambda: {"k": (1,)}) == {"k": [1]} == run.step("2_y.json", lambda: pytest.fail("made twice"))
+    assert run.step("3_none.jsonl", list) == [] == run.step("3_none.jsonl", lambda: pytest.fail("made twice"))
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("1_x.jsonl: 2 rows, 0.") and out[2].startswith("2_y.json: 0.")
+    assert out[1] == "1_x.jsonl: 2 rows, there already"
+    assert not list(run.path.glob("*.tmp"))
+
+
+def test_a_step_that_fails_leaves_no_file(run):
+    with pytest.raises(ZeroDivisionError):
+        run.step("1_x.json", lambda: 1 / 0)
+    with pytest.raises(TypeError):
+        run.step("1_x.jsonl", lambda: [{"id": object()}])
+    assert not (run.path / "1_x.json").exists() and not (run.path / "1_x.jsonl").exists()
+
+
+def test_write_and_log(run):
+    import numpy as np
+
+    run.write("notes.txt", "τ\n")
+    assert (run.path / "notes.txt").read_text(encoding="utf-8") == "τ\n"
+    run.log(step=1, loss=np.float32(0.5))
+    run.log(step=2, loss=0.25)
+    lines = run.read("metrics.jsonl")
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 0.5), (2, 0.25)] and lines[0]["time"] <= lines[1]["time"]
+
+
+BATCHES = [[{"id": f"{b}/{i}"} for i in range(3)] for b in range(4)]
+
+
+def answer(batch):
+    return [{"id": item["id"], "length": len(item["id"])} for item in batch]
+
+
+def test_batches_cut_a_torn_end_and_go_on(tmp_path):
+    with_all = open_run(Args(), tmp_path / "whole")
+    expected = with_all.batches("1_a.jsonl", BATCHES, answer)
+    assert [row["id"] for row in expected] == [item["id"] for batch in BATCHES for item in batch]
+    text = (tmp_path / "whole/1_a.jsonl").read_bytes()
+    assert not (tmp_path / "whole/1_a.jsonl.part").exists()
+    ends = [i for i in range(len(text) + 1) if i in (0, len(text)) or text[i - 1 : i] == b"\n"]
+    for cut in sorted({*ends, *(e + 5 for e in ends[:-1]), *(e - 1 for e in ends[1:])}):  # at, after and just before each newline
+        run = open_run(Args(), tmp_path / f"cut{cut}")
+        (run.path / "1_a.jsonl.part").write_bytes(text[:cut])
+        made = []
+        assert run.batches("1_a.jsonl", BATCHES, lambda batch, made=made: made.append(batch) or answer(batch)) == expected
+        assert made == BATCHES[text[:cut].count(b"\n") // 3 :]
+        assert (run.path / "1_a.jsonl").read_bytes() == text
+        assert not (run.path / "1_a.jsonl.part").exists()
+        run.lock.close()
+    assert with_all.batches("1_a.jsonl", BATCHES, lambda batch: pytest.fail("made twice")) == expected
+    assert with_all.batches("2_none.jsonl", [], answer) == []
+
+
+def test_killed_again_after_a_torn_end(run):
+    part = run.path / "1_a.jsonl.part"
+    part.write_text("".join(json.dumps(row) + "\n" for row in answer(BATCHES[0] + BATCHES[1]))[:-8])
+
+    def one_more(batch):
+        if batch == BATCHES[2]:
+            raise KeyboardInterrupt
+        return answer(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        run.batches("1_a.jsonl", BATCHES, one_more)
+    assert part.read_text() == "".join(json.dumps(row) + "\n" for row in answer(BATCHES[0] + BATCHES[1]))
+    made = []
+    run.batches("1_a.jsonl", BATCHES, lambda batch: made.append(batch) or answer(batch))
+    assert made == BATCHES[2:]
+
+
+def test_other_batch_sizes_keep_the_rows_of_the_same_order(run):
+    """The micro-batch may change between starts."""
+    items = [item for batch in BATCHES for item in batch]
+    (run.path / "1_a.jsonl.part").write_text("".join(json.dumps(row) + "\n" for row in answer(items[:9])))
+    made = []
+    rows = run.batches("1_a.jsonl", [items[:4], items[4:8], items[8:]], lambda batch: made.append(batch) or answer(batch))
+    assert made == [items[8:]] and rows == answer(items)
+
+
+def test_kept_rows_of_other_items_are_refused_and_stay(run):
+    part = run.path / "1_a.jsonl.part"
+    part.write_text("".join(json.dumps(row) + "\n" for row in answer(BATCHES[1])))
+    before = part.read_bytes()
+    with pytest.raises(UserError, match="1_a.jsonl.part.*other items"):
+        run.batches("1_a.jsonl", BATCHES, answer)
+    assert part.read_bytes() == before
+    part.unlink()
+    with pytest.raises(UserError, match="make"):
+        run.batches("1_a.jsonl", BATCHES, lambda batch: answer(batch)[::-1])
+    assert part.read_bytes() == b""
+
+
+SLOW = """
+import sys, time
+from dataclasses import dataclass
+from pathlib import Path
+from common import cli, open_run
+@dataclass(frozen=True)
+class Args:
+    out: str = "r"
+    delay: float = 0.0
+def make_with(delay):
+    def make(batch):
+        with open("calls.txt", "a") as f:
+            f.write(batch[0]["id"] + "\\n")
+        time.sleep(delay)
+        return [{"id": item["id"], "text": "x" * 50_000} for item in batch]
+    return make
+def main(args):
+    run = open_run(args, args.out, how=("delay",))
+    run.batches("1_a.jsonl", [[{"id": f"{b}/{i}"} for i in range(5)] for b in range(12)], make_with(args.delay))
+cli(main, Args, "slow")
+"""
+
+
+def script(tmp_path, text, *flags, **kwargs):
+    (tmp_path / "script.py").write_text(text)
+    return subprocess.Popen([sys.executable, "script.py", *flags], cwd=tmp_path, env=ENV, stderr=subprocess.PIPE, text=True, **kwargs)
+
+
+def finish(process) -> tuple[int, str]:
+    err = process.communicate(timeout=30)[1]
+    return process.returncode, err
+
+
+def wait_for(path: Path, n: int) -> None:
+    deadline = time.time() + 20
+    while not path.exists() or path.read_bytes().count(b"\n") < n:
+        assert time.time() < deadline
+        time.sleep(0.005)
+
+
+def test_kill_9_repeats_at_most_one_batch_and_a_second_process_is_refused(tmp_path):
+    assert finish(script(tmp_path, SLOW, "--out", "whole"))[0] == 0
+    expected = (tmp_path / "whole/1_a.jsonl").read_bytes()
+    (tmp_path / "calls.txt").unlink()
+    kills = 0
+    for n_lines, delay in ((5, "1"), (20, "0.2"), (35, "0.2")):  # after the first, the fourth and the seventh batch at the earliest
+        process = script(tmp_path, SLOW, "--delay", delay)
+        wait_for(tmp_path / "r/1_a.jsonl.part", n_lines)
+        if not kills:
+            code, err = finish(subprocess.Popen(process.args, cwd=tmp_path, env=ENV, stderr=subprocess.PIPE, text=True))
+            assert code == 2 and "another process runs in this directory" in err and len(err.splitlines()) == 1
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        process.stderr.close()
+        assert not (tmp_path / "r/1_a.jsonl").exists()
+        kills += 1
+    assert finish(script(tmp_path, SLOW))[0] == 0
+    assert (tmp_path / "r/1_a.jsonl").read_bytes() == expected
+    calls = (tmp_path / "calls.txt").read_text().split()
+    assert 12 <= len(calls) <= 12 + kills and len(set(calls)) == 12
+
+
+# --- The command line. ---
+APP = """
+import errno, os, sys, time
+from dataclasses import dataclass
+from common import UserError, cli, open_run
+@dataclass(frozen=True)
+class Args:
+    what: str = "fine"  # what to do
+    tau1: float = 0.85  # difficult below this (Eq. 1)
+    micro_batch: int = 8
+    '''rows at once'''
+    plot: bool = True  # draw it
+class OutOfMemoryError(RuntimeError): ...
+def main(args):
+    if args.what == "user": raise UserError("file: expected a, came b; do c")
+    if args.what == "bug": raise KeyError("bug")
+    if args.what == "memory": raise OutOfMemoryError("CUDA out of memory. Tried to allocate\\nmuch")
+    if args.what == "interrupt": raise KeyboardInterrupt
+    if args.what == "missing": open("no/such/file")
+    if args.what == "sleep":
+        print(file=open("ready", "w"))
+        time.sleep(20)
+    if args.what in ("full", "file"):
+        if args.what == "file": open("r", "w").close()
+        run = open_run(args, "r")
+        os.symlink("/dev/full", "r/1_x.json.tmp")
+        run.write("1_x.json", [1])
+    print("torch" in sys.modules, args)
+cli(main, Args, "Does things.")
+"""
+
+
+@pytest.mark.parametrize(
+    "flags, code, words",
+    [
+        (["--what", "user"], 2, ["error: file: expected a, came b; do c"]),
+        (["--what", "memory"], 2, ["error: the GPU's memory is full; lower --micro-batch"]),
+        (["--what", "interrupt"], 130, ["interrupted"]),
+        (["--what", "full"], 2, ["error: ", "No space left on device"]),
+        (["--what", "file"], 2, ["error: r: File exists"]),
+        (["--taux", "3"], 2, ["error: Unrecognized options: --taux, 3", "--tau1", "--help"]),
+        (["--tau1", "abc"], 2, ["error: ", "--tau1", "'abc'"]),
+        (["--tau1"], 2, ["error: ", "--tau1"]),
+        (["stray"], 2, ["error: Unrecognized options: stray; see --help"]),
+        (["--no-plot", "3"], 2, ["error: ", "3"]),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, flags, code, words):
+    if "full" in flags and not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here to stand for a full disk")
+    came, err = finish(script(tmp_path, APP, *flags))
+    assert came == code and len(err.splitlines()) == 1 and all(word in err for word in words), err
+
+
+@pytest.mark.parametrize("what, last", [("bug", "KeyError: 'bug'"), ("missing", "FileNotFoundError")])
+def test_bugs_keep_their_traceback(tmp_path, what, last):
+    code, err = finish(script(tmp_path, APP, "--what", what))
+    assert code == 1 and "Traceback" in err and last in err.splitlines()[-1]
+
+
+def test_flags_and_help(tmp_path):
+    process = script(tmp_path, APP, "--no-plot", "--micro-batch", "4", stdout=subprocess.PIPE)
+    out = process.communicate()[0]
+    assert process.returncode == 0 and out == "False Args(what='fine', tau1=0.85, micro_batch=4, plot=False)\n"
+    process = script(tmp_path, APP, "--help", stdout=subprocess.PIPE)
+    out, err = process.communicate()
+    assert process.returncode == 0 and not err
+    assert all(w in out for w in ["Does things.", "--tau1", "difficult below this (Eq. 1)", "0.85", "rows at once", "--no-plot"])
+
+
+def test_ctrl_c(tmp_path):
+    process = script(tmp_path, APP, "--what", "sleep")
+    wait_for(tmp_path / "ready", 1)
+    process.send_signal(signal.SIGINT)
+    assert finish(process) == (130, "interrupted; the same command goes on from here\n")
+
+
+# --- Intervals and tables. ---
+def test_equal_arms_and_extremes():
+    a = [True, False, True]
+    assert paired_bootstrap(a, a) == (0, 0, 0)
+    assert paired_bootstrap([True] * 4, [False] * 4) == (100, 100, 100)
+    assert paired_bootstrap([False] * 4, [True] * 4) == (-100, -100, -100)
+    assert all(math.isnan(x) for x in paired_bootstrap([], []))
+    for other in ([True], [True, None, False]):
+        with pytest.raises(ValueError, match="leave out"):
+            paired_bootstrap(a, other)
+
+
+def test_two_questions_by_hand():
+    """One win in two questions: a resample's lead is 0, 50 or 100 points with odds 1:2:1, so both ends lie inside the 2.5 % tails."""
+    assert paired_bootstrap([True, False], [False, False]) == (50, 0, 100)
+
+
+def test_as_resampling_the_questions_one_by_one():
+    import numpy as np
+
+    draw = random.Random(0)
+    a, b = ([draw.random() < p for _ in range(150)] for p in (0.7, 0.5))
+    diff, low, high = paired_bootstrap(a, b, n_boot=20_000)
+    lead = np.array(a, float) - np.array(b, float)
+    picks = np.random.default_rng(1).integers(0, 150, (20_000, 150))
+    naive = np.percentile(100 * lead[picks].mean(axis=1), [2.5, 97.5])
+    assert diff == pytest.approx(100 * lead.mean()) and np.allclose([low, high], naive, atol=0.7)  # one question is 0.67 points
+
+
+def test_coverage():
+    """Arms that agree on half of the questions and are right on 60 % and 50 % of the others: the true lead is 5 points."""
+    draw, inside = random.Random(0), 0
+    for seed in range(400):
+        shared = [draw.random() < 0.5 for _ in range(300)]
+        a, b = ([draw.random() < p if s else True for s in shared] for p in (0.6, 0.5))
+        _, low, high = paired_bootstrap(a, b, n_boot=1000, seed=seed)
+        inside += low <= 5 <= high
+    assert 0.92 <= inside / 400 <= 0.98  # 95 % with a standard error of 1.1
+
+
+def test_large_tables_are_quick():
+    draw = random.Random(0)
+    arms = {name: [draw.random() < p for _ in range(4000)] for name, p in [("base", 0.5), ("stat_sel", 0.55), ("stat_syn", 0.6)]}
+    start = time.process_time()
+    table = arms_table(arms, "base")
+    assert time.process_time() - start < 2
+    assert table == arms_table(arms, "base") != arms_table(arms, "base", seed=1)
+
+
+def test_arms_table():
+    arms = {"base": [True, False] * 50, "stat_sel": [True] * 75 + [False] * 25}
+    head, base, stat = arms_table(arms, "base").splitlines()
+    assert len(head) == len(base) == len(stat)
+    assert base.split()[:3] == ["base", "50/100", "50.0"] and base.endswith("+0.0    [+0.0, +0.0]")
+    low, high = paired_bootstrap(arms["stat_sel"], arms["base"])[1:]
+    assert stat.split()[:3] == ["stat_sel", "75/100", "75.0"] and stat.endswith(f"[{low:+.1f}, {high:+.1f}]") and "+25.0" in stat
+    assert "0/0" in arms_table({"base": []}, "base")
+
+
+def test_bars():
+    assert bars({"b": 1, "a": 4, "c": 1}, top=2, width=4) == "a  4 ####\nb  1 #\n(1 more)"
+    assert bars({}) == "(none)" and bars({"a": 0}) == "a  0"
+    lines = bars({f"skill {i}": 1000 - i for i in range(30)}, width=20).splitlines()
+    assert len(lines) == 11 and lines[0] == "skill 0  1,000 " + "#" * 20 and lines[-1] == "(20 more)"
