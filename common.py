@@ -426,7 +426,8 @@ def _chain(s: str) -> tuple[list[str], list[str]]:
 def _as_set(s: str) -> str:
     r"""(-\infty;2] of x ≤ 2, (1;5) of 1 < x < 5, a union of "x < 2 or x > 3"; s itself where it is no such thing."""
     if len(items := _split(s, "[,;]")) > 1:
-        return r"\cup ".join(map(_as_set, items)) if all(_chain(item)[1] for item in items) else s
+        sets = [_as_set(item) for item in items]
+        return s if any(map(str.__eq__, sets, items)) else r"\cup ".join(sets)
     sides, signs = _chain(s)
     if len(sides) == 2 and _NAME.fullmatch(sides[0]):
         sides, signs = [r"-\infty", *sides], ["<", *signs]
@@ -476,8 +477,9 @@ def _equal(a: str, b: str, ask) -> bool:
         share = unit_a ^ unit_b == {"%"} and (x / 100 == y <= 1 if unit_a else y / 100 == x <= 1)
         if share or _equal_numbers(a, b, x, y) or "," not in a + b:
             return share or _equal_numbers(a, b, x, y)
-    elif x is not None or y is not None:  # so its commas are thousands, unless the other one is a list
-        a, b = (s.replace(",", "") if q is not None and len(_split(other, "[,;]")) == 1 else s for s, q, other in ((a, x, b), (b, y, a)))
+    elif x is not None or y is not None:  # so its commas are thousands, unless the other one is a list: 100,200 and 100, 200
+        a, b = (s.replace(",", "") if q is not None and (",0" in s or len(_split(other, "[,;]")) == 1) else s
+                for s, q, other in ((a, x, b), (b, y, a)))
     verdict = _equal_relations(a, b, ask)
     return _equal_parts(a, b, ask) if verdict is None else verdict
 
@@ -485,23 +487,20 @@ def _equal(a: str, b: str, ask) -> bool:
 def _equal_relations(a: str, b: str, ask) -> bool | None:
     """The verdict where a or b is an equation, inequality or membership; None where neither is, or where one is a list."""
     (xs, signs), (ys, others) = _chain(a), _chain(b)
-    lists = [len(_split(s, "[,;]")) > 1 and _number(sides[-1]) is None for s, sides in ((a, xs), (b, ys)) if sides]
-    if not signs and not others or any(lists) and not re.search("[<>≤≥≠]", a + b):
-        return None
-    if signs and others and not any(lists):
-        if signs != others or len(xs) != len(ys):
-            return False
-        if all(_equal(x, y, ask) for x, y in zip(xs, ys, strict=True)):
-            return True
+    sets = [sides[-1] if sign == ["∈"] else _as_set(s) for s, sides, sign in ((a, xs, signs), (b, ys, others))]
+    if any(len(_split(s, "[,;]")) > 1 and (len(sides) != 2 or _number(sides[1]) is None) for s, sides in ((a, xs), (b, ys))):
+        return _equal(*sets, ask) if (sets[0] == a) != (sets[1] == b) else None
+    if signs == others and signs:
         mode = "factor" if signs[0] in "<≤" else "ratio"
-        return len(xs) == 2 and signs != ["∈"] and ask(mode, "({})-({})".format(*xs), "({})-({})".format(*ys))
-    sides, other = (xs, b) if signs else (ys, a)
-    if set(signs + others) <= {"=", "∈"}:
-        if _NAME.fullmatch(sides[0]):
-            return _equal(sides[-1], other, ask)
+        return (len(xs) == len(ys) and all(_equal(x, y, ask) for x, y in zip(xs, ys, strict=True))) or (
+            len(xs) == len(ys) == 2 and signs != ["∈"] and ask(mode, "({})-({})".format(*xs), "({})-({})".format(*ys)))
+    if "=" in signs + others:
+        sides, other = (xs, b) if signs else (ys, a)
+        if (signs and others) or _NAME.fullmatch(sides[0]):
+            return not (signs and others) and _equal(sides[-1], other, ask)
         numbers = all(_number(_unit(side)[0]) is not None for side in sides)  # 0.56 = 56%
         return bool(numbers or _NAME.fullmatch(sides[-1])) and _equal(sides[0], other, ask)
-    return (_as_set(a), _as_set(b)) != (a, b) and _equal(_as_set(a), _as_set(b), ask)
+    return (sets != [a, b] and _equal(*sets, ask)) if signs or others else None
 
 
 def _equal_parts(a: str, b: str, ask) -> bool:
@@ -550,8 +549,15 @@ def is_equiv(pred: str, gold: str) -> bool:
 
 def score(text: str, gold: str) -> bool | None:
     """Whether the answer in a reply is the gold one; None where the reply holds no answer."""
-    answer = extract_answer(text)
-    return None if answer is None else is_equiv(answer, gold)
+    answer, boxes = extract_answer(text), _boxes(text)
+    if answer is None or is_equiv(answer, gold):
+        return None if answer is None else True
+    run = boxes[-1:]  # "\\boxed{1} and \\boxed{2}" may be one answer
+    for box in reversed(boxes[:-1]):
+        if not re.fullmatch(r"[\s$,;.\\()\[\]]*(?:(?:and|or|\\q?quad|\\text\{ ?(?:and|or) ?\})[\s$,;\\()\[\]]*)*", text[box[1] : run[0][0]]):
+            break
+        run.insert(0, box)
+    return len(run) > 1 and is_equiv("; ".join(content for _, _, content in run), gold)
 
 
 _BOX = re.compile(r"\\{1,2}(?:boxed|fbox)\s*(\{|-?\d[\d.,/]*|[A-Z](?![A-Za-z]))|\\.|[{}]", re.DOTALL)
@@ -562,21 +568,29 @@ _MATH = r"\$\$?([^$]*)\$\$?|\\\((.*?)\\\)|\\\[(.*?)\\\]"
 _STOP = re.compile(_MATH + r"|(\.(?=[\s*\"<]|$)|\n|<\||,?\s(?:since|because|which|where|so)\b)", re.DOTALL)
 
 
+def _boxes(text: str) -> list[tuple[int, int, str]]:
+    """Start, end and content of every balanced, non-empty box, in order of their ends."""
+    boxes, opened = [], []
+    for m in _BOX.finditer(text if isinstance(text, str) else ""):
+        if m[1] == "{" or m[0] == "{":
+            opened.append(m if m[1] else None)  # a box, or any other brace
+        elif m[1]:
+            boxes.append((m.start(), m.end(), m[1].rstrip(".,/")))
+        elif m[0] == "}" and opened and (box := opened.pop()) and text[box.end() : m.start()].strip(" .…$\n"):
+            boxes.append((box.start(), m.end(), text[box.end() : m.start()].strip()))
+    return boxes
+
+
 def extract_answer(text: str) -> str | None:
     r"""The last balanced, non-empty \boxed{...}, else what follows the last "answer is", "Answer:" or "####"; else None.
 
     >>> extract_answer(r"So \boxed{\frac{1}{2}}, as asked in \boxed{} form."), extract_answer("The answer is $3.5$. Done")
     ('\\frac{1}{2}', '3.5')
     """
-    answer, opened, text = "", [], text if isinstance(text, str) else ""
-    for m in _BOX.finditer(text):
-        if m[1] == "{" or m[0] == "{":
-            opened.append(m.end() if m[1] else None)  # where a box begins, None for any other brace
-        elif m[1]:
-            answer = m[1].rstrip(".,/")
-        elif m[0] == "}" and opened and (start := opened.pop()) and text[start : m.start()].strip(" .…$\n"):
-            answer = text[start : m.start()].strip()
-    for m in [] if answer else reversed(list(_MARK.finditer(text))):
+    if boxes := _boxes(text):
+        return boxes[-1][2]
+    answer = ""
+    for m in list(_MARK.finditer(text if isinstance(text, str) else ""))[:-20:-1]:
         line = text[m.end() : m.end() + MAX_ANSWER_CHARS].lstrip(" *_:\n")
         line = line[: next((stop.start() for stop in _STOP.finditer(line) if stop[4]), len(line))]
         line = re.sub(r"^.*\b(?:is|are|equals)\b\s*", "", line, flags=re.DOTALL).strip(" *_\"")

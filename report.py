@@ -132,10 +132,12 @@ def tables(results: dict) -> str:
              f"| arm | right of | % | minus {reference} | minus base | pairs | training s | peak GiB |", "|---|---|---|---|---|---|---|---|"]
     for arm in arms:
         rows = [run["arms"][arm] for run in runs]
+        n_pairs = [row["n_pairs"] for row in rows]
         to_reference, to_base = ("" if arm == other or other not in arms else shown(difference(runs, arm, other)) for other in (reference, "base"))
         lines.append(
-            f"| {arm} | {sum(row['k'] for row in rows)} / {sum(row['n'] for row in rows)} | {shown(t_interval([accuracy(run, arm) for run in runs]), '')} | "
-            f"{to_reference} | {to_base} | {' '.join(sorted({str(row['n_pairs']) for row in rows}))} | "
+            f"| {arm} | {sum(row['k'] for row in rows)} / {sum(row['n'] for row in rows)} | "
+            f"{shown(t_interval([accuracy(run, arm) for run in runs]), '')} | {to_reference} | {to_base} | "
+            f"{'-'.join(str(n) for n in sorted({min(n_pairs), max(n_pairs)}))} | "
             f"{statistics.fmean(row['train_seconds'] for row in rows):.0f} | {max(row['peak_gib'] or 0 for row in rows):.2f} |")
     trained = [arm for arm in arms if arm != "base"]
     if "stat" in arms and "shuffled" in arms:
@@ -148,8 +150,9 @@ def tables(results: dict) -> str:
     skills = most_missed(runs)
     compared = [(a, b) for a, b in (("stat", "base"), ("stat", reference)) if a in arms and b in arms and a != b]
     if compared and any(run["arms"]["stat"]["by_skill"] for run in runs):
-        lines += ["", f"Accuracy on the {len(skills)} most-missed skills (chosen on Q_val, measured on Q_test), intervals corrected for {len(skills)} comparisons:", "",
-                  "| skill | " + " | ".join(arms) + " | " + " | ".join(f"{a} minus {b}" for a, b in compared) + " |", "|---" * (1 + len(arms) + len(compared)) + "|"]
+        header = ["skill", *arms, *(f"{a} minus {b}" for a, b in compared)]
+        lines += ["", f"Accuracy on the {len(skills)} most-missed skills (chosen on Q_val, measured on Q_test), intervals corrected for "
+                  f"{len(skills)} comparisons:", "", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
         for skill in skills:
             changes = [skill_change(runs, a, b, skill, len(skills)) for a, b in compared]
             means = [[x for run in runs if (x := skill_accuracy(run, arm, skill)) is not None] for arm in arms]
@@ -160,7 +163,7 @@ def tables(results: dict) -> str:
 
 # --- Plots ----------------------------------------------------------------------------------------------------------------------------------
 def plot_profile(results: dict, path: Path) -> None:
-    """Figs. 2 and 6: shares of the ten most-missed skills in the profile and in each arm's training pairs; bars are means, whiskers +- 1 sd over runs."""
+    """Figs. 2 and 6: shares of the ten most-missed skills in the profile and in each arm's pairs; bars are means, whiskers +- 1 sd over runs."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -201,7 +204,8 @@ def plot_skills(results: dict, path: Path) -> None:
             if change := skill_change(runs, arm, "base", skill, len(skills)):
                 mean, low, high = change
                 whiskers = [[mean - low], [high - mean]] if len(runs) > 1 else None
-                axes.errorbar(mean, y + (i - (len(trained) - 1) / 2) * 0.2, xerr=whiskers, fmt="o", color=f"C{i}", label=arm if y == 0 else None, capsize=2)
+                axes.errorbar(mean, y + (i - (len(trained) - 1) / 2) * 0.2, xerr=whiskers, fmt="o", color=f"C{i}", capsize=2,
+                              label=arm if y == 0 else None)
     axes.axvline(0, color="black", lw=0.8)
     axes.set_yticks(range(len(skills)), skills)
     axes.invert_yaxis()
@@ -221,7 +225,8 @@ def main() -> int:
     try:
         results = read_json(args.paths[0]) if args.paths[0].endswith(".json") else gather(args.paths)
         if args.save:
-            results["command"] = f"for each seed: python -m toyworld {results['runs'][0]['method']} --seed SEED; then python report.py " + " ".join(sys.argv[1:])
+            method = results["runs"][0]["method"]
+            results["command"] = f"for each seed: python -m toyworld {method} --seed SEED; then python report.py {' '.join(sys.argv[1:])}"
             Path(args.save).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(tables(results))
         if args.plots:

@@ -83,7 +83,7 @@ class Args:
     max_grad_norm: float = 0.3  # gradient clip (§C.1)
     warmup: float = 0.03  # share of the steps, then cosine to zero (§C.1)
     checkpointing: bool = True  # gradient checkpointing: less memory, a third more time
-    sample_batch: int = 64  # answers generated at once: lower it if memory is short
+    sample_batch: int = 32  # answers generated at once: lower it if memory is short
 
 
 # The 112 (subject, skill) pairs of Tables 5 and 6.

@@ -12,13 +12,13 @@ from tests.conftest import ROOT
 from toyworld import teacher as toy_teacher
 from toyworld import world
 
-SMALL = ["--seed", "0", "--n-val", "60", "--n-pairs", "40", "--epochs", "1", "--batch", "16", "--micro-batch", "16", "--no-checkpointing", "--lr", "1e-3",
-         "--sample-batch", "50", "--max-new-tokens", "60", "--concurrency", "4"]
+SMALL = ["--seed", "0", "--n-val", "60", "--n-pairs", "40", "--epochs", "1", "--batch", "16", "--micro-batch", "16", "--no-checkpointing",
+         "--lr", "1e-3", "--sample-batch", "50", "--max-new-tokens", "60", "--concurrency", "4"]
 
 
 def flags(small_world, url, out, *more):
-    return ["--student", small_world / "student", "--data", small_world, "--skills", small_world / "skills.json", "--teacher", "toy", "--teacher-url", url,
-            "--out", out, *SMALL, *more]
+    return ["--student", small_world / "student", "--data", small_world, "--skills", small_world / "skills.json",
+            "--teacher", "toy", "--teacher-url", url, "--out", out, *SMALL, *more]
 
 
 def read(path):
@@ -30,7 +30,8 @@ def whole_run(small_world, tmp_path_factory):
     """One uninterrupted run that the other tests compare with."""
     server, url = toy_teacher.serve()
     out = tmp_path_factory.mktemp("runs") / "whole"
-    done = subprocess.run([sys.executable, ROOT / "stat_sel.py", *map(str, flags(small_world, url, out))], capture_output=True, text=True, timeout=300)
+    command = [sys.executable, ROOT / "stat_sel.py", *map(str, flags(small_world, url, out))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     server.shutdown()
     assert done.returncode == 0, done.stderr[-3000:]
     return out, done.stdout
@@ -142,7 +143,8 @@ def test_plan_sends_nothing(small_world, tmp_path, run_file):
     assert done.returncode == 0, done.stderr
     assert "5 rewrite, at most" in done.stdout and done.stdout.count("<problem>") == 3  # one prompt of each kind
     assert "$" not in done.stdout and not (tmp_path / "out" / "1_answers.jsonl").exists()
-    priced = run_file("stat_sel.py", *flags(small_world, "http://127.0.0.1:9/v1", tmp_path / "out", "--plan", "--usd-per-m-in", "1", "--usd-per-m-out", "2"))
+    priced = run_file("stat_sel.py", *flags(
+        small_world, "http://127.0.0.1:9/v1", tmp_path / "out", "--plan", "--usd-per-m-in", "1", "--usd-per-m-out", "2"))
     assert "usd" in priced.stdout
 
 
@@ -160,8 +162,8 @@ def test_a_cap_stops_and_a_higher_one_goes_on(whole_run, small_world, tmp_path, 
 def test_consistency_and_a_given_skill_map(small_world, tmp_path, teacher_url, run_file):
     rows = read(small_world / "train.jsonl")
     (tmp_path / "map.json").write_text(json.dumps({row["id"]: row["skills"] for row in rows}))
-    done = run_file("stat_sel.py", *flags(small_world, teacher_url, tmp_path / "out", "--difficulty", "consistency", "--skill-map", tmp_path / "map.json",
-                                          "--limit", "30", "--arms", "stat"))
+    done = run_file("stat_sel.py", *flags(small_world, teacher_url, tmp_path / "out", "--difficulty", "consistency", "--skill-map",
+                                          tmp_path / "map.json", "--limit", "30", "--arms", "stat"))
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(read(tmp_path / "out" / "1_samples.jsonl")) == 150
     assert [row["skills"] for row in read(tmp_path / "out" / "3_skill_map.jsonl")][0] != []
@@ -224,8 +226,8 @@ common.cli(stat_sel.main, stat_sel.Args, "")
 
 def test_a_slice_of_real_math(real_data, small_world, tmp_path, teacher_url, run_file):
     """Shows that it runs on MATH with the built-in skill list; a toy student and a toy teacher show no more than that."""
-    done = run_file("stat_sel.py", "--data", real_data / "math", "--student", small_world / "student", "--teacher", "toy", "--teacher-url", teacher_url,
-                    "--out", tmp_path / "out", "--limit", "12", "--epochs", "1", "--max-new-tokens", "16", "--arms", "base", "augment", "stat", "shuffled")
+    done = run_file("stat_sel.py", "--data", real_data / "math", "--student", small_world / "student", "--teacher", "toy",
+                    "--teacher-url", teacher_url, "--out", tmp_path / "out", "--limit", "12", "--epochs", "1", "--max-new-tokens", "16")
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert sum(result["profile"].values()) > 0 and result["arms"]["stat"]["n_pairs"] > 0 and result["arms"]["base"]["n"] == 12

@@ -18,7 +18,8 @@ def test_doctests():
 def test_the_built_in_list_is_tables_5_and_6():
     assert sum(map(len, stat_sel.SKILLS.values())) == 112
     assert {s: len(n) for s, n in stat_sel.SKILLS.items()} == {
-        "Algebra": 21, "Counting & Probability": 11, "Geometry": 13, "Intermediate Algebra": 22, "Number Theory": 15, "Prealgebra": 14, "Precalculus": 16}
+        "Algebra": 21, "Counting & Probability": 11, "Geometry": 13, "Intermediate Algebra": 22, "Number Theory": 15, "Prealgebra": 14,
+        "Precalculus": 16}
     assert all("," not in name for names in stat_sel.SKILLS.values() for name in names)
     assert all(len(set(names)) == len(names) for names in stat_sel.SKILLS.values())
 

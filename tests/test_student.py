@@ -48,7 +48,7 @@ def gradients(model, loss):
 def test_it_is_really_four_bit(student):
     import bitsandbytes as bnb
     linear = [m for m in student.model.modules() if isinstance(m, bnb.nn.Linear4bit)]
-    assert len(linear) == 3 * 7 and all(m.weight.quant_state.quant_type == "nf4" for m in linear)
+    assert len(linear) == 2 * 7 and all(m.weight.quant_state.quant_type == "nf4" for m in linear)
     assert not any(p.requires_grad for p in student.model.parameters())
 
 
@@ -64,7 +64,7 @@ def test_completion_loss_equals_the_plain_loss(student, pairs, checkpointing):
         plain = plain + model(input_ids=torch.tensor([ids]), labels=labels).loss * (len(ids) - n)
     plain_gradients = gradients(model, plain)
     assert ours.item() == pytest.approx(plain.item(), rel=1e-5)
-    assert our_gradients.keys() == plain_gradients.keys() and len(our_gradients) == 2 * 21
+    assert our_gradients.keys() == plain_gradients.keys() and len(our_gradients) == 2 * 14
     for name, gradient in our_gradients.items():
         torch.testing.assert_close(gradient, plain_gradients[name], rtol=1e-3, atol=1e-4)
 
@@ -142,7 +142,7 @@ def test_greedy_answers_equal_those_of_generate(student, rows):
 
 
 def test_sampling_follows_the_softmax_without_top_k(student, rows):
-    prompt, temperature, n = stat_sel.prompt_ids(student, rows[0]["problem"]), 3.0, 6000
+    prompt, temperature, n = stat_sel.prompt_ids(student, rows[0]["problem"]), 6.0, 8000
     p = (student.model(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1)
     draws = stat_sel.sample(student, [prompt] * n, temperature, 1, seed=1)
     text_p = {}
@@ -152,9 +152,9 @@ def test_sampling_follows_the_softmax_without_top_k(student, rows):
     counts = {}
     for out in draws:
         counts[out["response"]] = counts.get(out["response"], 0) + 1
-    frequent = {text: q for text, q in text_p.items() if q * n >= 20}
+    frequent = {text: q for text, q in text_p.items() if q * n >= 10}
     statistic = sum((counts.get(text, 0) - n * q) ** 2 / (n * q) for text, q in frequent.items())
-    assert len(frequent) > 50 and statistic < len(frequent) + 5 * (2 * len(frequent)) ** 0.5
+    assert len(frequent) > 60 and statistic < len(frequent) + 5 * (2 * len(frequent)) ** 0.5
     again = stat_sel.sample(student, [prompt] * 50, temperature, 5, seed=2)
     assert again == stat_sel.sample(student, [prompt] * 50, temperature, 5, seed=2) != stat_sel.sample(student, [prompt] * 50, temperature, 5, seed=3)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from toyworld import teacher, world
 
 FLAGS = {  # what the toy's scale needs; fixed on pilot seeds, as in world.py
-    "stat_sel": ["--n-val", str(world.N_VAL), "--n-pairs", "1500", "--lr", "2e-3", "--batch", "32", "--micro-batch", "32", "--no-checkpointing",
+    "stat_sel": ["--n-val", str(world.N_VAL), "--n-pairs", "1900", "--lr", "2e-3", "--batch", "32", "--micro-batch", "32", "--no-checkpointing",
                  "--sample-batch", "100", "--max-new-tokens", "100", "--concurrency", "8"],
 }
 

@@ -64,7 +64,7 @@ def _draw_gcd(rng, size):
 
 
 def _draw_equation(rng, size):  # x / a - b = c
-    a, c, sum_ = rng.randint(2, 4), rng.randint(1, 9 * size), rng.randint(8 * size, 8 * size + 7)
+    a, c, sum_ = rng.randint(2, 4), rng.randint(1, 6 * size), rng.randint(6 * size, 6 * size + 6)
     return a, max(1, sum_ - c), c
 
 
@@ -79,7 +79,7 @@ SKILLS = [
     Skill("Prealgebra", "multiplication", ("{a}*{b}", "the product of {a} and {b}", "{a} times {b}"),
           lambda rng, size: (_two_digit(rng, size), rng.randint(2, 9)), _multiply),
     Skill("Prealgebra", "perimeters", ("the perimeter of a rectangle {a} by {b}", "the way around a field {a} wide and {b} long"),
-          lambda rng, size: (rng.randint(2, 8 * size), rng.randint(2, 8 * size)),
+          lambda rng, size: (rng.randint(2, 5 * size), rng.randint(2, 5 * size)),
           lambda a, b: [f"{a}+{b}={a + b}", f"{a + b}+{a + b}={2 * (a + b)}"]),
     Skill("Number Theory", "remainders", ("{a} mod {b}", "the remainder of {a} by {b}", "what {a} leaves on division by {b}"),
           lambda rng, size: (_two_digit(rng, size), rng.randint(3, 9)),
@@ -88,11 +88,11 @@ SKILLS = [
     Skill("Number Theory", "digit sums", ("the digit sum of {a}", "the sum of the digits of {a}"),
           lambda rng, size: (rng.randint(10, 99) if size < 3 else rng.randint(100, 999),), lambda a: _fold("+", _digits(a))),
     Skill("Number Theory", "digit products", ("the digit product of {a}", "the product of the digits of {a}"),
-          lambda rng, size: (rng.randint(10, 99) if size < 3 else rng.randint(100, 999),), lambda a: _fold("*", _digits(a))),
+          lambda rng, size: (rng.randint(10, 39 + 20 * size),), lambda a: _fold("*", _digits(a))),
     Skill("Algebra", "sequences", ("the next term of {a},{b},{c}", "what follows {a},{b},{c}"), _draw_next_term,
           lambda a, b, c: [f"{b}-{a}={b - a}", f"{c}+{b - a}={c + b - a}"]),
     Skill("Algebra", "function values", ("f({c}) if f(x)={a}x+{b}", "the value of {a}x+{b} at x={c}"),
-          lambda rng, size: (rng.randint(2, 9), rng.randint(1, 9 * size), rng.randint(2, 9)),
+          lambda rng, size: (rng.randint(2, 3 + 2 * size), rng.randint(1, 6 * size), rng.randint(2, 3 + 2 * size)),
           lambda a, b, c: [f"{a}*{c}={a * c}", f"{a * c}+{b}={a * c + b}"]),
     Skill("Algebra", "linear equations", ("x if x/{a}-{b}={c}", "the root of x/{a}-{b}={c}"), _draw_equation,
           lambda a, b, c: [f"{c}+{b}={c + b}", *_multiply(c + b, a)]),
@@ -190,7 +190,7 @@ def write_solution(steps: list[str], answer: str, style: int) -> str:
 def level(problem: Problem) -> int:
     """1..5: by the largest number of a one-skill problem, and two levels for two-skill problems."""
     size = sum(max(n for part in problem.parts for n in part.numbers if n is not None) > limit for limit in (10, 20))
-    return 1 + size if len(problem.parts) == 1 else 4 + (size == 2)
+    return 1 + size if len(problem.parts) == 1 else 4 + (size > 0)
 
 
 # --- The exact checker -------------------------------------------------------------------------------------------------------------------

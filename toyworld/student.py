@@ -15,7 +15,7 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'assistant' %}<|answer|>{{ m.content }}<|end|>{% else %}<|user|>{{ m.content }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|answer|>{% endif %}"
 )
-VOCAB, LAYERS, WIDTH, HEADS, FF, BATCH = 512, 2, 128, 4, 352, 16
+VOCAB, LAYERS, WIDTH, HEADS, FF, BATCH = 512, 2, 128, 4, 384, 16
 
 
 def draw_problem(rng: random.Random, weak_weight: float, p_two: float) -> toy.Problem:

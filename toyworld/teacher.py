@@ -1,7 +1,8 @@
 """A simulated teacher: an OpenAI-compatible server on loopback that answers the method files' own prompts by solving the problem it reads.
 
 It labels, diagnoses and rewrites. A set share of its replies is wrong or malformed, as an LLM's are. What it says follows from the request's
-text and `seed` alone. On problems of another world (real mathematics) it only plays its part: skills by chance, rewrites that repeat the given solution.
+text and `seed` alone. On problems of another world (real mathematics) it only plays its part: skills by chance, rewrites that repeat the
+given solution.
 """
 import json
 import random

@@ -1,0 +1,51 @@
+"""Every command of the README is one that the files take; every file it names is there, with the number of lines it gives."""
+import re
+import shlex
+import subprocess
+
+import pytest
+import tyro
+
+import stat_sel
+from tests.conftest import ROOT
+from toyworld.__main__ import FLAGS
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.split("#")[0].strip()]
+DOC_COMMANDS = [line.split("  #")[0].strip().removeprefix("Run").strip() for line in stat_sel.__doc__.splitlines() if "python " in line]
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 8 and {"make demo", "make test"} <= set(COMMANDS) and len(DOC_COMMANDS) >= 4
+
+
+@pytest.mark.parametrize("command", COMMANDS + DOC_COMMANDS)
+def test_every_command_is_one_the_files_take(command):
+    words = shlex.split(command)
+    if words[0] == "make":
+        assert subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True).returncode == 0
+    elif words[:2] == ["python", "stat_sel.py"]:
+        tyro.cli(stat_sel.Args, args=words[2:])  # raises SystemExit at a wrong flag
+    elif words[:3] == ["python", "-m", "toyworld"]:
+        assert words[3] in FLAGS
+        tyro.cli(stat_sel.Args, args=FLAGS[words[3]] + [w for w in words[4:] if w != "--scale"])
+    elif words[:2] == ["python", "report.py"]:
+        assert {w for w in words if w.startswith("--")} <= {"--save", "--plots"}
+    else:
+        assert words[0] in ("pip", "export"), command
+
+
+def test_line_counts():
+    for name, lines in re.findall(r"\| `([\w.]+\.py)` \| (\d+) \|", README):
+        assert int(lines) == len((ROOT / name).read_text().splitlines()), name
+
+
+def test_nothing_is_left_to_fill_in():
+    assert not re.search(r"TOYCOST|WORLDPARAMS|WORLDTIME|CLAIMS|SCORING\b", README)
+
+
+def test_the_project_names_no_place_of_its_making():
+    for path in subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split():
+        if (ROOT / path).suffix in (".py", ".md", ".txt", ".toml", ".json") and path != "tests/test_readme.py":
+            assert "/work/" not in (ROOT / path).read_text(), path
