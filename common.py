@@ -308,19 +308,23 @@ _REWRITES = [(re.compile(pattern), new) for pattern, new in (  # in this order; 
     (r"[₀-₉]+", lambda m: "_{" + unicodedata.normalize("NFKC", m[0]) + "}"), (r"^(['\"`*]+)(.+?)\1$", r"\2"),
     *[(rf"\\f?box(?:ed)?\s*({_GROUP})", lambda m: m[1][1:-1]),
       (r"(?<=[_^])\s*\\(?:text[a-z]*|[mh]box|math(?:rm|bf|it|sf|tt|normal))\s*(?=\{)", ""),
-      (r"\\(?:text[a-z]*|[mh]box|math(?:rm|bf|it|sf|tt|normal)|boldsymbol|bm)\s*\{([^{}]*)\}", r" \1 ")] * 2,
+      (rf"\\(?:textcolor\s*\{{\w+\}}|text[a-z]*|[mh]box|math(?:rm|bf|it|sf|tt|normal)|boldsymbol|bm|underline)\s*({_GROUP})",
+       lambda m: f" {m[1][1:-1]} ")] * 2,
     (r"(?:\{,\}|,\s*\\!)\s*(?=\d{3})", ""),
     (r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|rm|bf|phantom)(?![a-zA-Z])|\\!|\\?\$|€|£|(?<!\\)\\[][()]", ""),
     (r"(?:(?<!\\)\\[,;:\s]|\\q?quad(?![a-z])|~|\s)+", " "), (r"\\[dtc]?(frac|binom)(?![a-z])", r"\\\1"), (r"\\bar(?![a-z])", r"\\overline"),
     (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"), (r"\\leq?(?:slant)?(?![a-z])|<=", "≤"), (r"\\geq?(?:slant)?(?![a-z])|>=", "≥"),
     (r"\\neq?(?![a-z])|!=|\\not ?=", "≠"), (r"\\in(?![a-z])", "∈"), (r"\\lt(?![a-z])", "<"), (r"\\gt(?![a-z])", ">"),
-    (r"\\div(?![a-z])", "/"), (r"\\lbrace", r"\\{"), (r"\\rbrace", r"\\}"), (r"\\langle", "("), (r"\\rangle", ")"), (r"\\[lr]?vert(?![a-z])", "|"),
-    (r"\\varnothing|\\\{ ?\\\}", r"\\emptyset"), (r"\^ ?\{? ?\\circ ?\}?|\\degree(?![a-z])", "°"), (r"\\%", "%"),
+    (r"\\div(?![a-z])", "/"), (r"\\lbrace", r"\\{"), (r"\\rbrace", r"\\}"), (r"\\langle", "("), (r"\\rangle", ")"),
+    (r"\\[lr]?vert(?![a-z])", "|"), (r"\\varnothing|\\\{ ?\\\}", r"\\emptyset"),
+    (r"\^ ?\{? ?\\circ ?\}?|\\degree(?![a-z])", "°"), (r"\\%", "%"),
     (rf"(?<![\\a-zA-Z])(pi|infinity|inf|{_FUNCTION})(?![a-zA-Z])", r"\\\1"), (r"\+? ?\\inf(?:ini?ty)?(?![a-z])", r"\\infty"),
-    (r"\\sqrt ?\(([^()]*)\)", r"\\sqrt{\1}"), (r"\\overline ?\{([A-Z]+)\}", r"\1"),
-    (r"^\\\{ ?[a-z](?: ?∈[^:|]*)? ?(?:\\mid|\||:)(.*)\\\}$", r"\1"), (r"(?i)(?<![\\a-z])all real(?: number)?s|\\mathbb ?\{?R\}?", r"(-\\infty;\\infty)"),
+    (r"(\\sqrt|\^) ?\(([^()]*)\)", r"\1{\2}"), (r"\\overline ?\{([A-Z]+)\}", r"\1"),
+    (r"^\\\{ ?[a-z](?: ?∈[^:|]*)? ?(?:\\mid|\||:)(.*)\\\}$", r"\1"),
+    (r"(?i)(?<![\\a-z])all real(?: number)?s|\\mathbb ?\{?R\}?", r"(-\\infty;\\infty)"),
     (r"\(-\\infty;\\infty\) ?(?:\\setminus|\\backslash|-) ?\\\{([^,;{}]*)\\\}", r"(-\\infty;\1)\\cup (\1;\\infty)"),
-    (r"^[A-Za-z ]*\b(?:is|are|equals)(?![a-z]):? ?(?=\S)|^ ?\\approx ?", ""), (r"(?<![a-zA-Z\\])[a-zA-Z]\([a-z]\) ?=", "y="),
+    (r"^[A-Za-z ]*\b(?:is|are|equals)(?![a-z]):? ?(?=\S)|^ ?(?:\\approx|about|approximately) ?", ""),
+    (r"(?<=[\d}]) ?\(([a-zA-Z. ]+)\) ?$", r" \1"), (r"(?<![a-zA-Z\\])[a-zA-Z]\([a-z]\) ?=", "y="),
     (r",? ?(?<![\\a-zA-Z])(?:and|or)(?![a-zA-Z]) ?|, |;", ";"), (r"(?<![\w.])\.(?=\d)", "0."),
     (r"(?<![\d,./])\d{1,3}(?: \d{3})+(?![\d/]| ?\\frac)", lambda m: m[0].replace(" ", "")),
     (r"\\sqrt ?(\[[^]]*\])? ?(\d+|[a-zA-Z]|\\[a-z]+)", r"\\sqrt\1{\2}"), (r"\\(frac|binom) ?([\da-zA-Z]|\\[a-z]+)", r"\\\1{\2}"),
@@ -336,7 +340,6 @@ _NAME = re.compile(  # may stand left of "=" without being part of the answer: x
 _SIGNS = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "≠": "≠", "=": "=", "∈": "∈"}  # and what they become when the sides change places
 _HOSTILE = re.compile(r"\d{5,}\W*!|!\W*!|\^\W*\d{5}|\d\W*\^[^-+*]*\d\W*\^|\^[^-+*]*\^[^-+*]*\^|binom\W*\d{5}")  # towers, 10!!!, 7^{10^8}
 
-
 def _normal(s: str) -> str:
     """The one spelling of an answer that the functions below read."""
     s = s.translate(_UNICODE).strip().rstrip("\\").strip()
@@ -344,7 +347,6 @@ def _normal(s: str) -> str:
     for i, (pattern, new) in enumerate(_REWRITES):
         s = pattern.sub(new, unicodedata.normalize("NFKC", s) if i == 3 else s)
     return s.strip(" .,:;")
-
 
 def _split(s: str, separator: str) -> list[str]:
     """Parts of s between separators (a pattern) outside all brackets; [] where brackets do not match."""
@@ -358,7 +360,6 @@ def _split(s: str, separator: str) -> list[str]:
         else:
             parts[-1] += token
     return [part.strip() for part in parts] if depth == 0 else []
-
 
 def _parts(s: str) -> tuple[str, list[str]]:
     """("", items) of a bare list, ("[)", items), ("{}", items), ("cup", sets), ("matrix2", cells), or ("leaf", [s])."""
@@ -374,7 +375,6 @@ def _parts(s: str) -> tuple[str, list[str]]:
         return _parts(items[0])
     return ((m[1] + m[3]).replace("\\", ""), items) if items else ("leaf", [s])
 
-
 def _number(s: str) -> Fraction | None:
     r"""1,000.5, 3\frac{1}{2}, 1 1/2, -2/3, 1.5e-7, 0.\overline{3} as an exact number; None for anything else."""
     if m := _FRACTION.fullmatch(s):
@@ -389,22 +389,20 @@ def _number(s: str) -> Fraction | None:
         return None
     return -value if m[1] == "-" else value
 
-
 def _equal_numbers(a: str, b: str, x: Fraction, y: Fraction) -> bool:
     """x == y, the numbers of a and b, or one is written as a decimal that shows the period of the other twice."""
     for text, shown, q in ((a, x, y), (b, y, x)):
         n = len(text.partition(".")[2])
-        if 6 <= n < 50 and abs(shown - q) * 10**n < 1 and any((10**p - 1) * 10 ** (n - 2 * p) * q % 1 == 0 for p in range(1, n // 2 + 1)):
-            return True
+        if 6 <= n < 50 and abs(shown - q) * 10**n < 1:
+            if any((10**p - 1) * 10 ** (n - 2 * p) * q % 1 == 0 for p in range(1, n // 2 + 1)):
+                return True
     return x == y
-
 
 def _base(s: str) -> tuple[str, str] | None:
     """("2A", "11") of 2A_{11} or "2A (base eleven)"; None without a base."""
     if m := _BASE.fullmatch(s):
         base = (m[2] or m[3]).lower()
         return m[1].replace(",", "").lstrip("0").upper(), str(_NUMERALS.index(base)) if base in _NUMERALS else base
-
 
 def _unit(s: str) -> tuple[str, set[str]]:
     """The answer without its unit, and what is known of the unit: nothing of a word like "ways"."""
@@ -415,13 +413,11 @@ def _unit(s: str) -> tuple[str, set[str]]:
             return m[1].strip(), {_UNITS[word] for word in words if word in _UNITS}
     return s, set()
 
-
 def _chain(s: str) -> tuple[list[str], list[str]]:
     """Sides and signs of a relation, inequalities turned to "<": (["2", "x"], ["<"]) of x > 2."""
     sides = _split(s, "[<>≤≥≠=∈]")
     signs = re.findall("[<>≤≥≠=∈]", s) if len(sides) > 1 else []
     return (sides[::-1], [_SIGNS[sign] for sign in signs[::-1]]) if signs and signs[0] in ">≥" else (sides, signs)
-
 
 def _as_set(s: str) -> str:
     r"""(-\infty;2] of x ≤ 2, (1;5) of 1 < x < 5, a union of "x < 2 or x > 3"; s itself where it is no such thing."""
@@ -438,13 +434,11 @@ def _as_set(s: str) -> str:
     text = f"{'(['[signs[0] == '≤']}{sides[0]};{sides[2]}{')]'[signs[1] == '≤']}"
     return rf"{text}\cup ({sides[2]};\infty)" if "≠" in signs else text
 
-
 def _plus_minus(s: str) -> str:
     r"""A list with the first \pm of every item written out: 1+\sqrt{2};1-\sqrt{2} of 1\pm\sqrt{2}."""
     kind, items = _parts(s)
     items = items if kind in ("", "{}") else [s]
     return ";".join(item.replace(r"\pm", sign, 1) for item in items for sign in ("+-" if r"\pm" in item else "+"))
-
 
 def _equal_bags(xs: list[str], ys: list[str], ask) -> bool:
     """Whether two lists hold the same answers in any order."""
@@ -456,13 +450,13 @@ def _equal_bags(xs: list[str], ys: list[str], ask) -> bool:
         left.remove(match)
     return not left
 
-
 def _equal(a: str, b: str, ask) -> bool:
     """Whether two normal forms mean the same; ask(mode, a, b) does the algebra."""
     if a == b or not a or not b:
         return a == b != ""
     for x, y in ((a, b), (b, a)):
-        if (m := re.fullmatch(r"(\()?([A-J])(?:\)|[.:]) ?(.+)", x)) and (m[2] == y or m[1] and not y.startswith("(") and _equal(m[3], y, ask)):
+        m = re.fullmatch(r"(\()?([A-J])(?:\)|[.:]) ?(.+)", x)
+        if m and (m[2] == y or m[1] and not y.startswith("(") and _equal(m[3], y, ask)):
             return True  # "(A) 12" is A, and 12
     if 0 < max(a.count(r"\pm"), b.count(r"\pm")) < 5:
         return _equal(_plus_minus(a), _plus_minus(b), ask)
@@ -483,11 +477,13 @@ def _equal(a: str, b: str, ask) -> bool:
     verdict = _equal_relations(a, b, ask)
     return _equal_parts(a, b, ask) if verdict is None else verdict
 
-
 def _equal_relations(a: str, b: str, ask) -> bool | None:
     """The verdict where a or b is an equation, inequality or membership; None where neither is, or where one is a list."""
     (xs, signs), (ys, others) = _chain(a), _chain(b)
-    sets = [sides[-1] if sign == ["∈"] else _as_set(s) for s, sides, sign in ((a, xs, signs), (b, ys, others))]
+    sets = [
+        sides[-1] if len(sides) == 2 and sign[0] in "=∈" and _NAME.fullmatch(sides[0]) else _as_set(s)
+        for s, sides, sign in ((a, xs, signs), (b, ys, others))
+    ]
     if any(len(_split(s, "[,;]")) > 1 and (len(sides) != 2 or _number(sides[1]) is None) for s, sides in ((a, xs), (b, ys))):
         return _equal(*sets, ask) if (sets[0] == a) != (sets[1] == b) else None
     if signs == others and signs:
@@ -501,7 +497,6 @@ def _equal_relations(a: str, b: str, ask) -> bool | None:
         numbers = all(_number(_unit(side)[0]) is not None for side in sides)  # 0.56 = 56%
         return bool(numbers or _NAME.fullmatch(sides[-1])) and _equal(sides[0], other, ask)
     return (sets != [a, b] and _equal(*sets, ask)) if signs or others else None
-
 
 def _equal_parts(a: str, b: str, ask) -> bool:
     """Lists, sets, tuples, intervals, unions and matrices by their elements; words; the rest by algebra."""
@@ -526,14 +521,12 @@ def _equal_parts(a: str, b: str, ask) -> bool:
         return len(xs) == len(ys) and all(_equal(x.strip(), y.strip(), ask) for x, y in zip(xs, ys, strict=True))
     return ask("value", a, b)
 
-
 @functools.lru_cache(maxsize=1 << 16)
 def _is_equiv(a: str, b: str) -> bool:
     try:
         return bool(_equal(_normal(a), _normal(b), functools.partial(_ask, [ALGEBRA_SECONDS])))
-    except (RecursionError, TimeoutError):
+    except (RecursionError, TimeoutError, BrokenPipeError):
         return False
-
 
 def is_equiv(pred: str, gold: str) -> bool:
     r"""Whether two bare answers mean the same. Symmetric; returns within two seconds and raises for no input.
@@ -546,27 +539,21 @@ def is_equiv(pred: str, gold: str) -> bool:
     a, b = sorted((pred.strip(), gold.strip()))
     return _is_equiv(a, b) if a != b and max(len(a), len(b)) <= MAX_ANSWER_CHARS else a == b != ""
 
-
 def score(text: str, gold: str) -> bool | None:
     """Whether the answer in a reply is the gold one; None where the reply holds no answer."""
     answer, boxes = extract_answer(text), _boxes(text)
     if answer is None or is_equiv(answer, gold):
         return None if answer is None else True
-    run = boxes[-1:]  # "\\boxed{1} and \\boxed{2}" may be one answer
-    for box in reversed(boxes[:-1]):
-        if not re.fullmatch(r"[\s$,;.\\()\[\]]*(?:(?:and|or|\\q?quad|\\text\{ ?(?:and|or) ?\})[\s$,;\\()\[\]]*)*", text[box[1] : run[0][0]]):
-            break
-        run.insert(0, box)
-    return len(run) > 1 and is_equiv("; ".join(content for _, _, content in run), gold)
-
+    n = next((n for n in range(1, len(boxes)) if not _BETWEEN.fullmatch(text, boxes[-n - 1][1], boxes[-n][0])), len(boxes))
+    return n > 1 and is_equiv("; ".join(content for _, _, content in boxes[-n:]), gold)
 
 _BOX = re.compile(r"\\{1,2}(?:boxed|fbox)\s*(\{|-?\d[\d.,/]*|[A-Z](?![A-Za-z]))|\\.|[{}]", re.DOTALL)
+_BETWEEN = re.compile(r"(?:[\s$,;\\()\[\]]|and|or|\\q?quad|\\text\{ ?(?:and|or) ?\})*")  # "\boxed{1} and \boxed{2}" are one answer
 _MARK = re.compile(
     r"\banswers?[*_\s]{0,9}(?:(?:is|are|should be|must be|would be|[:=])[*_:\s]{0,9}|(?=\$|\\[(\[])|(?<=\n)|(?<=\*\*))"
     r"|^\#{4}\s{0,9}(?=\S*[\d\\$]\S*\s*$|[A-Z]\s*$)", re.IGNORECASE | re.MULTILINE)
 _MATH = r"\$\$?([^$]*)\$\$?|\\\((.*?)\\\)|\\\[(.*?)\\\]"
 _STOP = re.compile(_MATH + r"|(\.(?=[\s*\"<]|$)|\n|<\||,?\s(?:since|because|which|where|so)\b)", re.DOTALL)
-
 
 def _boxes(text: str) -> list[tuple[int, int, str]]:
     """Start, end and content of every balanced, non-empty box, in order of their ends."""
@@ -579,7 +566,6 @@ def _boxes(text: str) -> list[tuple[int, int, str]]:
         elif m[0] == "}" and opened and (box := opened.pop()) and text[box.end() : m.start()].strip(" .…$\n"):
             boxes.append((box.start(), m.end(), text[box.end() : m.start()].strip()))
     return boxes
-
 
 def extract_answer(text: str) -> str | None:
     r"""The last balanced, non-empty \boxed{...}, else what follows the last "answer is", "Answer:" or "####"; else None.
@@ -599,9 +585,7 @@ def extract_answer(text: str) -> str | None:
             break
     return answer or None
 
-
 _workers = {}  # process id: lock and worker; a forked child finds neither, and starts its own
-
 
 def _ask(seconds_left: list[float], mode: str, a: str, b: str) -> bool:
     """The worker's verdict on two LaTeX expressions. When seconds_left[0] run out it is killed, and TimeoutError raised."""
@@ -611,10 +595,10 @@ def _ask(seconds_left: list[float], mode: str, a: str, b: str) -> bool:
     with own["lock"]:
         if own["process"] is None or own["process"].poll() is not None:  # unbuffered, so that a fork flushes nothing twice
             command = [sys.executable, os.path.abspath(__file__), "--grade-worker"]
-            own["process"] = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
-            if own["process"].stdout.readline() != b"ready\n":
+            worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
+            if worker.stdout.readline() != b"ready\n":
                 raise UserError("scoring: math-verify was expected, its process did not start; pip install math-verify")
+            own["process"] = worker
         worker, reply, start = own["process"], b"", time.monotonic()
         timer = threading.Timer(seconds_left[0], worker.kill)
         timer.daemon = True
@@ -632,19 +616,21 @@ def _ask(seconds_left: list[float], mode: str, a: str, b: str) -> bool:
         raise TimeoutError
     return json.loads(reply)
 
-
 def _grade_worker() -> None:
     """Answers JSON lines [mode, a, b] with true or false until stdin ends, that is until the parent is gone."""
+    import faulthandler
+
     answers, sys.stdout = sys.stdout, sys.stderr
     _same_algebra("value", "x^{2}", r"\sqrt{x}")  # imports
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
+        faulthandler.dump_traceback_later(10 * ALGEBRA_SECONDS, exit=True)  # in case the parent died while this hangs
         try:
             verdict = _same_algebra(*json.loads(line))
         except Exception:  # the parser and sympy raise what they like: what cannot be read is not equal
             verdict = False
+        faulthandler.cancel_dump_traceback_later()
         print(json.dumps(bool(verdict)), file=answers, flush=True)
-
 
 def _same_algebra(mode: str, *latex: str) -> bool:
     """Equal "value", or constant "ratio" or positive "factor", at random rational points where both are real (if any are)."""
@@ -671,7 +657,8 @@ def _same_algebra(mode: str, *latex: str) -> bool:
     if x == y:
         return mode == "value" or not x.is_number
     rng, names = random.Random(0), sorted(x.free_symbols | y.free_symbols, key=str)
-    points = [{n: sympy.Rational(rng.randint(1, 999) * rng.choice((1, 1 - i % 2 * 2)), 97) for n in names} for i in range(8 if names else 1)]
+    signs = [(1,), (1, -1)] * (4 if names else 1)  # every other point has negative coordinates too
+    points = [{n: sympy.Rational(rng.randint(1, 999) * rng.choice(sign), 97) for n in names} for sign in signs]
     values = [(x.subs(point), y.subs(point)) for point in points]
     values = [(p, q) for p, q in values if p.evalf(15).is_real and q.evalf(15).is_real] or values
     if mode == "value":
@@ -680,10 +667,6 @@ def _same_algebra(mode: str, *latex: str) -> bool:
     if vanishes(p0) or vanishes(q0) or not all(vanishes(p * q0 - p0 * q) for p, q in values):
         return False
     return mode == "ratio" or all((p * q).evalf(15) > 0 for p, q in values)
-
-
-if __name__ == "__main__" and sys.argv[1:] == ["--grade-worker"]:
-    _grade_worker()
 
 
 # --- Data: every set as rows of id, problem, solution, answer, subject, level, skills. ----------------------------------------------
@@ -975,7 +958,7 @@ def bars(counts: dict[str, int], top: int = 10, width: int = 40) -> str:
     return "\n".join(lines + [f"({len(counts) - top} more)"] * (len(counts) > top)) or "(none)"
 
 
-# --- Command line. ---
+# --- Command line. -------------------------------------------------------------------------------------------------------------------
 def peak_gib() -> float:
     """Peak memory so far: the GPU's where torch uses one, else this process's."""
     torch = sys.modules.get("torch")
@@ -1019,3 +1002,7 @@ def cli(main, Args, description: str) -> None:
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
+
+
+if __name__ == "__main__" and sys.argv[1:] == ["--grade-worker"]:
+    _grade_worker()

@@ -238,3 +238,10 @@ def test_the_toy_command(tmp_path, run_file, small_world):
                     env={"TOYWORLD_DIR": str(small_world.parent)})
     assert done.returncode == 0 and (tmp_path / "out" / "result.json").exists(), done.stderr[-2000:]
     assert world.make_world(small_world.parent, 0, "unused, it is there already", 0.1) == small_world
+
+
+def test_the_gpu_benchmark_runs_at_toy_size(small_world, run_file):
+    done = run_file("benchmarks/gpu.py", "--shape", "tiny", "--scale", "0.1", "--new-tokens", "4", "--words", "20",
+                    env={"TOYWORLD_DIR": str(small_world.parent)})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("GiB") >= 4 and "train on 32 pairs" in done.stdout

@@ -92,7 +92,7 @@ SKILLS = [
     Skill("Algebra", "sequences", ("the next term of {a},{b},{c}", "what follows {a},{b},{c}"), _draw_next_term,
           lambda a, b, c: [f"{b}-{a}={b - a}", f"{c}+{b - a}={c + b - a}"]),
     Skill("Algebra", "function values", ("f({c}) if f(x)={a}x+{b}", "the value of {a}x+{b} at x={c}"),
-          lambda rng, size: (rng.randint(2, 3 + 2 * size), rng.randint(1, 6 * size), rng.randint(2, 3 + 2 * size)),
+          lambda rng, size: (rng.randint(2, 3 + 2 * size), rng.randint(1, 9), rng.randint(2, 3 + 2 * size)),
           lambda a, b, c: [f"{a}*{c}={a * c}", f"{a * c}+{b}={a * c + b}"]),
     Skill("Algebra", "linear equations", ("x if x/{a}-{b}={c}", "the root of x/{a}-{b}={c}"), _draw_equation,
           lambda a, b, c: [f"{c}+{b}={c + b}", *_multiply(c + b, a)]),

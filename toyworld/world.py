@@ -7,8 +7,8 @@ from pathlib import Path
 from toyworld import problems as toy
 
 # Fixed on pilot seeds 100-104 and on questions held out of P; reported runs use other seeds.
-N_TRAIN, N_VAL, N_TEST = 3000, 1000, 2000
-WEAK_IN_DATA = 0.3  # how often a weak skill comes in P and in the test questions, beside a strong one
+N_TRAIN, N_VAL, N_TEST = 1500, 1000, 2000
+WEAK_IN_DATA = 0.4  # how often a weak skill comes in P and in the test questions, beside a strong one
 WEAK_IN_PRETRAINING = 0.005  # and in what the student saw before, P aside
 PRETRAINING_STEPS = 2400
 
@@ -24,7 +24,7 @@ def draw_unique(rng: random.Random, n: int, taken: set[str]) -> list[toy.Problem
     from toyworld.student import draw_problem
     out = []
     while len(out) < n:
-        problem = draw_problem(rng, WEAK_IN_DATA, 0.3)
+        problem = draw_problem(rng, WEAK_IN_DATA, 0.2)
         if problem.text not in taken:
             taken.add(problem.text)
             out.append(problem)

@@ -1,0 +1,85 @@
+"""STAT-Sel on a GPU: the toy world end to end, then answering and training at the shape of a 3B model with random weights.
+
+    python benchmarks/gpu.py                # about 15 GB of disk and a GPU with 24 GB; no network
+    python benchmarks/gpu.py --shape tiny   # the same steps at toy size, to see that they run
+
+Prints seconds and peak memory; random weights answer nonsense up to the length limit, so the answering time is that of the longest answers.
+"""
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM  # noqa: E402
+
+import common  # noqa: E402
+import stat_sel  # noqa: E402
+from toyworld import world  # noqa: E402
+
+SHAPES = {  # hidden size, layers, heads, key-value heads, feed-forward size, vocabulary
+    "tiny": (64, 2, 4, 2, 128, 1024),
+    "3b": (2048, 36, 16, 2, 11008, 151936),  # Qwen2.5-3B's, on Llama's architecture
+}
+
+
+def make_checkpoint(folder: Path, shape: str, tokenizer) -> Path:
+    """A random checkpoint of that shape with the toy tokenizer; its vocabulary is the real one's size, so the logits cost what they cost there."""
+    width, layers, heads, kv_heads, ff, vocab = SHAPES[shape]
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    model = LlamaForCausalLM(LlamaConfig(
+        hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads, intermediate_size=ff,
+        vocab_size=vocab, tie_word_embeddings=True, max_position_embeddings=4096, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+        pad_token_id=tokenizer.pad_token_id))
+    torch.set_default_dtype(torch.float32)
+    model.save_pretrained(folder / shape)
+    tokenizer.save_pretrained(folder / shape)
+    return folder / shape
+
+
+def timed(label: str, work):
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    started = time.time()
+    value = work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    print(f"{label}: {time.time() - started:.1f} s, peak {common.peak_gib():.2f} GiB", flush=True)
+    return value
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="3b")
+    parser.add_argument("--new-tokens", type=int, default=512, help="length of every answer")
+    parser.add_argument("--words", type=int, default=500, help="length of a training answer, in words of about two tokens")
+    parser.add_argument("--scale", type=float, default=1.0, help="size of the toy world")
+    args = parser.parse_args()
+    print(f"device: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'}")
+    with tempfile.TemporaryDirectory() as folder:
+        toy = [sys.executable, "-m", "toyworld", "stat_sel", "--scale", str(args.scale), "--out", f"{folder}/toy"]
+        if code := timed("toy world, end to end", lambda: subprocess.call(toy, cwd=ROOT)):
+            return code
+        made = world.make_world(ROOT / world.default_root(), 0, stat_sel.STUDENT_PROMPT, args.scale)
+        checkpoint = make_checkpoint(Path(folder), args.shape, AutoTokenizer.from_pretrained(made / "student"))
+        run_args = stat_sel.Args(student=str(checkpoint), out=f"{folder}/run", epochs=1)
+        student = timed(f"load {args.shape} in 4 bits", lambda: stat_sel.load_student(run_args))
+        prompts = [stat_sel.prompt_ids(student, "What is 3+4?")] * run_args.sample_batch
+        timed(f"answer {run_args.sample_batch} questions with {args.new_tokens} tokens each",
+              lambda: stat_sel.sample(student._replace(stop_ids=frozenset({-1})), prompts, 0.1, args.new_tokens, seed=0))
+        rows = [{"problem": "What is 3+4?", "response": "seven " * args.words}] * 32
+        run = common.open_run(run_args, run_args.out)
+        timed(f"train on {len(rows)} pairs of {len(stat_sel.encode(student, rows[0], 4096)[0])} tokens, batch {run_args.batch} = "
+              f"{run_args.batch // run_args.micro_batch} x {run_args.micro_batch}", lambda: stat_sel.train(run_args, run, student, rows, "arm"))
+        run.lock.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
