@@ -827,13 +827,14 @@ def _environment() -> dict:
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
 
+    found = {d.name: d.version for d in importlib.metadata.distributions()}
     return {
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "argv": sys.argv,
         "commit": output("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),  # null outside a repository
         "gpu": output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or "cpu",  # torch may not be loaded yet
         "python": platform.python_version(),
-        "packages": dict(sorted((d.name, d.version) for d in importlib.metadata.distributions())),
+        "packages": {name: found.get(name) for name in ("torch", "transformers", "peft", "bitsandbytes", "openai", "math-verify", "tyro")},
     }
 
 

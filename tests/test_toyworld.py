@@ -41,7 +41,9 @@ def test_every_worked_solution_is_right_by_another_computation():
         "perimeters": lambda a, b: 2 * a + 2 * b, "remainders": lambda a, b: a % b, "greatest common divisors": math.gcd,
         "digit sums": lambda a: sum(map(int, str(a))), "digit products": lambda a: math.prod(map(int, str(a))),
         "sequences": lambda a, b, c: c + (b - a), "function values": lambda a, b, c: a * c + b,
-        "linear equations": lambda a, b, c: (c + b) * a, "distances": lambda a, b: abs(a - b)}
+        "linear equations": lambda a, b, c: (c + b) * a, "distances": lambda a, b: abs(a - b), "areas": lambda a, b: a * b,
+        "sums of three": lambda a, b, c: a + b + c, "digit differences": lambda a: abs(a // 10 - a % 10), "doubling": lambda a, b: 2 * a + b,
+        "falling sequences": lambda a, b, c: 2 * c - b, "brackets": lambda a, b, c: a * (b + c), "missing addends": lambda a, b: a - b}
     for problem in draws(3000):
         value = None
         for part in problem.parts:

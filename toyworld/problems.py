@@ -1,4 +1,4 @@
-r"""Toy mathematics: twelve skills over three subjects, worked solutions, and an exact check of every step.
+r"""Toy mathematics: nineteen skills over three subjects, worked solutions, and an exact check of every step.
 
 A problem is text. `read` turns text back into the skills and numbers it was made from, so the toy teacher and the checker work from what they
 are shown, never from hidden labels. A two-skill problem feeds the value of a first part, t, into a second: "Let t be 47+38. Find t mod 7."
@@ -73,6 +73,10 @@ def _draw_next_term(rng, size):
     return first, first + gap, first + 2 * gap
 
 
+def _draw_falling(rng, size):
+    return _draw_next_term(rng, size)[::-1]
+
+
 SKILLS = [
     Skill("Prealgebra", "addition", ("{a}+{b}", "the sum of {a} and {b}", "{a} plus {b}"), _draw_pair, lambda a, b: [f"{a}+{b}={a + b}"]),
     Skill("Prealgebra", "subtraction", ("{a}-{b}", "{b} less than {a}", "{a} minus {b}"), _draw_subtract, lambda a, b: [f"{a}-{b}={a - b}"]),
@@ -81,6 +85,10 @@ SKILLS = [
     Skill("Prealgebra", "perimeters", ("the perimeter of a rectangle {a} by {b}", "the way around a field {a} wide and {b} long"),
           lambda rng, size: (rng.randint(2, 5 * size), rng.randint(2, 5 * size)),
           lambda a, b: [f"{a}+{b}={a + b}", f"{a + b}+{a + b}={2 * (a + b)}"]),
+    Skill("Prealgebra", "areas", ("the area of a rectangle {a} by {b}", "how much a field {a} wide and {b} long holds"),
+          lambda rng, size: (_two_digit(rng, size), rng.randint(2, 5)), _multiply),
+    Skill("Prealgebra", "sums of three", ("the sum of {a}, {b}, {c}", "{a}, {b}, {c} added up"),
+          lambda rng, size: (rng.randint(2, 7 * size), rng.randint(2, 7 * size), rng.randint(2, 9)), lambda *numbers: _fold("+", numbers)),
     Skill("Number Theory", "remainders", ("{a} mod {b}", "the remainder of {a} by {b}", "what {a} leaves on division by {b}"),
           lambda rng, size: (_two_digit(rng, size), rng.randint(3, 9)),
           lambda a, b: [f"{b}*{a // b}={a // b * b}", f"{a}-{a // b * b}={a % b}"]),
@@ -89,6 +97,8 @@ SKILLS = [
           lambda rng, size: (rng.randint(10, 99) if size < 3 else rng.randint(100, 999),), lambda a: _fold("+", _digits(a))),
     Skill("Number Theory", "digit products", ("the digit product of {a}", "the product of the digits of {a}"),
           lambda rng, size: (rng.randint(10, 39 + 20 * size),), lambda a: _fold("*", _digits(a))),
+    Skill("Number Theory", "digit differences", ("the digit difference of {a}", "how far the digits of {a} are apart"),
+          lambda rng, size: (rng.randint(10, 99),), lambda a: [f"{max(_digits(a))}-{min(_digits(a))}={max(_digits(a)) - min(_digits(a))}"]),
     Skill("Algebra", "sequences", ("the next term of {a},{b},{c}", "what follows {a},{b},{c}"), _draw_next_term,
           lambda a, b, c: [f"{b}-{a}={b - a}", f"{c}+{b - a}={c + b - a}"]),
     Skill("Algebra", "function values", ("f({c}) if f(x)={a}x+{b}", "the value of {a}x+{b} at x={c}"),
@@ -96,6 +106,14 @@ SKILLS = [
           lambda a, b, c: [f"{a}*{c}={a * c}", f"{a * c}+{b}={a * c + b}"]),
     Skill("Algebra", "linear equations", ("x if x/{a}-{b}={c}", "the root of x/{a}-{b}={c}"), _draw_equation,
           lambda a, b, c: [f"{c}+{b}={c + b}", *_multiply(c + b, a)]),
+    Skill("Algebra", "falling sequences", ("the next number falling from {a},{b},{c}", "where {a},{b},{c} falls to"), _draw_falling,
+          lambda a, b, c: [f"{a}-{b}={a - b}", f"{c}-{a - b}={c - a + b}"]),
+    Skill("Algebra", "doubling", ("2y+{b} if y={a}", "twice {a} and {b} more"), lambda rng, size: (rng.randint(2, 8 * size), rng.randint(1, 9)),
+          lambda a, b: [f"{a}+{a}={2 * a}", f"{2 * a}+{b}={2 * a + b}"]),
+    Skill("Algebra", "brackets", ("{a}({b}+{c})", "{a} times the bracket {b}+{c}"),
+          lambda rng, size: (rng.randint(2, 4), rng.randint(2, 6 * size), rng.randint(2, 6 * size)),
+          lambda a, b, c: [f"{b}+{c}={b + c}", *_multiply(b + c, a)]),
+    Skill("Algebra", "missing addends", ("x if {b}+x={a}", "what {b} lacks to {a}"), _draw_subtract, lambda a, b: [f"{a}-{b}={a - b}"]),
     Skill("Algebra", "distances", ("|{a}-{b}|", "the distance of {a} and {b}"), lambda rng, size: tuple(rng.sample(range(2, 10 * size + 1), 2)),
           lambda a, b: [f"{max(a, b)}-{min(a, b)}={abs(a - b)}"]),
 ]

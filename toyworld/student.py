@@ -10,7 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from toyworld import problems as toy
 
-WEAK = ("perimeters", "digit products", "function values", "linear equations", "distances")
+WEAK = ("perimeters", "areas", "sums of three", "digit products", "digit differences", "function values", "linear equations", "falling sequences",
+        "doubling", "brackets", "missing addends", "distances")
 CHAT_TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'assistant' %}<|answer|>{{ m.content }}<|end|>{% else %}<|user|>{{ m.content }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|answer|>{% endif %}"
