@@ -140,6 +140,9 @@ def tables(results: dict) -> str:
             f"{'-'.join(str(n) for n in sorted({min(n_pairs), max(n_pairs)}))} | "
             f"{statistics.fmean(row['train_seconds'] for row in rows):.0f} | {max(row['peak_gib'] or 0 for row in rows):.2f} |")
     trained = [arm for arm in arms if arm != "base"]
+    calls, tokens_in, tokens_out = (statistics.fmean(sum(step.get(name, 0) for step in run["teacher_totals"].values()) for run in runs)
+                                    for name in ("calls", "n_in", "n_out"))
+    lines += ["", f"The teacher in a run: {calls:,.0f} calls, {tokens_in:,.0f} tokens in, {tokens_out:,.0f} out."]
     if "stat" in arms and "shuffled" in arms:
         lines += ["", f"stat minus shuffled: {shown(difference(runs, 'stat', 'shuffled'))}."]
     for labels, words in (("skills_by_data", "labels that nothing was drawn by"), ("skills_by_teacher", "the labels drawn by")):

@@ -14,7 +14,7 @@ Names   P, the training questions (§2) = pool; S, the skill list = skills; Q_va
 Arms    base      the student as it is
         augment   random pairs of rewritten answers over all of P: MATH-Augment (§C.2)
         stat      STAT-Sel
-        shuffled  STAT-Sel with the profile's skills permuted among the skills: does the targeting help, or any redraw?   (ours)
+        shuffled  STAT-Sel with the profile's skills permuted among the skills: does the targeting help, or any redraw? (ours)
 Differs Length-grouped batches without packing. The process reward model of §2.1 is not here yet: difficulty comes from the answer.
 Run     python stat_sel.py --teacher gpt-4o-mini                                         # the paper's setting on one GPU
         python stat_sel.py --teacher gpt-4o-mini --plan                                  # calls, tokens, one prompt of each kind; sends nothing
@@ -249,7 +249,10 @@ def draw_stat(profile: dict[str, list[str]], skill_map: dict[str, list[str]], k:
 
 
 def shuffle_profile(profile: dict[str, list[str]], skill_map: dict[str, list[str]], rng: random.Random) -> dict[str, list[str]]:
-    """The profile with its skills permuted among all skills of the Skill-Map: as many draws, at the wrong skills (ours: the control)."""
+    """The profile with its skills permuted among all skills of the Skill-Map: as many draws, at the wrong skills.
+
+    ours: a control, because a gain of any redraw would look like one of the targeting.
+    """
     names = sorted(skill_map)
     other = dict(zip(names, rng.sample(names, len(names)), strict=True))
     return {question: [other[skill] for skill in skills if skill in other] for question, skills in profile.items()}
@@ -357,7 +360,7 @@ def sample(student: Student, prompts: list[list[int]], temperature: float, max_n
         if not alive.any():
             break
         mask, positions = torch.cat([mask, mask.new_ones(len(mask), 1)], 1), positions[:, -1:] + 1
-        if alive.sum() <= 0.75 * len(alive):  # ours: dropping rows copies the cache, so not for every single one
+        if alive.sum() <= 0.75 * len(alive):  # ours: not for every single row, because it copies the cache
             keep = alive.nonzero()[:, 0]
             cache.batch_select_indices(keep)
             ids, mask, positions, rows = ids[keep], mask[keep], positions[keep], rows[keep]
@@ -504,7 +507,7 @@ def profile_requests(rows: list[dict], responses: list[str], skills: dict[str, l
             for row, response in zip(rows, responses, strict=True)]
 
 
-def rewrite_request(row: dict, i: int) -> Request:  # ours: T = 1, because three samples at a low temperature would hardly differ
+def rewrite_request(row: dict, i: int) -> Request:  # ours: T = 1, because at a low one the three would hardly differ
     return Request(teacher_messages(REWRITE_PROMPT, problem=row["problem"], solution=row["solution"]), temperature=1.0, max_tokens=2048, sample=i)
 
 
