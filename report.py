@@ -27,9 +27,12 @@ def gather(paths: list[str]) -> dict:
             raise UserError(f"{path}: expected a finished run with a result.json, found none; finish it, or leave it out")
         result, args, env = (read_json(path / name) for name in ("result.json", "args.json", "env.json"))
         arguments[str(path)] = {name: value for name, value in args.items() if name not in PER_SEED}
+        missed = set(most_missed([result]))
         for arm, row in result["arms"].items():
-            row["by_skill"] = {}
+            row["by_skill"], row["missed"], row["other"] = {}, (0, 0), (0, 0)
             for _, question in read_jsonl(path / f"7_test_{arm}.jsonl"):
+                kind = "missed" if missed & set(question["skills"] or []) else "other"
+                row[kind] = (row[kind][0] + bool(question["is_right"]), row[kind][1] + 1)
                 for skill in question["skills"] or []:
                     k, n = row["by_skill"].get(skill, (0, 0))
                     row["by_skill"][skill] = (k + bool(question["is_right"]), n + 1)
@@ -78,6 +81,12 @@ def accuracy(run: dict, arm: str) -> float:
     return 100 * run["arms"][arm]["k"] / run["arms"][arm]["n"]
 
 
+def part_accuracy(run: dict, arm: str, part: str) -> float:
+    """On the test questions that need one of the run's ten most-missed skills ("missed"), or none of them ("other")."""
+    k, n = run["arms"][arm][part]
+    return 100 * k / n
+
+
 def difference(runs: list[dict], a: str, b: str) -> tuple[float, float, float]:
     return t_interval([accuracy(run, a) - accuracy(run, b) for run in runs])
 
@@ -121,6 +130,36 @@ def skill_change(runs: list[dict], a: str, b: str, skill: str, comparisons: int)
     return t_interval([x - y for x, y in pairs], comparisons) if pairs else None
 
 
+PAPER = {  # MATH accuracy in Table 3 of arXiv 2510.10023: Llama-3.2-3B-Instruct, Qwen2.5-3B, Llama-3.2-1B-Instruct
+    "base": (44.0, 55.8, 26.0), "augment": (45.2, 56.6, 27.8), "stat": (51.5, 58.4, 32.4)}
+
+
+def verdict(interval: tuple[float, float, float]) -> str:
+    return "holds" if interval[1] > 0 else "is reversed" if interval[2] < 0 else "is open: the interval holds 0"
+
+
+def claims(runs: list[dict]) -> list[str]:
+    """C1, C5 and C6 of STAT as rows of a table; each is a difference between arms at equal numbers of pairs."""
+    rows = []
+    for name, a, b in (("C1: STAT-Sel > MATH-Augment", "stat", "augment"), ("C1: MATH-Augment > base", "augment", "base"),
+                       ("control: STAT-Sel > shuffled", "stat", "shuffled")):
+        found = difference(runs, a, b)
+        paper = ", ".join(f"{x - y:+.1f}" for x, y in zip(PAPER[a], PAPER[b], strict=True)) if a in PAPER and b in PAPER else "not run there"
+        rows.append(f"| {name} | {verdict(found)} | {shown(found)} points | {paper} |")
+    distances = [(distance_to_profile(run, "augment", "skills_by_data"), distance_to_profile(run, "stat", "skills_by_data")) for run in runs]
+    if all(None not in pair for pair in distances):
+        nearer = t_interval([augment - stat for augment, stat in distances])
+        rows.append(f"| C5: the skills of STAT-Sel's training set are nearer the profile than MATH-Augment's | {verdict(nearer)} | "
+                    f"{shown(nearer)} points of total variation, by labels that nothing was drawn by | Fig. 2, no number |")
+    skills = most_missed(runs)
+    changes = {skill: skill_change(runs, "stat", "base", skill, len(skills)) for skill in skills}
+    risen = [skill for skill, change in changes.items() if change and change[1] > 0]
+    means = [change[0] for change in changes.values() if change]
+    rows.append(f"| C6: accuracy rises on each of the {len(skills)} most-missed skills | the mean rises on {sum(m > 0 for m in means)}, beyond its "
+                f"corrected interval on {len(risen)} | {min(means):+.1f} to {max(means):+.1f} points | Fig. 4: on all ten |")
+    return ["", "| claim | here | difference, 95 % interval | in the paper (three students) |", "|---|---|---|---|", *rows]
+
+
 # --- Tables ---------------------------------------------------------------------------------------------------------------------------------
 def tables(results: dict) -> str:
     """The tables in Markdown: everything in them is computed from `results`."""
@@ -140,16 +179,20 @@ def tables(results: dict) -> str:
             f"{'-'.join(str(n) for n in sorted({min(n_pairs), max(n_pairs)}))} | "
             f"{statistics.fmean(row['train_seconds'] for row in rows):.0f} | {max(row['peak_gib'] or 0 for row in rows):.2f} |")
     trained = [arm for arm in arms if arm != "base"]
+    if {"base", "augment", "stat", "shuffled"} <= set(arms):
+        lines += claims(runs)
     calls, tokens_in, tokens_out = (statistics.fmean(sum(step.get(name, 0) for step in run["teacher_totals"].values()) for run in runs)
                                     for name in ("calls", "n_in", "n_out"))
     lines += ["", f"The teacher in a run: {calls:,.0f} calls, {tokens_in:,.0f} tokens in, {tokens_out:,.0f} out."]
-    if "stat" in arms and "shuffled" in arms:
-        lines += ["", f"stat minus shuffled: {shown(difference(runs, 'stat', 'shuffled'))}."]
     for labels, words in (("skills_by_data", "labels that nothing was drawn by"), ("skills_by_teacher", "the labels drawn by")):
         distances = {arm: [distance_to_profile(run, arm, labels) for run in runs] for arm in trained}
         if trained and all(d is not None for row in distances.values() for d in row):
             lines += ["", f"Distance between training set and Missing-Skill-Profile, by {words} (total variation, 0 = the same, 100 = disjoint): "
                       + "; ".join(f"{arm} {shown(t_interval(row), '')}" for arm, row in distances.items()) + "."]
+    if trained and all(run["arms"][arm][part][1] for run in runs for arm in arms for part in ("missed", "other")) and reference in trained:
+        lines += ["", f"Minus {reference} on the test questions that need one of the run's ten most-missed skills, and on the others: " + "; ".join(
+            f"{arm} " + " and ".join(shown(t_interval([part_accuracy(run, arm, part) - part_accuracy(run, reference, part) for run in runs]))
+                                     for part in ("missed", "other")) for arm in trained if arm != reference) + "."]
     skills = most_missed(runs)
     compared = [(a, b) for a, b in (("stat", "base"), ("stat", reference)) if a in arms and b in arms and a != b]
     if compared and any(run["arms"]["stat"]["by_skill"] for run in runs):
@@ -189,7 +232,7 @@ def plot_profile(results: dict, path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("share of all skill mentions (%)")
     axes.set_title(f"The skills missed, and those trained on ({len(runs)} runs, ± 1 sd)")
-    axes.legend()
+    axes.legend(loc="lower right")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
@@ -213,7 +256,7 @@ def plot_skills(results: dict, path: Path) -> None:
     axes.set_yticks(range(len(skills)), skills)
     axes.invert_yaxis()
     axes.set_xlabel("accuracy minus base (points)")
-    axes.set_title(f"Change on the most-missed skills, questions not profiled on ({len(runs)} runs, corrected 95 % intervals)")
+    axes.set_title(f"Change on the most-missed skills ({len(runs)} runs, corrected 95 % intervals)")
     axes.legend()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

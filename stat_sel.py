@@ -286,7 +286,9 @@ class Student(NamedTuple):
 def load_student(args) -> Student:
     """The student in NF4 with its tokenizer; compute in bf16 (fp16 before Ampere, fp32 without a GPU)."""
     import logging
+    import warnings
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "Paged optimizers are not supported on CPU|`is_gradient_checkpointing` is deprecated")  # both harmless
     import bitsandbytes as bnb
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
     from transformers.utils import logging as hf_logging

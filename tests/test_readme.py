@@ -1,4 +1,5 @@
 """Every command of the README is one that the files take; every file it names is there, with the number of lines it gives."""
+import json
 import re
 import shlex
 import subprocess
@@ -49,3 +50,14 @@ def test_the_project_names_no_place_of_its_making():
     for path in subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split():
         if (ROOT / path).suffix in (".py", ".md", ".txt", ".toml", ".json") and path != "tests/test_readme.py":
             assert "/work/" not in (ROOT / path).read_text(), path
+
+
+def test_the_scorers_error_rates_are_those_of_the_committed_results():
+    kinds = json.loads((ROOT / "results" / "scorer.json").read_text())["kinds"].values()
+    for same in (True, False):
+        rows = [row for row in kinds if row["same"] is same]
+        pairs = sum(row["pairs"] for row in rows)
+        for judge, name in (("scorer", "`common.is_equiv`"), ("math-verify", "math-verify 0.9.0")):
+            wrong = sum(row[judge] for row in rows)
+            cell = f"{wrong} of {pairs} ({100 * wrong / pairs:.1f} %)"
+            assert any(line.startswith(f"| {name} |") and cell in line for line in README.splitlines()), cell

@@ -12,7 +12,8 @@ from tests.conftest import ROOT
 from toyworld import teacher as toy_teacher
 from toyworld import world
 
-SMALL = ["--seed", "0", "--n-val", "60", "--n-pairs", "40", "--epochs", "1", "--batch", "16", "--micro-batch", "16", "--no-checkpointing",
+SMALL = ["--seed", "0", "--n-val", "60", "--limit", "90", "--n-pairs", "40",
+         "--epochs", "1", "--batch", "16", "--micro-batch", "16", "--no-checkpointing",
          "--lr", "1e-3", "--sample-batch", "50", "--max-new-tokens", "60", "--concurrency", "4"]
 
 
@@ -41,7 +42,7 @@ def test_a_run_ends_with_its_table(whole_run):
     out, printed = whole_run
     result = json.loads((out / "result.json").read_text())
     assert list(result["arms"]) == ["base", "augment", "stat", "shuffled"]
-    assert {row["n"] for row in result["arms"].values()} == {70}
+    assert {row["n"] for row in result["arms"].values()} == {90}
     assert len({row["n_pairs"] for arm, row in result["arms"].items() if arm != "base"}) == 1  # equal numbers of pairs
     assert "vs augment" in printed and printed.count("at most") >= 2 and "##" in printed
     for arm in ("augment", "stat", "shuffled"):
@@ -63,7 +64,7 @@ def test_every_pair_trained_on_has_the_gold_answer(whole_run, small_world):
 def test_no_test_question_was_profiled_or_trained_on(whole_run):
     out = whole_run[0]
     tested, profiled = {row["id"] for row in read(out / "7_test_base.jsonl")}, {row["id"] for row in read(out / "1_answers.jsonl")}
-    assert len(tested) == 70 and len(profiled) == 60 and not tested & profiled
+    assert len(tested) == 90 and len(profiled) == 60 and not tested & profiled
     assert not tested & {row["id"] for row in read(out / "train_stat.jsonl")}
 
 
@@ -180,9 +181,9 @@ def test_consistency_and_a_given_skill_map(small_world, tmp_path, teacher_url, r
     (["--student", "nowhere"], "no such folder"),
     (["--teacher-url", "http://127.0.0.1:9/v1"], "127.0.0.1:9"),
     (["--teacher-url", "127.0.0.1:9"], "http://"),
-    (["--max-usd", "1"], "price"),
+    (["--max-usd", "1"], "max_usd needs"),
     (["--n-val", "0"], "--n-val"),
-    (["--n-val", "160"], "n_val"),
+    (["--n-val", "300"], "n_val"),
     (["--epochs", "0"], "--epochs"),
     (["--batch", "0"], "--batch"),
 ])
