@@ -4,7 +4,8 @@ r"""Tables over runs, intervals and plots. No method file imports this.
     python report.py results/toy_stat_sel.json --plots docs                      # tables and PNGs from what was gathered
 
 The unit is the run (one seed: one split, one draw, one student). A difference between two arms is paired within a run: its interval is the
-t-interval over runs. Where ten skills are compared at once, their intervals are Bonferroni-corrected.
+t-interval over runs. Where ten skills are compared at once, their intervals are Bonferroni-corrected. A skill that several subjects share is one
+skill here: skills are told apart by name.
 """
 import argparse
 import json

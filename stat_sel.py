@@ -20,8 +20,8 @@ Run     python stat_sel.py --teacher gpt-4o-mini                                
         python stat_sel.py --teacher gpt-4o-mini --plan                                  # calls, tokens, one prompt of each kind; sends nothing
         python stat_sel.py --teacher MODEL --teacher-url http://localhost:8000/v1 --limit 100   # any OpenAI-compatible server, a small slice
         python -m toyworld stat_sel                                                      # no GPU, no key, minutes
-Writes  runs/stat_sel/  args.json env.json 1_answers.jsonl 2_graded.jsonl 3_skill_map.jsonl 4_profile.jsonl 5_draw.json train_<arm>.jsonl
-        loss_<arm>.jsonl adapter/<arm>/ 7_test_<arm>.jsonl teacher.jsonl result.json
+Writes  runs/stat_sel/  args.json env.json 1_answers.jsonl 2_graded.jsonl 3_skill_map.jsonl (3_test_skills.jsonl) 4_profile.jsonl 5_draw.json
+        train_<arm>.jsonl loss_<arm>.jsonl adapter/<arm>/ 7_test_<arm>.jsonl teacher.jsonl metrics.jsonl result.json
 """
 import functools
 import gc
@@ -49,6 +49,7 @@ class Args:
     data: str = "math"  # "math", or a folder with train.jsonl (P) and test.jsonl (split into Q_val and Q_test)
     skills: str | None = None  # JSON file {subject: [skill, ...]} instead of the paper's list (Tables 5, 6)
     skill_map: str | None = None  # JSON file {question id: [skill, ...]} instead of asking the teacher for labels (§C.3.1)
+    label_test: bool = False  # ask the teacher for the skills of Q_test too, for accuracy by skill (Fig. 4); toy data has them
     out: str = "runs/stat_sel"  # run directory; the same command goes on where it stopped
     seed: int = 0  # moves everything that is drawn (paper: 0, §C.1)
     limit: int | None = None  # take only so many questions of Q_val, P and Q_test, and pairs: a quick look
@@ -531,23 +532,20 @@ def grade(args, run, student, val: list[dict]) -> list[dict]:
     return run.step("2_graded.jsonl", make)
 
 
-def label(args, run, teacher, pool: list[dict], skills) -> dict[str, list[str]]:
-    """Stage 2, first half: the skills of each question of P, by the teacher or from --skill-map (§C.3.1)."""
+def label(args, run, teacher, rows: list[dict], skills, name: str) -> dict[str, list[str]]:
+    """Stage 2, first half: the skills of each question, by the teacher or from --skill-map (§C.3.1)."""
     def make():
         if args.skill_map:
             given = common.read_json(args.skill_map)
-            replies = [",".join(given.get(row["id"]) or []) for row in pool]
+            replies = [",".join(given.get(row["id"]) or []) for row in rows]
         else:
-            replies = [reply and (read_tag(reply.text, "skill") or "") for reply in teacher.ask(label_requests(pool, skills), "3 label")]
-        read = [read_skills(reply or "", row["subject"], skills[row["subject"]]) for row, reply in zip(pool, replies, strict=True)]
-        return [{"id": row["id"], "skills": known[:5], "unknown": unknown} for row, (known, unknown) in zip(pool, read, strict=True)]
-    labels = run.step("3_skill_map.jsonl", make)
-    skill_map = invert({row["id"]: row["skills"] for row in labels})
-    few = [skill for skill, linked in skill_map.items() if len(linked) < args.questions_per_skill]
-    print(f"  {len(skill_map)} skills; {sum(not row['skills'] for row in labels)} of {len(labels)} questions without one, "
-          f"{sum(len(row['unknown']) for row in labels)} names not on the list; {len(few)} skills with fewer than "
-          f"{args.questions_per_skill} questions: all of them are drawn, none twice at once")
-    return skill_map
+            replies = [reply and (read_tag(reply.text, "skill") or "") for reply in teacher.ask(label_requests(rows, skills), name)]
+        read = [read_skills(reply or "", row["subject"], skills[row["subject"]]) for row, reply in zip(rows, replies, strict=True)]
+        return [{"id": row["id"], "skills": known[:5], "unknown": unknown} for row, (known, unknown) in zip(rows, read, strict=True)]
+    labels = run.step(name, make)
+    print(f"  {sum(not row['skills'] for row in labels)} of {len(labels)} questions without a skill, "
+          f"{sum(len(row['unknown']) for row in labels)} names not on the list")
+    return {row["id"]: row["skills"] for row in labels}
 
 
 def diagnose(run, teacher, val: list[dict], graded: list[dict], skills) -> dict[str, list[str]]:
@@ -572,13 +570,15 @@ def diagnose(run, teacher, val: list[dict], graded: list[dict], skills) -> dict[
     return profile
 
 
-def draw(args, run, teacher, pool: list[dict], profile, skill_map) -> dict[str, list[tuple[str, int]]]:
+def draw(args, run, teacher, pool: list[dict], profile, skill_map) -> dict[str, list[tuple[str, int, str]]]:
     """Stage 3: n_pairs pairs (question, rewrite) for each arm, and train_<arm>.jsonl in chat form.
 
     Three rewrites a question, shared by all arms; a rewrite whose final answer is not the gold one is dropped and the next pair takes its place.
     Only rewrites that some arm uses are asked for. A question drawn k times weighs k.
     """
     by_id, trained = {row["id"]: row for row in pool}, [arm for arm in args.arms if arm != "base"]
+    print(f"  {len(skill_map)} skills, {sum(len(linked) < args.questions_per_skill for linked in skill_map.values())} of them with fewer than "
+          f"{args.questions_per_skill} questions: all of those are drawn, none twice at once")
 
     def make():
         orders = {}
@@ -618,12 +618,12 @@ def draw(args, run, teacher, pool: list[dict], profile, skill_map) -> dict[str, 
     return drawn["pairs"]
 
 
-def test(args, run, student, rows: list[dict], arm: str) -> list[dict]:
+def test(args, run, student, rows: list[dict], arm: str, test_skills: dict[str, list[str]]) -> list[dict]:
     """Every question of Q_test with its answer; is_right is None where no final answer was found, which counts as wrong and is shown apart."""
     answers = answer(args, run, f"7_test_{arm}.answers.jsonl", student, rows, args.temperature)
     return run.step(f"7_test_{arm}.jsonl", lambda: [
         {"id": row["id"], "is_right": common.score(answers[row["id"]][0]["response"], row["answer"]),
-         "cut_off": answers[row["id"]][0]["cut_off"], "skills": row["skills"]} for row in rows])
+         "cut_off": answers[row["id"]][0]["cut_off"], "skills": test_skills[row["id"]]} for row in rows])
 
 
 def load_questions(args, skills) -> tuple[list[dict], list[dict], list[dict]]:
@@ -633,7 +633,7 @@ def load_questions(args, skills) -> tuple[list[dict], list[dict], list[dict]]:
     pool = [row for row in pool if row["answer"] and row["solution"]]
     if args.limit:
         pool, val, tests = (common.rng(args.seed, "limit").sample(rows, min(args.limit, len(rows))) for rows in (pool, val, tests))
-    if unknown := {str(row["subject"]) for row in pool + val} - skills.keys():
+    if unknown := {str(row["subject"]) for row in pool + val + tests} - skills.keys():
         raise UserError(f"--data {args.data}: subject {min(unknown)!r} is not in the skill list ({', '.join(skills)}); give a list by --skills")
     return pool, val, tests
 
@@ -658,7 +658,7 @@ def main(args: Args) -> None:
     teacher = common.Teacher(args.teacher, args.teacher_url, cache=args.cache or run.path / "teacher.jsonl", concurrency=args.concurrency,
                              max_usd=args.max_usd, usd_per_m_in=args.usd_per_m_in, usd_per_m_out=args.usd_per_m_out, seed=args.seed)
     print(f"P {len(pool)}, Q_val {len(val)}, Q_test {len(tests)} questions")
-    ahead = {"3 label": [] if args.skill_map else label_requests(pool, skills),
+    ahead = {"3 label": [] if args.skill_map else label_requests(pool + tests * args.label_test, skills),
              "4 diagnose, at most": profile_requests(val, [row["solution"] or "" for row in val], skills),
              "5 rewrite, at most": [rewrite_request(row, i) for row in pool for i in range(args.n_rewrites)]}
     teacher.plan(ahead, show=args.plan)
@@ -668,19 +668,22 @@ def main(args: Args) -> None:
     graded = grade(args, run, student, val)
     n_difficult, n_right = sum(row["difficult"] for row in graded), sum(bool(row["is_right"]) for row in graded)
     print(f"  {n_difficult} of {len(graded)} questions are difficult; {n_right} answered right")
-    skill_map = label(args, run, teacher, pool, skills)
+    labels = label(args, run, teacher, pool, skills, "3_skill_map.jsonl")
+    test_skills = {row["id"]: row["skills"] for row in tests}  # the data's own, for Fig. 4, or:
+    if args.label_test:
+        found = label(args, run, teacher, tests, skills, "3_test_skills.jsonl")
+        test_skills = {question: [skill.partition(": ")[2] for skill in names] for question, names in found.items()}
     profile = diagnose(run, teacher, val, graded, skills)
-    drawn = draw(args, run, teacher, pool, profile, skill_map)
+    drawn = draw(args, run, teacher, pool, profile, invert(labels))
 
     by_id, outcomes, arms = {row["id"]: row for row in pool}, {}, {}
-    labels = {row["id"]: row["skills"] for row in run.read("3_skill_map.jsonl")}
     for arm in args.arms:
         if arm == "base" or (run.path / f"7_test_{arm}.jsonl").exists():
-            rows = test(args, run, student, tests, arm)
+            rows = test(args, run, student, tests, arm, test_skills)
         else:
             pairs = [{"problem": by_id[question]["problem"], "response": text} for question, _, text in drawn[arm]]
             tuned = train(args, run, student(), pairs, arm)
-            rows = test(args, run, lambda tuned=tuned: student()._replace(model=tuned), tests, arm)
+            rows = test(args, run, lambda tuned=tuned: student()._replace(model=tuned), tests, arm, test_skills)
             tuned.unload()  # takes the adapter off: the next arm starts from the same base
             gc.collect()
         outcomes[arm] = [bool(row["is_right"]) for row in rows]

@@ -168,7 +168,7 @@ def test_consistency_and_a_given_skill_map(small_world, tmp_path, teacher_url, r
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(read(tmp_path / "out" / "1_samples.jsonl")) == 150
     assert [row["skills"] for row in read(tmp_path / "out" / "3_skill_map.jsonl")][0] != []
-    assert not any(row["step"] == "3 label" for row in read(tmp_path / "out" / "teacher.jsonl"))
+    assert not any("skill_map" in row["step"] for row in read(tmp_path / "out" / "teacher.jsonl"))
 
 
 @pytest.mark.parametrize("change, words", [
@@ -228,9 +228,11 @@ common.cli(stat_sel.main, stat_sel.Args, "")
 def test_a_slice_of_real_math(real_data, small_world, tmp_path, teacher_url, run_file):
     """Shows that it runs on MATH with the built-in skill list; a toy student and a toy teacher show no more than that."""
     done = run_file("stat_sel.py", "--data", real_data / "math", "--student", small_world / "student", "--teacher", "toy",
-                    "--teacher-url", teacher_url, "--out", tmp_path / "out", "--limit", "12", "--epochs", "1", "--max-new-tokens", "16")
+                    "--teacher-url", teacher_url, "--out", tmp_path / "out", "--limit", "12", "--epochs", "1", "--max-new-tokens", "16",
+                    "--label-test")
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert all(row["skills"] for row in read(tmp_path / "out" / "7_test_base.jsonl"))
     assert sum(result["profile"].values()) > 0 and result["arms"]["stat"]["n_pairs"] > 0 and result["arms"]["base"]["n"] == 12
 
 
