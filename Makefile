@@ -17,6 +17,7 @@ results: .venv  ## the five runs behind results/toy_stat_sel.json, its tables an
 	$(BIN)/python report.py runs/toy_stat_sel/seed-[1-5] --save results/toy_stat_sel.json --plots docs
 
 .venv: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 demo" or 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet -r requirements.txt

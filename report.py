@@ -168,7 +168,8 @@ def tables(results: dict) -> str:
     arms = list(runs[0]["arms"])
     reference = "augment" if "augment" in arms else arms[0]
     lines = [f"{len(runs)} runs, seeds {', '.join(str(run['seed']) for run in runs)}; accuracy in % with 95 % t-intervals over runs; "
-             f"differences in points, paired within a run.", "",
+             f"differences in points, paired within a run. Commit {', '.join(sorted({str(run['commit'])[:10] for run in runs}))}, "
+             f"{', '.join(sorted({run['gpu'] for run in runs}))}.", "",
              f"| arm | right of | % | minus {reference} | minus base | pairs | training s | peak GiB |", "|---|---|---|---|---|---|---|---|"]
     for arm in arms:
         rows = [run["arms"][arm] for run in runs]
