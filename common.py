@@ -978,7 +978,7 @@ def cli(main, Args, description: str) -> None:
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            args = tyro.cli(Args, description=description)
+            args = tyro.cli(Args, description=description.replace("\n", "\n "))  # tyro joins lines that are not indented
     except SystemExit as stop:
         if stop.code:  # tyro drew a box of title, message, rule, hints
             lines = [line.strip("╭│╰─╮╯ ") for line in box.getvalue().splitlines()]
