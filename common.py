@@ -113,6 +113,7 @@ class Teacher:
             if wrong:
                 raise UserError(f"teacher: {sentence}")
         self.totals = defaultdict(lambda: Counter(calls=0, cached=0, n_in=0, n_out=0, usd=0.0))
+        self.recorded = defaultdict(Counter)  # the same by step for the cache file's whole life, over all starts
         self.cache, self.offset, self.torn, self.spent_usd, self.patience, self.problem = {}, 0, False, 0.0, 0, ""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -278,6 +279,7 @@ class Teacher:
                 usd = self._usd(record["n_in"], record["n_out"]) if record["usd"] is None else record["usd"]
                 self.cache[record["key"]] = {name: record[name] for name in (*Reply._fields, "none", "max_tokens")}
                 self.spent_usd += usd
+                self.recorded[record["step"]].update(calls=1, n_in=record["n_in"], n_out=record["n_out"], usd=usd)
             except (ValueError, LookupError, TypeError):
                 n_bad += bool(line)
         if n_bad > 1 and not self.cache:
@@ -997,7 +999,8 @@ def cli(main, Args, description: str) -> None:
         elif type(error).__name__ == "OutOfMemoryError":  # torch's, known by name since torch may not be loaded
             flags = ["--" + field.name.replace("_", "-") for field in dataclasses.fields(Args) if "batch" in field.name]
             message = f"the GPU's memory is full; lower {' or '.join(flags) or 'the batch size'}, or take a smaller model"
-        elif isinstance(error, OSError) and errno.errorcode.get(error.errno) in ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "EEXIST"):
+        elif isinstance(error, OSError) and errno.errorcode.get(error.errno) in (
+                "ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "EEXIST", "ENOTDIR", "ENAMETOOLONG"):
             message = f"{error.filename or 'a file'}: {error.strerror}; make room or choose another --out, then run the same command again"
         else:
             raise

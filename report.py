@@ -4,19 +4,20 @@ r"""Tables over runs, intervals and plots. No method file imports this.
     python report.py results/toy_stat_sel.json --plots docs                      # tables and PNGs from what was gathered
 
 The unit is the run (one seed: one split, one draw, one student). A difference between two arms is paired within a run: its interval is the
-t-interval over runs. Where ten skills are compared at once, their intervals are Bonferroni-corrected. A skill that several subjects share is one
-skill here: skills are told apart by name.
+t-interval over runs. Where ten skills are compared at once, their intervals are Bonferroni-corrected. A skill is written "subject: name".
 """
 import argparse
 import json
 import math
 import statistics
 import sys
+from collections import Counter
 from pathlib import Path
 
 from common import UserError, read_json, read_jsonl
 
-PER_SEED = ("student", "data", "skills", "seed", "out", "teacher_url")  # arguments that may differ between the runs of one table
+MAY_DIFFER = ("student", "data", "skills", "seed", "out", "teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd", "usd_per_m_in",
+              "usd_per_m_out", "plan", "micro_batch", "sample_batch", "checkpointing")  # between the runs of one table
 
 
 # --- Gathering ------------------------------------------------------------------------------------------------------------------------------
@@ -27,7 +28,7 @@ def gather(paths: list[str]) -> dict:
         if not (path / "result.json").exists():
             raise UserError(f"{path}: expected a finished run with a result.json, found none; finish it, or leave it out")
         result, args, env = (read_json(path / name) for name in ("result.json", "args.json", "env.json"))
-        arguments[str(path)] = {name: value for name, value in args.items() if name not in PER_SEED}
+        arguments[str(path)] = {name: value for name, value in args.items() if name not in MAY_DIFFER}
         missed = set(most_missed([result]))
         for arm, row in result["arms"].items():
             row["by_skill"], row["missed"], row["other"] = {}, (0, 0), (0, 0)
@@ -98,26 +99,16 @@ def distance_to_profile(run: dict, arm: str, labels: str) -> float | None:
 
     labels: "skills_by_data", labels that nothing was drawn by, or "skills_by_teacher", those drawn by. None where the data has no labels.
     """
-    counts, profile = run["arms"][arm][labels], run["profile"]
-    drop = labels == "skills_by_data"  # the data names skills without their subject
-    p, q = {}, {}
-    for source, target in ((counts, p), (profile, q)):
-        for skill, n in source.items():
-            name = skill.partition(": ")[2] if drop else skill
-            target[name] = target.get(name, 0) + n
-    if not p or not q or not p.keys() & q.keys():
+    p, q = run["arms"][arm][labels], run["profile"]
+    if not p or not q:
         return None
     return 50 * sum(abs(p.get(s, 0) / sum(p.values()) - q.get(s, 0) / sum(q.values())) for s in p.keys() | q.keys())
 
 
 def most_missed(runs: list[dict], top: int = 10) -> list[str]:
-    """The most-missed skills by name, from the profiles on Q_val over all runs; measured on Q_test (Fig. 4)."""
-    counts = {}
-    for run in runs:
-        for skill, n in run["profile"].items():
-            name = skill.partition(": ")[2]
-            counts[name] = counts.get(name, 0) + n
-    return [name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:top]]
+    """The most-missed skills, from the profiles on Q_val over all runs, ties by name; measured on Q_test (Fig. 4)."""
+    counts = sum((Counter(run["profile"]) for run in runs), Counter())
+    return [skill for skill, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:top]]
 
 
 def skill_accuracy(run: dict, arm: str, skill: str) -> float | None:
@@ -155,7 +146,8 @@ def claims(runs: list[dict]) -> list[str]:
     skills = most_missed(runs)
     changes = {skill: skill_change(runs, "stat", "base", skill, len(skills)) for skill in skills}
     risen = [skill for skill, change in changes.items() if change and change[1] > 0]
-    means = [change[0] for change in changes.values() if change]
+    if not (means := [change[0] for change in changes.values() if change]):
+        return ["", "| claim | here | difference, 95 % interval | in the paper (three students) |", "|---|---|---|---|", *rows]
     rows.append(f"| C6: accuracy rises on each of the {len(skills)} most-missed skills | the mean rises on {sum(m > 0 for m in means)}, beyond its "
                 f"corrected interval on {len(risen)} | {min(means):+.1f} to {max(means):+.1f} points | Fig. 4: on all ten |")
     return ["", "| claim | here | difference, 95 % interval | in the paper (three students) |", "|---|---|---|---|", *rows]
@@ -170,16 +162,18 @@ def tables(results: dict) -> str:
     lines = [f"{len(runs)} runs, seeds {', '.join(str(run['seed']) for run in runs)}; accuracy in % with 95 % t-intervals over runs; "
              f"differences in points, paired within a run. Commit {', '.join(sorted({str(run['commit'])[:10] for run in runs}))}, "
              f"{', '.join(sorted({run['gpu'] for run in runs}))}.", "",
-             f"| arm | right of | % | minus {reference} | minus base | pairs | training s | peak GiB |", "|---|---|---|---|---|---|---|---|"]
+             f"| arm | right of | % | minus {reference} | minus base | pairs | of questions | training s | peak GiB |",
+             "|---|---|---|---|---|---|---|---|---|"]
     for arm in arms:
         rows = [run["arms"][arm] for run in runs]
-        n_pairs = [row["n_pairs"] for row in rows]
+        n_pairs, n_questions = [row["n_pairs"] for row in rows], [row["n_questions"] for row in rows]
         to_reference, to_base = ("" if arm == other or other not in arms else shown(difference(runs, arm, other)) for other in (reference, "base"))
         lines.append(
             f"| {arm} | {sum(row['k'] for row in rows)} / {sum(row['n'] for row in rows)} | "
             f"{shown(t_interval([accuracy(run, arm) for run in runs]), '')} | {to_reference} | {to_base} | "
-            f"{'-'.join(str(n) for n in sorted({min(n_pairs), max(n_pairs)}))} | "
-            f"{statistics.fmean(row['train_seconds'] for row in rows):.0f} | {max(row['peak_gib'] or 0 for row in rows):.2f} |")
+            f"{'-'.join(str(n) for n in sorted({min(n_pairs), max(n_pairs)}) if n)} | "
+            + (f"{statistics.fmean(n_questions):.0f} | {statistics.fmean(row['train_seconds'] for row in rows):.0f} | "
+               f"{max(row['peak_gib'] for row in rows):.2f} |" if max(n_pairs) else " | | |"))
     trained = [arm for arm in arms if arm != "base"]
     if {"base", "augment", "stat", "shuffled"} <= set(arms):
         lines += claims(runs)
@@ -196,7 +190,7 @@ def tables(results: dict) -> str:
             f"{arm} " + " and ".join(shown(t_interval([part_accuracy(run, arm, part) - part_accuracy(run, reference, part) for run in runs]))
                                      for part in ("missed", "other")) for arm in trained if arm != reference) + "."]
     skills = most_missed(runs)
-    compared = [(a, b) for a, b in (("stat", "base"), ("stat", reference)) if a in arms and b in arms and a != b]
+    compared = [(a, b) for a, b in (("stat", "base"), ("stat", reference)) if {a, b} <= set(arms) and a != b]
     if compared and any(run["arms"]["stat"]["by_skill"] for run in runs):
         header = ["skill", *arms, *(f"{a} minus {b}" for a, b in compared)]
         lines += ["", f"Accuracy on the {len(skills)} most-missed skills (chosen on Q_val, measured on Q_test), intervals corrected for "
@@ -220,7 +214,7 @@ def plot_profile(results: dict, path: Path) -> None:
 
     def shares(counts):
         total = sum(counts.values()) or 1
-        return [100 * sum(n for skill, n in counts.items() if skill.partition(": ")[2] == name) / total for name in skills]
+        return [100 * counts.get(skill, 0) / total for skill in skills]
     columns = {"Missing-Skill-Profile": [shares(run["profile"]) for run in runs]}
     labels = "skills_by_data" if any(run["arms"][arm]["skills_by_data"] for run in runs for arm in trained) else "skills_by_teacher"
     columns |= {f"training pairs: {arm}": [shares(run["arms"][arm][labels]) for run in runs] for arm in trained}
@@ -278,9 +272,11 @@ def main() -> int:
             Path(args.save).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(tables(results))
         if args.plots:
+            Path(args.plots).mkdir(parents=True, exist_ok=True)
             stem = f"{Path(args.plots)}/{results['runs'][0]['method']}"
             plot_profile(results, Path(f"{stem}_profile.png"))
-            plot_skills(results, Path(f"{stem}_skills.png"))
+            if "base" in results["runs"][0]["arms"]:
+                plot_skills(results, Path(f"{stem}_skills.png"))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -15,8 +15,10 @@ Arms    base      the student as it is
         augment   random pairs of rewritten answers over all of P: MATH-Augment (§C.2)
         stat      STAT-Sel
         shuffled  STAT-Sel with the profile's skills permuted among the skills: does the targeting help, or any redraw? (ours)
-Differs Length-grouped batches without packing. The process reward model of §2.1 is not here yet: difficulty comes from the answer.
-Run     python stat_sel.py --teacher gpt-4o-mini                                         # the paper's setting on one GPU
+Differs Difficulty comes from the answers: the process reward model of §2.1 is not here yet. One learning rate for all arms, where the paper chooses
+        one for each. Length-grouped batches without packing. The 112 skills printed in Tables 5 and 6; the text speaks of 128. A rewrite whose final
+        answer is not the gold one is dropped; so is a question of P that stands in the test split, or has no answer.
+Run     python stat_sel.py --teacher gpt-4o-mini                                         # the paper's sizes, one GPU
         python stat_sel.py --teacher gpt-4o-mini --plan                                  # calls, tokens, one prompt of each kind; sends nothing
         python stat_sel.py --teacher MODEL --teacher-url http://localhost:8000/v1 --limit 100   # any OpenAI-compatible server, a small slice
         python -m toyworld stat_sel                                                      # no GPU, no key, minutes
@@ -26,6 +28,7 @@ Writes  runs/stat_sel/  args.json env.json 1_answers.jsonl 2_graded.jsonl 3_skil
 import functools
 import gc
 import math
+import os
 import random
 import re
 import time
@@ -40,7 +43,9 @@ from tqdm import tqdm
 import common
 from common import Request, UserError
 
-HOW = ("teacher_url", "cache", "concurrency", "max_usd", "usd_per_m_in", "usd_per_m_out", "plan", "micro_batch", "sample_batch", "checkpointing")
+# May differ between the starts of one run. The two batch sizes move the draws of dropout and of sampling: what is there already is kept.
+HOW = ("teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd", "usd_per_m_in", "usd_per_m_out", "plan", "micro_batch", "sample_batch",
+       "checkpointing")
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,12 @@ class Args:
     label_test: bool = False  # ask the teacher for the skills of Q_test too, for accuracy by skill (Fig. 4); toy data has them
     out: str = "runs/stat_sel"  # run directory; the same command goes on where it stopped
     seed: int = 0  # moves everything that is drawn (paper: 0, §C.1)
-    limit: int | None = None  # take only so many questions of Q_val, P and Q_test, and pairs: a quick look
+    limit: int | None = None  # take only so many questions of Q_val, of P and of Q_test: a quick look
     arms: tuple[Literal["base", "augment", "stat", "shuffled"], ...] = ("base", "augment", "stat", "shuffled")  # what to train and test
 
     teacher: str = "gpt-4o-mini"  # model that labels, diagnoses and rewrites (§C.3)
     teacher_url: str | None = None  # address of any OpenAI-compatible server; default: OpenAI, key from OPENAI_API_KEY
+    teacher_max_tokens: int = 2048  # length limit of a teacher's reply; raise it for a model that thinks aloud
     cache: str | None = None  # file of teacher replies; default: teacher.jsonl in the run directory
     concurrency: int = 16  # teacher calls in flight
     usd_per_m_in: float | None = None  # price of a million input tokens
@@ -67,7 +73,7 @@ class Args:
     n_val: int = 1000  # size of Q_val; the rest of the test split is Q_test (§3.1)
     difficulty: Literal["answer", "consistency"] = "answer"  # difficult if wrong, or if five samples never agree twice (§E.1)
     temperature: float = 0.1  # of the student's answers (§3.1)
-    max_new_tokens: int = 2048  # length limit of an answer
+    max_new_tokens: int = 2048  # length limit of an answer (ours: MATH's longest solutions have about as many)
     questions_per_skill: int = 5  # drawn for every (difficult question, missing skill) (§B.2; Algorithm 1 says 3)
     n_rewrites: int = 3  # rewritten answers of a drawn question (§B.2)
     n_pairs: int = 9500  # question-answer pairs in every trained arm (§B.2)
@@ -76,7 +82,7 @@ class Args:
     epochs: int = 3  # (§C.1)
     batch: int = 8  # pairs in an optimiser step (§C.1: 2 x 4)
     micro_batch: int = 2  # pairs in a forward pass: lower it if memory is short
-    max_tokens: int = 2048  # a training pair is cut after this many tokens
+    max_tokens: int = 2048  # a training pair is cut after this many tokens (ours: the length limit of an answer)
     lora_rank: int = 16  # (§C.1)
     lora_alpha: int = 32  # (§C.1)
     lora_dropout: float = 0.05  # (§C.1)
@@ -87,7 +93,7 @@ class Args:
     sample_batch: int = 32  # answers generated at once: lower it if memory is short
 
 
-# The 112 (subject, skill) pairs of Tables 5 and 6.
+# The 112 (subject, skill) pairs of Tables 5 and 6; §2 speaks of 128.
 SKILLS = {subject: names.split(" | ") for subject, names in {
     "Algebra": "algebraic expression skills | algebraic manipulation skills | arithmetic skills | calculation and conversion skills | "
     "combinatorial operations and basic arithmetic | complex number skills | distance and midpoint skills | exponent and root skills | "
@@ -203,7 +209,7 @@ def read_skills(text: str, subject: str, names: list[str]) -> tuple[list[str], l
     (['Algebra: factoring skills'], ['magic'])
     """
     def plain(name):
-        return " ".join(name.replace("_", " ").casefold().strip(" \n-*•\"'`.[]").split())
+        return " ".join(re.sub(r"^\W*\d+[.)]\s", "", name).replace("_", " ").casefold().strip(" \n-*•\"'`.[]").split())
     listed, known, unknown = {plain(name): name for name in names}, [], []
     for item in re.split(r"[,;\n|]", text):
         name = plain(item).removeprefix(f"{plain(subject)}: ")
@@ -218,9 +224,10 @@ def read_profile(reply: str, subject: str, names: list[str]) -> dict:
     """Judge and missing skills of one reply (§2.2, §C.3.2). `fault` says why a reply puts nothing into the profile."""
     judge, text = read_tag(reply, "judge"), read_tag(reply, "skill")
     known, unknown = read_skills(text or "", subject, names)
-    if judge is None or text is None or judge.casefold() not in ("correct", "incorrect"):
+    judge = re.sub(r"[^a-z]", "", (judge or "").casefold())
+    if text is None or judge not in ("correct", "incorrect"):
         fault = "malformed"
-    elif judge.casefold() == "correct":
+    elif judge == "correct":
         fault = "judged correct"  # ours: out of the profile even if skills are named, because a right answer shows no lack
     else:
         fault = None if known else "no listed skill"
@@ -249,19 +256,24 @@ def draw_stat(profile: dict[str, list[str]], skill_map: dict[str, list[str]], k:
     return drawn
 
 
-def shuffle_profile(profile: dict[str, list[str]], skill_map: dict[str, list[str]], rng: random.Random) -> dict[str, list[str]]:
-    """The profile with its skills permuted among all skills of the Skill-Map: as many draws, at the wrong skills.
+def shuffle_profile(profile: dict[str, list[str]], skill_map: dict[str, list[str]], k: int, rng: random.Random) -> dict[str, list[str]]:
+    """The profile with its skills permuted among those with at least k questions in the Skill-Map: at least as many draws, at the wrong skills.
 
-    ours: a control, because a gain of any redraw would look like one of the targeting.
+    ours: a control, because a gain of any redraw would look like one of the targeting. A skill with fewer questions becomes any of the others,
+    because a control that drew fewer questions would lose by that alone.
     """
-    names = sorted(skill_map)
+    names = sorted(skill for skill, linked in skill_map.items() if len(linked) >= k)
     other = dict(zip(names, rng.sample(names, len(names)), strict=True))
+    few = sorted({skill for skills in profile.values() for skill in skills} - other.keys())
+    other |= {skill: rng.choice(names) for skill in few if names}
     return {question: [other[skill] for skill in skills if skill in other] for question, skills in profile.items()}
 
 
-def choose_pairs(order: list[tuple], rewrites: dict[tuple, str | None], n: int) -> list[tuple]:
-    """The first n pairs (question, rewrite) of a shuffled order whose rewrite is not known to be bad."""
-    return [pair for pair in order if rewrites.get(pair, "not asked yet") is not None][:n]
+def choose_pairs(orders: dict[str, list[tuple]], rewrites: dict[tuple, str | None], n: int) -> dict[str, list[tuple]]:
+    """The first n pairs (question, rewrite) of each arm's shuffled order whose rewrite is not known to be bad; fewer if some arm has fewer."""
+    left = {arm: [pair for pair in order if rewrites.get(pair, "not asked yet") is not None] for arm, order in orders.items()}
+    n = min(n, *map(len, left.values()))
+    return {arm: pairs[:n] for arm, pairs in left.items()}
 
 
 def learning_rate(step: int, n_steps: int, peak: float, warmup: float) -> float:
@@ -312,6 +324,8 @@ def load_student(args) -> Student:
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False  # else one forward pass in eval mode silently breaks all later gradients on such CPUs
     model.requires_grad_(False)
+    if any(getattr(model.config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")):
+        raise UserError(f"--student {args.student}: it rescales its logits after lm_head, which completion_loss does not; take a Llama or Qwen2 kind")
     if tokenizer.chat_template is None:
         raise UserError(f"--student {args.student}: its tokenizer has no chat template; use an instruction-tuned model, or add one")
     shown = apply_template(tokenizer, [{"role": "user", "content": "q"}, {"role": "assistant", "content": "@answer@"}])
@@ -399,7 +413,10 @@ def encode(student: Student, row: dict, max_tokens: int) -> tuple[list[int], int
 
 
 def completion_loss(model, pairs: list[tuple[list[int], int]], device) -> torch.Tensor:
-    """Summed cross-entropy of the answers' tokens, the end token among them. Logits are computed only there: (n_completion, V), not (B, T, V)."""
+    """Summed cross-entropy of the answers' tokens, the end token among them. Logits are computed only there: (n_completion, V), not (B, T, V).
+
+    ours: no loss on the prompts, because the student is never asked to write one.
+    """
     width = max(len(ids) for ids, _ in pairs)
     ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in pairs], device=device)  # (B, T), padded on the right
     mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in pairs], device=device)
@@ -411,7 +428,10 @@ def completion_loss(model, pairs: list[tuple[list[int], int]], device) -> torch.
 
 
 def grouped_batches(lengths: list[int], size: int, rng: random.Random) -> list[list[int]]:
-    """Shuffled batches of indices of similar length (§C.1: group by length): shuffle, sort within chunks of 50 batches, shuffle the batches."""
+    """Shuffled batches of indices of similar length (§C.1: group by length): shuffle, sort within chunks, shuffle the batches.
+
+    ours: chunks of 50 batches, because that leaves the batches' content nearly random and takes most of the padding away.
+    """
     order = rng.sample(range(len(lengths)), len(lengths))
     chunks = [sorted(order[i:i + 50 * size], key=lambda j: -lengths[j]) for i in range(0, len(order), 50 * size)]
     batches = [chunk[i:i + size] for chunk in chunks for i in range(0, len(chunk), size)]
@@ -433,6 +453,8 @@ def train(args, run, student: Student, rows: list[dict], name: str):
         print(f"  train {name}: {len(rows) - len(pairs)} pairs left out, their prompts alone reach --max-tokens {args.max_tokens}")
     if not pairs:
         raise UserError(f"train {name}: no pair is left; raise --max-tokens (now {args.max_tokens})")
+    if student.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     torch.manual_seed(common.torch_seed(args.seed, "train"))  # ours: the same draw for every arm, because the arms are compared in pairs
     model = get_peft_model(student.model, LoraConfig(
         r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, target_modules="all-linear", task_type="CAUSAL_LM"))
@@ -458,7 +480,7 @@ def train(args, run, student: Student, rows: list[dict], name: str):
         for batch in grouped_batches([len(ids) for ids, _ in pairs], args.batch, common.rng(args.seed, "order", epoch)):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(len(losses), n_steps, args.lr, args.warmup)
-            n_tokens = sum(len(pairs[i][0]) - pairs[i][1] for i in batch)
+            n_tokens = sum(len(pairs[i][0]) - pairs[i][1] for i in batch)  # ours: the mean over tokens, because then micro-batches do not matter
             total = 0.0
             for i in range(0, len(batch), args.micro_batch):
                 loss = completion_loss(model, [pairs[j] for j in batch[i:i + args.micro_batch]], student.device) / n_tokens
@@ -483,35 +505,53 @@ def train(args, run, student: Student, rows: list[dict], name: str):
     run.write(f"loss_{name}.jsonl", [{"step": i, "loss": loss} for i, loss in enumerate(losses)])
     aside = final.with_suffix(".tmp")
     model.save_pretrained(aside)
+    student.tokenizer.save_pretrained(aside)
     aside.rename(final)
     checkpoint.unlink()
     return model
 
 
 # --- The stages, with files and network. ----------------------------------------------------------------------------------------------------
-def load_skills(path: str | None) -> dict[str, list[str]]:
-    if path is None:
-        return SKILLS
-    skills = common.read_json(path)
-    names = [name for v in skills.values() for name in v] if isinstance(skills, dict) else [None]
-    if not all(isinstance(name, str) and "," not in name for name in names):
-        raise UserError(f"--skills {path}: expected {{subject: [skill, ...]}} with no comma in a skill's name; correct the file")
-    return skills
+def load_lists(path: str, flag: str, what: str) -> dict[str, list[str]]:
+    lists = common.read_json(path)
+    if not isinstance(lists, dict) or not all(isinstance(v, list) and all(isinstance(x, str) and "," not in x for x in v) for v in lists.values()):
+        raise UserError(f"{flag} {path}: expected {{{what}: [skill, ...]}} with no comma in a skill's name; correct the file")
+    return lists
 
 
-def label_requests(rows: list[dict], skills: dict[str, list[str]]) -> list[Request]:
+def label_requests(args, rows: list[dict], skills: dict[str, list[str]]) -> list[Request]:
+    # ours: T = 0 for labels and diagnoses, because one answer is wanted, the likeliest
     return [Request(teacher_messages(LABEL_PROMPT, subject=row["subject"], problem=row["problem"], skills="\n".join(skills[row["subject"]])),
-                    max_tokens=500) for row in rows]
+                    max_tokens=args.teacher_max_tokens) for row in rows]
 
 
-def profile_requests(rows: list[dict], responses: list[str], skills: dict[str, list[str]]) -> list[Request]:
+def profile_requests(args, rows: list[dict], responses: list[str], skills: dict[str, list[str]]) -> list[Request]:
     return [Request(teacher_messages(PROFILE_PROMPT, subject=row["subject"], problem=row["problem"], response=response,
-                                     skills="\n".join(skills[row["subject"]])), max_tokens=800)
+                                     skills="\n".join(skills[row["subject"]])), max_tokens=args.teacher_max_tokens)
             for row, response in zip(rows, responses, strict=True)]
 
 
-def rewrite_request(row: dict, i: int) -> Request:  # ours: T = 1, because at a low one the three would hardly differ
-    return Request(teacher_messages(REWRITE_PROMPT, problem=row["problem"], solution=row["solution"]), temperature=1.0, max_tokens=2048, sample=i)
+def rewrite_request(args, row: dict, i: int) -> Request:
+    return Request(teacher_messages(REWRITE_PROMPT, problem=row["problem"], solution=row["solution"]),
+                   temperature=1.0, max_tokens=args.teacher_max_tokens, sample=i)  # ours: T = 1, because at a low one the three would hardly differ
+
+
+def ask(teacher, requests: list[Request], step: str) -> list:
+    """The replies; None where there is none, at most one in a hundred lost on the way: a rerun asks for lost ones again, a written step never."""
+    replies = teacher.ask(requests, step)
+    if (lost := teacher.totals[step]["lost"]) > 0.01 * len(requests):
+        raise UserError(f"{step}: {lost} of {len(requests)} teacher replies were lost; all others are kept, run the same command again")
+    return replies
+
+
+def own_skills(rows: list[dict], skills: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The labels that the data itself carries, as "subject: name"; empty for all questions if over 5 % of them are not on the list.
+
+    ours: that limit, because names of another list agree with this one by accident only, and a table of accidents looks like a result.
+    """
+    read = {row["id"]: read_skills(",".join(row["skills"] or []), row["subject"], skills[row["subject"]]) for row in rows}
+    n_known, n_unknown = (sum(len(found[i]) for found in read.values()) for i in (0, 1))
+    return {row_id: known if n_unknown <= 0.05 * (n_known + n_unknown) else [] for row_id, (known, _) in read.items()}
 
 
 def grade(args, run, student, val: list[dict]) -> list[dict]:
@@ -536,10 +576,10 @@ def label(args, run, teacher, rows: list[dict], skills, name: str) -> dict[str, 
     """Stage 2, first half: the skills of each question, by the teacher or from --skill-map (§C.3.1)."""
     def make():
         if args.skill_map:
-            given = common.read_json(args.skill_map)
-            replies = [",".join(given.get(row["id"]) or []) for row in rows]
+            given = load_lists(args.skill_map, "--skill-map", "question id")
+            replies = [",".join(given.get(row["id"], [])) for row in rows]
         else:
-            replies = [reply and (read_tag(reply.text, "skill") or "") for reply in teacher.ask(label_requests(rows, skills), name)]
+            replies = [reply and (read_tag(reply.text, "skill") or "") for reply in ask(teacher, label_requests(args, rows, skills), name)]
         read = [read_skills(reply or "", row["subject"], skills[row["subject"]]) for row, reply in zip(rows, replies, strict=True)]
         return [{"id": row["id"], "skills": known[:5], "unknown": unknown} for row, (known, unknown) in zip(rows, read, strict=True)]
     labels = run.step(name, make)
@@ -548,14 +588,14 @@ def label(args, run, teacher, rows: list[dict], skills, name: str) -> dict[str, 
     return {row["id"]: row["skills"] for row in labels}
 
 
-def diagnose(run, teacher, val: list[dict], graded: list[dict], skills) -> dict[str, list[str]]:
+def diagnose(args, run, teacher, val: list[dict], graded: list[dict], skills) -> dict[str, list[str]]:
     """Stage 2, second half: the Missing-Skill-Profile (§2.2). The teacher never sees the gold answer."""
     def make():
         by_id = {row["id"]: row for row in val}
         difficult = [row for row in graded if row["difficult"]]
         rows = [by_id[row["id"]] for row in difficult]
-        out = []
-        for row, reply in zip(rows, teacher.ask(profile_requests(rows, [row["response"] for row in difficult], skills), "4 diagnose"), strict=True):
+        out, requests = [], profile_requests(args, rows, [row["response"] for row in difficult], skills)
+        for row, reply in zip(rows, ask(teacher, requests, "4 diagnose"), strict=True):
             lost = {"judge": None, "skills": [], "unknown": [], "fault": "no reply", "reason": None}
             out.append({"id": row["id"]} | (read_profile(reply.text, row["subject"], skills[row["subject"]]) if reply else lost))
         return out
@@ -565,8 +605,6 @@ def diagnose(run, teacher, val: list[dict], graded: list[dict], skills) -> dict[
     print(f"  Missing-Skill-Profile of {len(profile)} difficult questions; left out: {dict(faults) or 'none'}; "
           f"{sum(len(row['unknown']) for row in rows)} names not on the list")
     print(common.bars(Counter(skill for missing in profile.values() for skill in missing)))
-    if not profile:
-        raise UserError("4_profile.jsonl: no difficult question has a missing skill, so there is nothing to draw; read that file to see why")
     return profile
 
 
@@ -587,23 +625,26 @@ def draw(args, run, teacher, pool: list[dict], profile, skill_map) -> dict[str, 
             if arm == "augment":
                 questions = [row["id"] for row in pool]
             else:
-                source = profile if arm == "stat" else shuffle_profile(profile, skill_map, common.rng(args.seed, "shuffle"))
+                source = profile
+                if arm == "shuffled":
+                    source = shuffle_profile(profile, skill_map, args.questions_per_skill, common.rng(args.seed, "shuffle"))
                 questions = draw_stat(source, skill_map, args.questions_per_skill, rng)
             pairs = [(question, i) for question in questions for i in range(args.n_rewrites)]
             orders[arm] = rng.sample(pairs, len(pairs))
+            if not pairs:
+                raise UserError(f"arm {arm}: no question of P has a missing skill; read {run.path}/4_profile.jsonl, or take more questions")
         rewrites: dict[tuple, str | None] = {}
         for attempt in range(1, 100):
-            chosen = {arm: choose_pairs(order, rewrites, args.n_pairs) for arm, order in orders.items()}
+            chosen = choose_pairs(orders, rewrites, args.n_pairs)
             asked = [pair for pair in dict.fromkeys(pair for pairs in chosen.values() for pair in pairs) if pair not in rewrites]
             if not asked:
                 break
-            replies = teacher.ask([rewrite_request(by_id[question], i) for question, i in asked], f"5 rewrite, round {attempt}")
+            replies = ask(teacher, [rewrite_request(args, by_id[question], i) for question, i in asked], f"5 rewrite, round {attempt}")
             for (question, i), reply in zip(asked, replies, strict=True):
                 rewrites[question, i] = reply.text if reply and common.score(reply.text, by_id[question]["answer"]) else None
-        n = min(len(pairs) for pairs in chosen.values())
-        if n < args.n_pairs:
+        if (n := len(chosen[trained[0]])) < args.n_pairs:
             print(f"  only {n} pairs can be had by every arm, less than --n-pairs {args.n_pairs}: all arms are trained on {n}")
-        kept = {arm: [(question, i, rewrites[question, i]) for question, i in pairs[:n]] for arm, pairs in chosen.items()}
+        kept = {arm: [(question, i, rewrites[question, i]) for question, i in pairs] for arm, pairs in chosen.items()}
         return {"dropped": sum(text is None for text in rewrites.values()), "asked": len(rewrites), "pairs": kept}
     drawn = run.step("5_draw.json", make) if trained else {"pairs": {}}
     for arm, pairs in drawn["pairs"].items():
@@ -628,9 +669,13 @@ def test(args, run, student, rows: list[dict], arm: str, test_skills: dict[str, 
 
 def load_questions(args, skills) -> tuple[list[dict], list[dict], list[dict]]:
     """P, Q_val and Q_test (§3.1); with --limit a slice of each."""
-    pool, rest = common.load(args.data, "train"), common.load(args.data, "test")
+    if args.data.endswith(".jsonl"):
+        raise UserError(f"--data {args.data}: expected a folder with train.jsonl and test.jsonl, came one file; give the folder")
+    train_rows, rest = common.load(args.data, "train"), common.load(args.data, "test")
     val, tests = common.split_math(rest, args.n_val, args.seed)
-    pool = [row for row in pool if row["answer"] and row["solution"]]
+    texts = {re.sub(r"\W", "", row["problem"].casefold()) for row in rest}  # MATH has a few questions in both splits
+    pool = [row for row in train_rows if row["answer"] and row["solution"] and re.sub(r"\W", "", row["problem"].casefold()) not in texts]
+    print(f"P {len(pool)} questions ({len(train_rows) - len(pool)} left out: no answer, or in the test split), Q_val {len(val)}, Q_test {len(tests)}")
     if args.limit:
         pool, val, tests = (common.rng(args.seed, "limit").sample(rows, min(args.limit, len(rows))) for rows in (pool, val, tests))
     if unknown := {str(row["subject"]) for row in pool + val + tests} - skills.keys():
@@ -638,30 +683,39 @@ def load_questions(args, skills) -> tuple[list[dict], list[dict], list[dict]]:
     return pool, val, tests
 
 
-def summary(rows: list[dict], pairs: list, by_id: dict[str, dict], labels: dict[str, list[str]], logged: list[dict]) -> dict:
-    """What result.json keeps of an arm. logged: its training's lines in metrics.jsonl, one an epoch."""
+def summary(rows: list[dict], pairs: list, labels: dict[str, list[str]], own: dict[str, list[str]], logged: list[dict]) -> dict:
+    """What result.json keeps of an arm. labels, own: the skills of P by the teacher and by the data; logged: a line of metrics for each epoch."""
     return {"k": sum(bool(row["is_right"]) for row in rows), "n": len(rows), "no_answer": sum(row["is_right"] is None for row in rows),
             "cut_off": sum(row["cut_off"] for row in rows), "n_pairs": len(pairs), "n_questions": len({question for question, *_ in pairs}),
             "train_seconds": sum(line["seconds"] for line in logged), "peak_gib": max((line["peak_gib"] for line in logged), default=None),
             # Fig. 2, by the teacher's labels (which were drawn by) and by the data's own where it has some
             "skills_by_teacher": Counter(skill for question, *_ in pairs for skill in labels[question]),
-            "skills_by_data": Counter(f"{by_id[q]['subject']}: {skill}" for q, *_ in pairs for skill in by_id[q]["skills"] or [])}
+            "skills_by_data": Counter(skill for question, *_ in pairs for skill in own[question])}
 
 
 def main(args: Args) -> None:
-    for name in ("limit", "concurrency", "n_val", "questions_per_skill", "n_rewrites", "n_pairs", "epochs", "batch", "micro_batch", "sample_batch"):
+    for name in ("limit", "concurrency", "n_val", "questions_per_skill", "n_rewrites", "n_pairs", "epochs", "batch", "micro_batch", "sample_batch",
+                 "max_tokens", "max_new_tokens", "teacher_max_tokens", "lora_rank", "lora_alpha"):
         if (value := getattr(args, name)) is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')}: expected at least 1, came {value}")
-    skills = load_skills(args.skills)
+    for name, top in (("lora_dropout", 0.999), ("warmup", 1), ("lr", 1), ("temperature", 100), ("weight_decay", 1), ("max_grad_norm", math.inf)):
+        if not 0 <= getattr(args, name) <= top:
+            raise UserError(f"--{name.replace('_', '-')}: expected a number from 0 to {top}, came {getattr(args, name)}")
+    if not args.arms:
+        raise UserError("--arms: expected at least one of base, augment, stat, shuffled, came none")
+    skills = load_lists(args.skills, "--skills", "subject") if args.skills else SKILLS
+    if args.skill_map:
+        load_lists(args.skill_map, "--skill-map", "question id")
     pool, val, tests = load_questions(args, skills)
-    run = common.open_run(args, args.out, HOW)
-    teacher = common.Teacher(args.teacher, args.teacher_url, cache=args.cache or run.path / "teacher.jsonl", concurrency=args.concurrency,
-                             max_usd=args.max_usd, usd_per_m_in=args.usd_per_m_in, usd_per_m_out=args.usd_per_m_out, seed=args.seed)
-    print(f"P {len(pool)}, Q_val {len(val)}, Q_test {len(tests)} questions")
-    ahead = {"3 label": [] if args.skill_map else label_requests(pool + tests * args.label_test, skills),
-             "4 diagnose, at most": profile_requests(val, [row["solution"] or "" for row in val], skills),
-             "5 rewrite, at most": [rewrite_request(row, i) for row in pool for i in range(args.n_rewrites)]}
-    teacher.plan(ahead, show=args.plan)
+    cache = Path(args.cache or Path(args.out, "teacher.jsonl"))
+    if not args.plan:
+        run = common.open_run(args, args.out, HOW)
+    teacher = common.Teacher(args.teacher, args.teacher_url, cache=os.devnull if args.plan and not cache.exists() else cache, seed=args.seed,
+                             concurrency=args.concurrency, max_usd=args.max_usd, usd_per_m_in=args.usd_per_m_in, usd_per_m_out=args.usd_per_m_out)
+    longest = ["(the student's response)"] + ["x" * 3 * args.max_new_tokens] * (len(val) - 1)  # the first one is shown, three bytes count as a token
+    teacher.plan({"3 label": [] if args.skill_map else label_requests(args, pool + tests * args.label_test, skills),
+                  "4 diagnose, at most": profile_requests(args, val, longest, skills),
+                  "5 rewrite, at most": [rewrite_request(args, row, i) for row in pool for i in range(args.n_rewrites)]}, show=args.plan)
     if args.plan:
         return
     student = functools.cache(lambda: load_student(args))
@@ -669,11 +723,8 @@ def main(args: Args) -> None:
     n_difficult, n_right = sum(row["difficult"] for row in graded), sum(bool(row["is_right"]) for row in graded)
     print(f"  {n_difficult} of {len(graded)} questions are difficult; {n_right} answered right")
     labels = label(args, run, teacher, pool, skills, "3_skill_map.jsonl")
-    test_skills = {row["id"]: row["skills"] for row in tests}  # the data's own, for Fig. 4, or:
-    if args.label_test:
-        found = label(args, run, teacher, tests, skills, "3_test_skills.jsonl")
-        test_skills = {question: [skill.partition(": ")[2] for skill in names] for question, names in found.items()}
-    profile = diagnose(run, teacher, val, graded, skills)
+    test_skills = label(args, run, teacher, tests, skills, "3_test_skills.jsonl") if args.label_test else own_skills(tests, skills)  # for Fig. 4
+    profile = diagnose(args, run, teacher, val, graded, skills)
     drawn = draw(args, run, teacher, pool, profile, invert(labels))
 
     by_id, outcomes, arms = {row["id"]: row for row in pool}, {}, {}
@@ -687,13 +738,13 @@ def main(args: Args) -> None:
             tuned.unload()  # takes the adapter off: the next arm starts from the same base
             gc.collect()
         outcomes[arm] = [bool(row["is_right"]) for row in rows]
-        logged = run.read("metrics.jsonl") if arm in drawn else []
-        arms[arm] = summary(rows, drawn.get(arm, []), by_id, labels, [line for line in logged if line.get("train") == arm])
+        epochs = {line["epoch"]: line for line in (run.read("metrics.jsonl") if arm in drawn else []) if line.get("train") == arm}
+        arms[arm] = summary(rows, drawn.get(arm, []), labels, own_skills(pool, skills), list(epochs.values()))
     print(common.arms_table(outcomes, "augment" if "augment" in outcomes else args.arms[0]))
     run.write("result.json", {
         "method": "stat_sel", "student": args.student, "teacher": args.teacher, "seed": args.seed,
         "n_val": len(val), "n_difficult": n_difficult, "val_right": n_right, "n_profile": len(profile),
-        "profile": Counter(skill for missing in profile.values() for skill in missing), "teacher_totals": teacher.totals, "arms": arms})
+        "profile": Counter(skill for missing in profile.values() for skill in missing), "teacher_totals": teacher.recorded, "arms": arms})
     print(f"{run.path}/result.json")
 
 

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import tyro
+
 from toyworld import teacher, world
 
 FLAGS = {  # what the toy's scale needs; fixed on pilot seeds, as in world.py
@@ -24,14 +26,16 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="below 1: a smaller, worse-trained world, for tests of the plumbing")
     args, rest = parser.parse_known_args()
     import stat_sel
+    tyro.cli(stat_sel.Args, args=FLAGS[args.method] + rest)  # a wrong flag is refused before a world is made for it
+    given = {flag.partition("=")[0] for flag in rest}
     made = world.make_world(world.default_root(), args.seed, stat_sel.STUDENT_PROMPT, args.scale)
     server, url = teacher.serve()
     flags = ["--seed", str(args.seed), "--student", str(made / "student"), "--teacher", "toy", "--teacher-url", url, *FLAGS[args.method]]
     if args.scale != 1:
         flags += ["--n-val", str(int(world.N_VAL * args.scale))]
-    if "--data" not in rest:
+    if "--data" not in given:
         flags += ["--data", str(made), "--skills", str(made / "skills.json")]
-    if "--out" not in rest:
+    if "--out" not in given:
         flags += ["--out", f"runs/toy_{args.method}/seed-{args.seed}"]
     code = subprocess.call([sys.executable, str(Path(__file__).parent.parent / f"{args.method}.py"), *flags, *rest])
     server.shutdown()

@@ -1,4 +1,5 @@
 """Makes a world on disk: problem sets in MATH's fields, a list of skills, and a student checkpoint. Everything follows from one seed."""
+import hashlib
 import json
 import os
 import random
@@ -33,7 +34,9 @@ def draw_unique(rng: random.Random, n: int, taken: set[str]) -> list[toy.Problem
 
 def make_world(root: Path, seed: int, prompt: str, scale: float = 1.0) -> Path:
     """The folder of the world `seed` under root; made where it is not there yet. scale < 1 makes a smaller, worse-trained one for tests."""
-    world = root / (f"world-{seed}" if scale == 1 else f"world-{seed}-scale-{scale}")
+    makers = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("problems.py", "student.py", "world.py"))
+    digest = hashlib.sha256((makers + prompt).encode()).hexdigest()[:8]  # so that a changed world is never taken for an older one
+    world = root / f"world-{seed}-{digest}{'' if scale == 1 else f'-scale-{scale}'}"
     if (world / "student").is_dir():
         return world
     from toyworld.student import make_student
@@ -44,9 +47,13 @@ def make_world(root: Path, seed: int, prompt: str, scale: float = 1.0) -> Path:
     for split, problems in (("test", tests), ("train", pool)):
         lines = [json.dumps(row(p, f"{split}/{i}", rng.randrange(4))) for i, p in enumerate(problems)]
         (world / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    # A subject's list holds every skill: two-skill problems cross subjects.
-    subjects = dict.fromkeys(skill.subject for skill in toy.SKILLS)
-    (world / "skills.json").write_text(json.dumps({subject: list(toy.BY_NAME) for subject in subjects}), encoding="utf-8")
+    # A problem is of its last part's subject, so the lists of those subjects hold the skills of first parts too.
+    lists = {skill.subject: [] for skill in toy.SKILLS}
+    for skill in toy.SKILLS:
+        lists[skill.subject].append(skill.name)
+    for subject in {toy.BY_NAME[name].subject for name in toy.SECOND}:
+        lists[subject] += [name for name in toy.FIRST if name not in lists[subject]]
+    (world / "skills.json").write_text(json.dumps(lists), encoding="utf-8")
     make_student(world / "student", seed, pool, prompt, int(PRETRAINING_STEPS * scale), WEAK_IN_PRETRAINING)
     return world
 
