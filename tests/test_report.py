@@ -26,7 +26,7 @@ def test_t_interval_by_hand():
 
 
 def run(seed, base, stat, train_skills, profile):
-    arm = {"n": 10, "n_pairs": 4, "train_seconds": 1.0, "peak_gib": 0.5, "skills_by_teacher": train_skills}
+    arm = {"n": 10, "n_pairs": 4, "n_questions": 3, "train_seconds": 1.0, "peak_gib": 0.5, "skills_by_teacher": train_skills}
     return {"seed": seed, "profile": profile, "arms": {
         "base": arm | {"k": base, "skills_by_data": {}, "skills_by_teacher": {}, "by_skill": {"b": [base, 10]}},
         "stat": arm | {"k": stat, "skills_by_data": train_skills, "by_skill": {"b": [stat, 10]}}}}
@@ -38,15 +38,26 @@ def test_differences_are_paired_within_a_run():
 
 
 def test_distance_to_the_profile_by_hand():
-    assert report.distance_to_profile(run(1, 2, 4, {"S: a": 1, "T: a": 1, "S: b": 2}, {"S: a": 5, "S: b": 5}), "stat", "skills_by_data") == 0
+    assert report.distance_to_profile(run(1, 2, 4, {"S: a": 1, "S: b": 1}, {"S: a": 5, "S: b": 5}), "stat", "skills_by_data") == 0
     assert report.distance_to_profile(run(1, 2, 4, {"S: a": 3, "S: b": 1}, {"S: a": 1, "S: b": 1}), "stat", "skills_by_data") == 25
-    assert report.distance_to_profile(run(1, 2, 4, {"S: a": 3}, {"S: b": 1}), "stat", "skills_by_data") is None  # no name in common: other labels
+    assert report.distance_to_profile(run(1, 2, 4, {"S: a": 3}, {"S: b": 1}), "stat", "skills_by_data") == 100
+    assert report.distance_to_profile(run(1, 2, 4, {}, {"S: b": 1}), "stat", "skills_by_data") is None  # the data has no labels
     assert report.distance_to_profile(run(1, 2, 4, {"T: a": 1, "S: a": 1}, {"S: a": 1}), "stat", "skills_by_teacher") == 50
 
 
 def test_most_missed_pools_the_runs_and_breaks_ties_by_name():
     runs = [run(1, 1, 1, {}, {"S: b": 2, "S: a": 1}), run(2, 1, 1, {}, {"S: a": 1, "T: c": 9})]
-    assert report.most_missed(runs) == ["c", "a", "b"] and report.most_missed(runs, top=1) == ["c"]
+    assert report.most_missed(runs) == ["T: c", "S: a", "S: b"] and report.most_missed(runs, top=1) == ["T: c"]
+
+
+def test_data_without_labels_still_gives_a_table():
+    runs = [run(seed, 5, 6, {}, {"S: a": 1}) | {"commit": "c", "gpu": "cpu", "teacher_totals": {}} for seed in (1, 2)]
+    for one in runs:
+        one["arms"] |= {"augment": one["arms"]["stat"], "shuffled": one["arms"]["stat"]}
+        for arm in one["arms"].values():
+            arm |= {"by_skill": {}, "missed": (0, 0), "other": (5, 10)}
+    shown = report.tables({"runs": runs})
+    assert "| C1: STAT-Sel > MATH-Augment | is open" in shown and "C6" not in shown and "C5" not in shown
 
 
 def test_an_unfinished_run_is_refused(tmp_path, run_file):

@@ -1,5 +1,6 @@
 """stat_sel.py as a user runs it: whole runs in the toy world, kills, refusals, and a slice of real data."""
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 
 import pytest
 
+import stat_sel
 from tests.conftest import ROOT
 from toyworld import teacher as toy_teacher
 from toyworld import world
@@ -130,6 +132,40 @@ def test_kill_9_anywhere_changes_nothing(waits_for, whole_run, small_world, tmp_
     assert [row["k"] for row in one["arms"].values()] == [row["k"] for row in two["arms"].values()]
 
 
+def test_lost_replies_stop_the_run_and_a_rerun_asks_for_them_alone(whole_run, small_world, tmp_path):
+    """The teacher is away for one step: nothing of that step is written down as an answer."""
+    reply = toy_teacher.reply
+
+    def failing(prompt, seed):
+        if "<response>" in prompt and sum(prompt.encode()) % 2:
+            raise ConnectionError  # the handler dies, the client sees a closed connection
+        return reply(prompt, seed)
+    server, url = toy_teacher.serve()
+    out = tmp_path / "out"
+    script = tmp_path / "impatient.py"  # two tries instead of six, short waits: the same code, sooner
+    script.write_text(f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import common, stat_sel
+common.Teacher.first_wait_s = 0.01
+common.Teacher.__init__.__defaults__ = tuple(2 if value == 6 else value for value in common.Teacher.__init__.__defaults__)
+common.cli(stat_sel.main, stat_sel.Args, "")
+""")
+    command = [sys.executable, script, *map(str, flags(small_world, url, out, "--arms", "stat"))]
+    try:
+        toy_teacher.reply = failing
+        stopped = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert stopped.returncode == 2 and "replies were lost" in stopped.stderr, stopped.stderr[-2000:]
+        assert not (out / "4_profile.jsonl").exists()
+        toy_teacher.reply = reply
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    finally:
+        toy_teacher.reply = reply
+        server.shutdown()
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (out / "4_profile.jsonl").read_bytes() == (whole_run[0] / "4_profile.jsonl").read_bytes()
+
+
 def test_two_files_are_enough(small_world, tmp_path, teacher_url, run_file):
     for name in ("stat_sel.py", "common.py"):
         shutil.copy(ROOT / name, tmp_path)
@@ -143,7 +179,7 @@ def test_plan_sends_nothing(small_world, tmp_path, run_file):
     done = run_file("stat_sel.py", *flags(small_world, "http://127.0.0.1:9/v1", tmp_path / "out", "--plan"))
     assert done.returncode == 0, done.stderr
     assert "5 rewrite, at most" in done.stdout and done.stdout.count("<problem>") == 3  # one prompt of each kind
-    assert "$" not in done.stdout and not (tmp_path / "out" / "1_answers.jsonl").exists()
+    assert "$" not in done.stdout and not (tmp_path / "out").exists()  # so the next command may have other arguments
     priced = run_file("stat_sel.py", *flags(
         small_world, "http://127.0.0.1:9/v1", tmp_path / "out", "--plan", "--usd-per-m-in", "1", "--usd-per-m-out", "2"))
     assert "usd" in priced.stdout
@@ -176,6 +212,13 @@ def test_consistency_and_a_given_skill_map(small_world, tmp_path, teacher_url, r
     (["--lr", "quick"], "lr"),
     (["--arms", "base", "magic"], "magic"),
     (["--data", "nowhere"], "nowhere"),
+    (["--data", str(ROOT / "some.jsonl")], "give the folder"),
+    (["--arms"], "--arms"),
+    (["--lora-dropout", "3"], "--lora-dropout"),
+    (["--lora-rank", "0"], "--lora-rank"),
+    (["--skills", str(ROOT / "results" / "scorer.json")], "{subject: [skill, ...]}"),
+    (["--skill-map", str(ROOT / "results" / "scorer.json")], "{question id: [skill, ...]}"),
+    (["--out", "/dev/null/x"], "/dev/null"),
     (["--skills", "nowhere.json"], "nowhere.json"),
     (["--skill-map", "nowhere.json"], "nowhere.json"),
     (["--student", "nowhere"], "no such folder"),
@@ -228,19 +271,19 @@ common.cli(stat_sel.main, stat_sel.Args, "")
 def test_a_slice_of_real_math(real_data, small_world, tmp_path, teacher_url, run_file):
     """Shows that it runs on MATH with the built-in skill list; a toy student and a toy teacher show no more than that."""
     done = run_file("stat_sel.py", "--data", real_data / "math", "--student", small_world / "student", "--teacher", "toy",
-                    "--teacher-url", teacher_url, "--out", tmp_path / "out", "--limit", "12", "--epochs", "1", "--max-new-tokens", "16",
+                    "--teacher-url", teacher_url, "--out", tmp_path / "out", "--limit", "60", "--epochs", "1", "--max-new-tokens", "16",
                     "--label-test")
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert all(row["skills"] for row in read(tmp_path / "out" / "7_test_base.jsonl"))
-    assert sum(result["profile"].values()) > 0 and result["arms"]["stat"]["n_pairs"] > 0 and result["arms"]["base"]["n"] == 12
+    assert sum(result["profile"].values()) > 0 and result["arms"]["stat"]["n_pairs"] > 0 and result["arms"]["base"]["n"] == 60
 
 
 def test_the_toy_command(tmp_path, run_file, small_world):
     done = run_file("-m", "toyworld", "stat_sel", "--scale", "0.1", "--out", tmp_path / "out", "--limit", "20", "--arms", "base", "stat",
                     env={"TOYWORLD_DIR": str(small_world.parent)})
     assert done.returncode == 0 and (tmp_path / "out" / "result.json").exists(), done.stderr[-2000:]
-    assert world.make_world(small_world.parent, 0, "unused, it is there already", 0.1) == small_world
+    assert world.make_world(small_world.parent, 0, stat_sel.STUDENT_PROMPT, 0.1) == small_world  # it was there already
 
 
 def test_the_gpu_benchmark_runs_at_toy_size(small_world, run_file):
@@ -248,3 +291,12 @@ def test_the_gpu_benchmark_runs_at_toy_size(small_world, run_file):
                     env={"TOYWORLD_DIR": str(small_world.parent)})
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("GiB") >= 4 and "train on 32 pairs" in done.stdout
+
+
+def test_the_readmes_adapter_lines_run(whole_run, small_world, run_file, tmp_path):
+    code, = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    script = tmp_path / "use.py"
+    script.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + code.replace("Qwen/Qwen2.5-3B", str(small_world / "student"))
+                      .replace("runs/stat_sel/adapter/stat", str(whole_run[0] / "adapter" / "stat")))
+    done = run_file(script)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr[-2000:]

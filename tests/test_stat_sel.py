@@ -43,6 +43,8 @@ def test_read_profile():
     assert read(form.format("correct", "factoring skills")) == ([], [], "judged correct")
     assert read(form.format("incorrect", "magic")) == ([], ["magic"], "no listed skill")
     assert read(form.format("maybe", "factoring skills"))[2] == "malformed"
+    assert read(form.format("**Incorrect.**", "1. factoring skills\n2) Function skills"))[0] == [
+        "Algebra: factoring skills", "Algebra: function skills"]
     assert read("The student should practise factoring skills.") == ([], [], "malformed")
     assert read("<judge>incorrect</judge><skill>\n- function skills\n- factoring skills\n</skill>")[0] == [
         "Algebra: function skills", "Algebra: factoring skills"]
@@ -51,7 +53,7 @@ def test_read_profile():
 def random_case(seed):
     rng = random.Random(seed)
     skills = [f"s: {i}" for i in range(8)]
-    labels = {f"q{i}": rng.sample(skills, rng.randint(0, 3)) for i in range(60)}
+    labels = {f"q{i}": rng.sample(skills, rng.randint(0, 3)) for i in range(120)}
     profile = {f"v{i}": rng.sample(skills, rng.randint(1, 3)) for i in range(200)}
     return labels, profile
 
@@ -92,17 +94,39 @@ def test_draw_with_few_or_no_questions():
 def test_shuffled_profile_permutes_the_skills(seed):
     labels, profile = random_case(seed)
     skill_map = stat_sel.invert(labels)
-    other = stat_sel.shuffle_profile(profile, skill_map, random.Random(seed))
+    assert min(map(len, skill_map.values())) >= 5
+    other = stat_sel.shuffle_profile(profile, skill_map, 5, random.Random(seed))
     before, after = (Counter(s for skills in p.values() for s in skills) for p in (profile, other))
     assert sorted(before.values()) == sorted(after.values())  # the same frequencies, on other skills
     assert all(len(set(other[q])) == len(profile[q]) for q in profile)
 
 
+def test_the_control_draws_no_fewer_questions():
+    skill_map = {"a": list("pqrstu"), "b": list("ghijk"), "c": list("lmnop"), "few": ["x"]}
+    profile = {1: ["few", "a"], 2: ["few"], 3: ["gone"]}
+    for seed in range(20):
+        other = stat_sel.shuffle_profile(profile, skill_map, 5, random.Random(seed))
+        assert {skill for skills in other.values() for skill in skills} <= {"a", "b", "c"} and other[1][0] == other[2][0]
+        assert len(stat_sel.draw_stat(other, skill_map, 5, random.Random(0))) == 20 > len(stat_sel.draw_stat(profile, skill_map, 5, random.Random(0)))
+    assert stat_sel.shuffle_profile(profile, {"few": ["x"]}, 5, random.Random(0)) == {1: [], 2: [], 3: []}
+
+
 def test_choose_pairs_takes_the_next_one_for_a_bad_rewrite():
-    order = [("a", 0), ("b", 0), ("a", 0), ("c", 1)]
-    assert stat_sel.choose_pairs(order, {}, 3) == order[:3]
-    assert stat_sel.choose_pairs(order, {("b", 0): None, ("a", 0): "text"}, 3) == [("a", 0), ("a", 0), ("c", 1)]
-    assert stat_sel.choose_pairs(order, {pair: None for pair in order}, 3) == []
+    order, other = [("a", 0), ("b", 0), ("a", 0), ("c", 1)], [("d", 0), ("e", 0), ("f", 0)]
+    def choose(rewrites, n):
+        return stat_sel.choose_pairs({"x": order, "y": other}, rewrites, n)
+    assert choose({}, 3) == {"x": order[:3], "y": other}
+    assert choose({("b", 0): None, ("a", 0): "text"}, 3) == {"x": [("a", 0), ("a", 0), ("c", 1)], "y": other}
+    assert choose({("e", 0): None}, 9) == {"x": order[:2], "y": [("d", 0), ("f", 0)]}  # equal numbers, by the arm that has fewest
+    assert choose({pair: None for pair in order}, 3) == {"x": [], "y": []}
+
+
+def test_labels_of_another_list_are_not_taken_for_ours():
+    skills = {"S": ["prime numbers", "angles"]}
+    rows = [{"id": i, "subject": "S", "skills": ["prime_numbers"]} for i in range(20)]
+    assert stat_sel.own_skills(rows, skills)[0] == ["S: prime numbers"]
+    assert set(map(tuple, stat_sel.own_skills(rows + [{"id": 20, "subject": "S", "skills": ["magic", "more"]}], skills).values())) == {()}
+    assert stat_sel.own_skills([{"id": 0, "subject": "S", "skills": None}], skills) == {0: []}
 
 
 @pytest.mark.parametrize("n, warmup", [(1, 0.03), (7, 0.0), (100, 0.03), (33, 0.5)])

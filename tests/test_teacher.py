@@ -455,3 +455,15 @@ def test_a_completion_of_random_bytes_is_a_value_error_or_a_reply():
         except ValueError:
             pass
     assert 0 < good < 3000
+
+
+def test_what_was_paid_is_counted_over_all_starts(make):
+    with BadServer() as server:
+        first = make(server, usd_per_m_in=1.0, usd_per_m_out=2.0)
+        first.ask([ask_for("a"), ask_for("b")], "label")
+        second = make(server, usd_per_m_in=1.0, usd_per_m_out=2.0)
+        second.ask([ask_for("a"), ask_for("c")], "label")
+        assert second.totals["label"]["calls"] == 1 and second.recorded["label"]["calls"] == 3
+        assert make(server, usd_per_m_in=1.0, usd_per_m_out=2.0).recorded == second.recorded
+        assert second.recorded["label"]["usd"] == pytest.approx(second.spent_usd)
+        assert second.recorded["label"]["n_in"] == 3 * first.totals["label"]["n_in"] / 2
