@@ -12,9 +12,11 @@ test: .venv  ## the whole suite
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-results: .venv  ## the five runs behind results/toy_stat_sel.json, its tables and plots
+results: .venv  ## the runs behind results/toy_*.json, their tables and plots
 	for seed in 6 7 8 9 10; do $(BIN)/python -m toyworld stat_sel --seed $$seed || exit; done
 	$(BIN)/python report.py $(foreach seed,6 7 8 9 10,runs/toy_stat_sel/seed-$(seed)) --save results/toy_stat_sel.json --plots docs
+	for seed in 6 7 8 9 10; do $(BIN)/python -m toyworld stat_sel --seed $$seed --times-seen 4 || exit; done
+	$(BIN)/python report.py $(foreach seed,6 7 8 9 10,runs/toy_stat_sel_seen_4/seed-$(seed)) --save results/toy_stat_sel_seen_4.json
 
 .venv: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 demo" or 0)'

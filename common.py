@@ -95,9 +95,10 @@ class Teacher:
 
     def __init__(self, model: str, base_url: str | None = None, cache: str | Path = "teacher.jsonl", concurrency: int = 16,
                  max_usd: float | None = None, usd_per_m_in: float | None = None, usd_per_m_out: float | None = None,
-                 timeout_s: float = 600.0, tries: int = 6, seed: int = 0):
+                 timeout_s: float = 600.0, tries: int = 6, seed: int = 0, max_lost: float = 1.0):
         self.model, self.base_url, self.path = model, base_url or os.environ.get("OPENAI_BASE_URL"), Path(cache)
         self.concurrency, self.max_usd, self.timeout_s, self.tries, self.seed = concurrency, max_usd, timeout_s, tries, seed
+        self.max_lost = max_lost  # share of an ask's replies that may be lost; more end the run, because a rerun asks for lost ones again
         self.prices = None if usd_per_m_in is None or usd_per_m_out is None else (usd_per_m_in, usd_per_m_out)
         self.url = re.sub(r"//[^/@]*@", "//", self.base_url or "https://api.openai.com/v1")  # for sentences: without user:password
         self.name = f"teacher {model} at {self.url}"
@@ -161,6 +162,9 @@ class Teacher:
         nones = ", ".join(f"{new[none]} {none}" for none in ("empty", "refused", "cut off", "refused by server", "lost") if new[none])
         print(f"{step or 'teacher'}: {new['calls']:,} calls, {new['cached']:,} cached, {new['n_in']:,} tokens in, {new['n_out']:,} out, "
               + f"${new['usd']:.4f}, " * bool(self.prices) + f"None: {nones or 0}, {time.monotonic() - start:.1f} s", flush=True)
+        if new["lost"] > self.max_lost * len(requests):
+            raise UserError(f"{step}: {new['lost']} of {len(requests)} teacher replies were lost (the last problem: {self.problem}); all others are "
+                            f"kept in {self.path}: run the same command again")
         return replies
 
     async def _send(self, queue: deque, step: str, bar: tqdm) -> dict[str, str]:
@@ -778,6 +782,14 @@ def read_json(path: str | Path):
         raise UserError(f"{path}: expected JSON, but: {error}; repair the file") from None
 
 
+def read_lists(path: str, flag: str, what: str) -> dict[str, list[str]]:
+    """A JSON file {what: [name, ...]} that a flag names."""
+    lists = read_json(path)
+    if not isinstance(lists, dict) or not all(isinstance(v, list) and all(isinstance(x, str) and "," not in x for x in v) for v in lists.values()):
+        raise UserError(f"{flag} {path}: expected {{{what}: [skill, ...]}} with no comma in a skill's name; correct the file")
+    return lists
+
+
 def torch_seed(seed: int, *names: str) -> int:
     """A seed in [0, 2**32), for torch and numpy, that belongs to this step alone: a skipped step shifts no other."""
     return int.from_bytes(hashlib.sha256(json.dumps([seed, *names]).encode()).digest()[:4])
@@ -971,6 +983,16 @@ def peak_gib() -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**30 if sys.platform == "darwin" else 2**20), 2)
+
+
+def check_args(args, **tops: float) -> None:
+    """Whole numbers but the seed are at least 1, lists are not empty, and the fields in `tops` lie between 0 and that."""
+    for name, value in dataclasses.asdict(args).items():
+        flag = f"--{name.replace('_', '-')}"
+        if name in tops and not 0 <= value <= tops[name]:
+            raise UserError(f"{flag}: expected a number from 0 to {tops[name]}, came {value}")
+        if name != "seed" and type(value) is int and value < 1 or value == ():
+            raise UserError(f"{flag}: expected at least {'one value' if value == () else 1}, came {'none' if value == () else value}")
 
 
 def cli(main, Args, description: str) -> None:

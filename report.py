@@ -267,8 +267,7 @@ def main() -> int:
     try:
         results = read_json(args.paths[0]) if args.paths[0].endswith(".json") else gather(args.paths)
         if args.save:
-            method = results["runs"][0]["method"]
-            results["command"] = f"for each seed: python -m toyworld {method} --seed SEED; then python report.py {' '.join(sys.argv[1:])}"
+            results["command"] = f"make results; this part: python report.py {' '.join(sys.argv[1:])}"
             Path(args.save).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(tables(results))
         if args.plots:

@@ -512,13 +512,6 @@ def train(args, run, student: Student, rows: list[dict], name: str):
 
 
 # --- The stages, with files and network. ----------------------------------------------------------------------------------------------------
-def load_lists(path: str, flag: str, what: str) -> dict[str, list[str]]:
-    lists = common.read_json(path)
-    if not isinstance(lists, dict) or not all(isinstance(v, list) and all(isinstance(x, str) and "," not in x for x in v) for v in lists.values()):
-        raise UserError(f"{flag} {path}: expected {{{what}: [skill, ...]}} with no comma in a skill's name; correct the file")
-    return lists
-
-
 def label_requests(args, rows: list[dict], skills: dict[str, list[str]]) -> list[Request]:
     # ours: T = 0 for labels and diagnoses, because one answer is wanted, the likeliest
     return [Request(teacher_messages(LABEL_PROMPT, subject=row["subject"], problem=row["problem"], skills="\n".join(skills[row["subject"]])),
@@ -534,14 +527,6 @@ def profile_requests(args, rows: list[dict], responses: list[str], skills: dict[
 def rewrite_request(args, row: dict, i: int) -> Request:
     return Request(teacher_messages(REWRITE_PROMPT, problem=row["problem"], solution=row["solution"]),
                    temperature=1.0, max_tokens=args.teacher_max_tokens, sample=i)  # ours: T = 1, because at a low one the three would hardly differ
-
-
-def ask(teacher, requests: list[Request], step: str) -> list:
-    """The replies; None where there is none, at most one in a hundred lost on the way: a rerun asks for lost ones again, a written step never."""
-    replies = teacher.ask(requests, step)
-    if (lost := teacher.totals[step]["lost"]) > 0.01 * len(requests):
-        raise UserError(f"{step}: {lost} of {len(requests)} teacher replies were lost; all others are kept, run the same command again")
-    return replies
 
 
 def own_skills(rows: list[dict], skills: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -576,10 +561,10 @@ def label(args, run, teacher, rows: list[dict], skills, name: str) -> dict[str, 
     """Stage 2, first half: the skills of each question, by the teacher or from --skill-map (§C.3.1)."""
     def make():
         if args.skill_map:
-            given = load_lists(args.skill_map, "--skill-map", "question id")
+            given = common.read_lists(args.skill_map, "--skill-map", "question id")
             replies = [",".join(given.get(row["id"], [])) for row in rows]
         else:
-            replies = [reply and (read_tag(reply.text, "skill") or "") for reply in ask(teacher, label_requests(args, rows, skills), name)]
+            replies = [reply and (read_tag(reply.text, "skill") or "") for reply in teacher.ask(label_requests(args, rows, skills), name)]
         read = [read_skills(reply or "", row["subject"], skills[row["subject"]]) for row, reply in zip(rows, replies, strict=True)]
         return [{"id": row["id"], "skills": known[:5], "unknown": unknown} for row, (known, unknown) in zip(rows, read, strict=True)]
     labels = run.step(name, make)
@@ -595,7 +580,7 @@ def diagnose(args, run, teacher, val: list[dict], graded: list[dict], skills) ->
         difficult = [row for row in graded if row["difficult"]]
         rows = [by_id[row["id"]] for row in difficult]
         out, requests = [], profile_requests(args, rows, [row["response"] for row in difficult], skills)
-        for row, reply in zip(rows, ask(teacher, requests, "4 diagnose"), strict=True):
+        for row, reply in zip(rows, teacher.ask(requests, "4 diagnose"), strict=True):
             lost = {"judge": None, "skills": [], "unknown": [], "fault": "no reply", "reason": None}
             out.append({"id": row["id"]} | (read_profile(reply.text, row["subject"], skills[row["subject"]]) if reply else lost))
         return out
@@ -639,7 +624,7 @@ def draw(args, run, teacher, pool: list[dict], profile, skill_map) -> dict[str, 
             asked = [pair for pair in dict.fromkeys(pair for pairs in chosen.values() for pair in pairs) if pair not in rewrites]
             if not asked:
                 break
-            replies = ask(teacher, [rewrite_request(args, by_id[question], i) for question, i in asked], f"5 rewrite, round {attempt}")
+            replies = teacher.ask([rewrite_request(args, by_id[question], i) for question, i in asked], f"5 rewrite, round {attempt}")
             for (question, i), reply in zip(asked, replies, strict=True):
                 rewrites[question, i] = reply.text if reply and common.score(reply.text, by_id[question]["answer"]) else None
         if (n := len(chosen[trained[0]])) < args.n_pairs:
@@ -694,23 +679,16 @@ def summary(rows: list[dict], pairs: list, labels: dict[str, list[str]], own: di
 
 
 def main(args: Args) -> None:
-    for name in ("limit", "concurrency", "n_val", "questions_per_skill", "n_rewrites", "n_pairs", "epochs", "batch", "micro_batch", "sample_batch",
-                 "max_tokens", "max_new_tokens", "teacher_max_tokens", "lora_rank", "lora_alpha"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')}: expected at least 1, came {value}")
-    for name, top in (("lora_dropout", 0.999), ("warmup", 1), ("lr", 1), ("temperature", 100), ("weight_decay", 1), ("max_grad_norm", math.inf)):
-        if not 0 <= getattr(args, name) <= top:
-            raise UserError(f"--{name.replace('_', '-')}: expected a number from 0 to {top}, came {getattr(args, name)}")
-    if not args.arms:
-        raise UserError("--arms: expected at least one of base, augment, stat, shuffled, came none")
-    skills = load_lists(args.skills, "--skills", "subject") if args.skills else SKILLS
+    common.check_args(args, lr=1, temperature=100, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9)
+    skills = common.read_lists(args.skills, "--skills", "subject") if args.skills else SKILLS
     if args.skill_map:
-        load_lists(args.skill_map, "--skill-map", "question id")
+        common.read_lists(args.skill_map, "--skill-map", "question id")
     pool, val, tests = load_questions(args, skills)
     cache = Path(args.cache or Path(args.out, "teacher.jsonl"))
     if not args.plan:
         run = common.open_run(args, args.out, HOW)
-    teacher = common.Teacher(args.teacher, args.teacher_url, cache=os.devnull if args.plan and not cache.exists() else cache, seed=args.seed,
+    teacher = common.Teacher(args.teacher, args.teacher_url, cache=os.devnull if args.plan and not cache.exists() else cache,
+                             seed=args.seed, max_lost=0.01,
                              concurrency=args.concurrency, max_usd=args.max_usd, usd_per_m_in=args.usd_per_m_in, usd_per_m_out=args.usd_per_m_out)
     longest = ["(the student's response)"] + ["x" * 3 * args.max_new_tokens] * (len(val) - 1)  # the first one is shown, three bytes count as a token
     teacher.plan({"3 label": [] if args.skill_map else label_requests(args, pool + tests * args.label_test, skills),

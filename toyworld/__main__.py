@@ -24,11 +24,12 @@ def main() -> int:
     parser.add_argument("method", choices=sorted(FLAGS), help="the method file to run; every flag that is not listed here goes to it")
     parser.add_argument("--seed", type=int, default=0, help="seed of the world and of the run")
     parser.add_argument("--scale", type=float, default=1.0, help="below 1: a smaller, worse-trained world, for tests of the plumbing")
+    parser.add_argument("--times-seen", type=int, default=1, help="how often the student saw P in pretraining; at 4 it is saturated on P")
     args, rest = parser.parse_known_args()
     import stat_sel
     tyro.cli(stat_sel.Args, args=FLAGS[args.method] + rest)  # a wrong flag is refused before a world is made for it
     given = {flag.partition("=")[0] for flag in rest}
-    made = world.make_world(world.default_root(), args.seed, stat_sel.STUDENT_PROMPT, args.scale)
+    made = world.make_world(world.default_root(), args.seed, stat_sel.STUDENT_PROMPT, args.scale, args.times_seen)
     server, url = teacher.serve()
     flags = ["--seed", str(args.seed), "--student", str(made / "student"), "--teacher", "toy", "--teacher-url", url, *FLAGS[args.method]]
     if args.scale != 1:
@@ -36,7 +37,7 @@ def main() -> int:
     if "--data" not in given:
         flags += ["--data", str(made), "--skills", str(made / "skills.json")]
     if "--out" not in given:
-        flags += ["--out", f"runs/toy_{args.method}/seed-{args.seed}"]
+        flags += ["--out", f"runs/toy_{args.method}{'' if args.times_seen == 1 else f'_seen_{args.times_seen}'}/seed-{args.seed}"]
     code = subprocess.call([sys.executable, str(Path(__file__).parent.parent / f"{args.method}.py"), *flags, *rest])
     server.shutdown()
     return code

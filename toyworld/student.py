@@ -56,7 +56,7 @@ def encode(tokenizer, problem: toy.Problem, style: int, prompt: str) -> tuple[li
 def make_student(path: Path, seed: int, pool: list[toy.Problem], prompt: str, steps: int, weak_weight: float) -> None:
     """Pretrains the student and saves checkpoint and tokenizer to `path`.
 
-    steps: optimiser steps of BATCH sequences each. It sees every problem of `pool` (the later P) once.
+    steps: optimiser steps of BATCH sequences each. The problems of `pool` are among them: the later P, as often as it is to be seen.
     The rest is fresh, with weak skills `weak_weight` times as frequent as strong ones. prompt: the text that wraps a problem, with {problem}.
     """
     rng, started = random.Random(f"student {seed}"), time.time()

@@ -32,11 +32,14 @@ def draw_unique(rng: random.Random, n: int, taken: set[str]) -> list[toy.Problem
     return out
 
 
-def make_world(root: Path, seed: int, prompt: str, scale: float = 1.0) -> Path:
-    """The folder of the world `seed` under root; made where it is not there yet. scale < 1 makes a smaller, worse-trained one for tests."""
+def make_world(root: Path, seed: int, prompt: str, scale: float = 1.0, times_seen: int = 1) -> Path:
+    """The folder of the world `seed` under root; made where it is not there yet.
+
+    scale: below 1, a smaller, worse-trained world for tests. times_seen: how often the student saw P in its pretraining.
+    """
     makers = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("problems.py", "student.py", "world.py"))
     digest = hashlib.sha256((makers + prompt).encode()).hexdigest()[:8]  # so that a changed world is never taken for an older one
-    world = root / f"world-{seed}-{digest}{'' if scale == 1 else f'-scale-{scale}'}"
+    world = root / f"world-{seed}-{digest}{'' if scale == 1 else f'-scale-{scale}'}{'' if times_seen == 1 else f'-seen-{times_seen}'}"
     if (world / "student").is_dir():
         return world
     from toyworld.student import make_student
@@ -54,7 +57,7 @@ def make_world(root: Path, seed: int, prompt: str, scale: float = 1.0) -> Path:
     for subject in {toy.BY_NAME[name].subject for name in toy.SECOND}:
         lists[subject] += [name for name in toy.FIRST if name not in lists[subject]]
     (world / "skills.json").write_text(json.dumps(lists), encoding="utf-8")
-    make_student(world / "student", seed, pool, prompt, int(PRETRAINING_STEPS * scale), WEAK_IN_PRETRAINING)
+    make_student(world / "student", seed, pool * times_seen, prompt, int(PRETRAINING_STEPS * scale), WEAK_IN_PRETRAINING)
     return world
 
 
