@@ -19,13 +19,17 @@ FLAGS = {  # what the toy's scale needs; fixed on pilot seeds, as in world.py
 }
 
 
-def main() -> int:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m toyworld", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", choices=sorted(FLAGS), help="the method file to run; every flag that is not listed here goes to it")
     parser.add_argument("--seed", type=int, default=0, help="seed of the world and of the run")
     parser.add_argument("--scale", type=float, default=1.0, help="below 1: a smaller, worse-trained world, for tests of the plumbing")
     parser.add_argument("--times-seen", type=int, default=1, help="how often the student saw P in pretraining; at 4 it is saturated on P")
-    args, rest = parser.parse_known_args()
+    return parser
+
+
+def main() -> int:
+    args, rest = make_parser().parse_known_args()
     import stat_sel
     tyro.cli(stat_sel.Args, args=FLAGS[args.method] + rest)  # a wrong flag is refused before a world is made for it
     given = {flag.partition("=")[0] for flag in rest}
