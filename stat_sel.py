@@ -257,11 +257,12 @@ def draw_stat(profile: dict[str, list[str]], skill_map: dict[str, list[str]], k:
 
 
 def shuffle_profile(profile: dict[str, list[str]], skill_map: dict[str, list[str]], k: int, rng: random.Random) -> dict[str, list[str]]:
-    """The profile with its skills permuted among those with at least k questions in the Skill-Map: at least as many draws, at the wrong skills.
+    """The profile with its skills permuted among those with k questions or more in the Skill-Map (or the most that any has): no fewer draws.
 
     ours: a control, because a gain of any redraw would look like one of the targeting. A skill with fewer questions becomes any of the others,
     because a control that drew fewer questions would lose by that alone.
     """
+    k = min(k, max(map(len, skill_map.values()), default=0))
     names = sorted(skill for skill, linked in skill_map.items() if len(linked) >= k)
     other = dict(zip(names, rng.sample(names, len(names)), strict=True))
     few = sorted({skill for skills in profile.values() for skill in skills} - other.keys())

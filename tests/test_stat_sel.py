@@ -108,7 +108,8 @@ def test_the_control_draws_no_fewer_questions():
         other = stat_sel.shuffle_profile(profile, skill_map, 5, random.Random(seed))
         assert {skill for skills in other.values() for skill in skills} <= {"a", "b", "c"} and other[1][0] == other[2][0]
         assert len(stat_sel.draw_stat(other, skill_map, 5, random.Random(0))) == 20 > len(stat_sel.draw_stat(profile, skill_map, 5, random.Random(0)))
-    assert stat_sel.shuffle_profile(profile, {"few": ["x"]}, 5, random.Random(0)) == {1: [], 2: [], 3: []}
+    assert stat_sel.shuffle_profile(profile, {"few": ["x"]}, 5, random.Random(0)) == {1: ["few", "few"], 2: ["few"], 3: ["few"]}
+    assert stat_sel.shuffle_profile(profile, {}, 5, random.Random(0)) == {1: [], 2: [], 3: []}
 
 
 def test_choose_pairs_takes_the_next_one_for_a_bad_rewrite():
