@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 from toyworld.__main__ import FLAGS, make_parser
 
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```\n(.*?)```", README, re.DOTALL)
+BLOCKS = [text for language, text in re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE) if not language]
 COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.split("#")[0].strip()]
 DOC_COMMANDS = [line.split("  #")[0].strip().removeprefix("Run").strip() for line in stat_sel.__doc__.splitlines() if "python " in line]
 
