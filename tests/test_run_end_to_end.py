@@ -272,7 +272,7 @@ def test_a_slice_of_real_math(real_data, small_world, tmp_path, teacher_url, run
     """Shows that it runs on MATH with the built-in skill list; a toy student and a toy teacher show no more than that."""
     done = run_file("stat_sel.py", "--data", real_data / "math", "--student", small_world / "student", "--teacher", "toy",
                     "--teacher-url", teacher_url, "--out", tmp_path / "out", "--limit", "60", "--epochs", "1", "--max-new-tokens", "16",
-                    "--label-test")
+                    "--label-test", "--n-pairs", "24", "--no-checkpointing")
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert sum(bool(row["skills"]) for row in read(tmp_path / "out" / "7_test_base.jsonl")) > 40  # a few of the labels are malformed
