@@ -719,11 +719,17 @@ def main(args: Args) -> None:
         outcomes[arm] = [bool(row["is_right"]) for row in rows]
         epochs = {line["epoch"]: line for line in (run.read("metrics.jsonl") if arm in drawn else []) if line.get("train") == arm}
         arms[arm] = summary(rows, drawn.get(arm, []), labels, own_skills(pool, skills), list(epochs.values()))
-    print(common.arms_table(outcomes, "augment" if "augment" in outcomes else args.arms[0]))
+    reference = "augment" if "augment" in outcomes else args.arms[0]
+    print(common.arms_table(outcomes, reference))
+    counts = Counter(skill for missing in profile.values() for skill in missing)
+    missed = {skill for skill, _ in counts.most_common(10)}
+    if any(chosen := [bool(missed & set(test_skills[row["id"]])) for row in tests]):
+        print(f"on the {sum(chosen)} test questions that need one of the ten most-missed skills:")
+        print(common.arms_table({arm: [o for o, c in zip(outcomes[arm], chosen, strict=True) if c] for arm in outcomes}, reference))
     run.write("result.json", {
         "method": "stat_sel", "student": args.student, "teacher": args.teacher, "seed": args.seed,
         "n_val": len(val), "n_difficult": n_difficult, "val_right": n_right, "n_profile": len(profile),
-        "profile": Counter(skill for missing in profile.values() for skill in missing), "teacher_totals": teacher.recorded, "arms": arms})
+        "profile": counts, "teacher_totals": teacher.recorded, "arms": arms})
     print(f"{run.path}/result.json")
 
 

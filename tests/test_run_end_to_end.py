@@ -46,7 +46,7 @@ def test_a_run_ends_with_its_table(whole_run):
     assert list(result["arms"]) == ["base", "augment", "stat", "shuffled"]
     assert {row["n"] for row in result["arms"].values()} == {90}
     assert len({row["n_pairs"] for arm, row in result["arms"].items() if arm != "base"}) == 1  # equal numbers of pairs
-    assert "vs augment" in printed and printed.count("at most") >= 2 and "##" in printed
+    assert printed.count("vs augment") == 2 and "most-missed skills:" in printed and printed.count("at most") >= 2 and "##" in printed
     for arm in ("augment", "stat", "shuffled"):
         rows = read(out / f"train_{arm}.jsonl")
         assert [m["role"] for m in rows[0]["messages"]] == ["user", "assistant"]
