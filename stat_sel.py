@@ -73,7 +73,7 @@ class Args:
     n_val: int = 1000  # size of Q_val; the rest of the test split is Q_test (§3.1)
     difficulty: Literal["answer", "consistency"] = "answer"  # difficult if wrong, or if five samples never agree twice (§E.1)
     temperature: float = 0.1  # of the student's answers (§3.1)
-    max_new_tokens: int = 2048  # length limit of an answer (ours: MATH's longest solutions have about as many)
+    max_new_tokens: int = 2048  # length limit of an answer (ours: because MATH's longest solution has 6,767 characters)
     questions_per_skill: int = 5  # drawn for every (difficult question, missing skill) (§B.2; Algorithm 1 says 3)
     n_rewrites: int = 3  # rewritten answers of a drawn question (§B.2)
     n_pairs: int = 9500  # question-answer pairs in every trained arm (§B.2)

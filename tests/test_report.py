@@ -6,6 +6,7 @@ import re
 import pytest
 
 import report
+import stat_sel
 from tests.conftest import ROOT
 
 
@@ -58,6 +59,10 @@ def test_data_without_labels_still_gives_a_table():
             arm |= {"by_skill": {}, "missed": (0, 0), "other": (5, 10)}
     shown = report.tables({"runs": runs})
     assert "| C1: STAT-Sel > MATH-Augment | is open" in shown and "C6" not in shown and "C5" not in shown
+
+
+def test_runs_that_differ_in_how_they_ran_are_gathered():
+    assert set(stat_sel.HOW) <= set(report.MAY_DIFFER) and {"lr", "n_pairs", "arms"}.isdisjoint(report.MAY_DIFFER)
 
 
 def test_an_unfinished_run_is_refused(tmp_path, run_file):
