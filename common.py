@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import fcntl
 import functools
+import gc
 import hashlib
 import importlib.metadata
 import io
@@ -288,6 +289,13 @@ class Teacher:
                 n_bad += bool(line)
         if n_bad > 1 and not self.cache:
             raise UserError(f"teacher: {self.path} is no cache of replies: none of its {n_bad} lines is one; name another file")
+
+
+def open_teacher(args) -> Teacher:
+    """The teacher that a method's flags name, with its cache in the run directory. With args.plan nothing is written."""
+    cache = Path(args.cache or Path(args.out, "teacher.jsonl"))
+    return Teacher(args.teacher, args.teacher_url, cache=os.devnull if args.plan and not cache.exists() else cache, concurrency=args.concurrency,
+                   max_usd=args.max_usd, usd_per_m_in=args.usd_per_m_in, usd_per_m_out=args.usd_per_m_out, seed=args.seed, max_lost=0.01)
 
 
 # --- Scoring: the last \boxed, then "the answer is"; own normal form first, algebra in a process that can be killed. ------
@@ -691,6 +699,41 @@ HUB = {  # name: (address, configs, its name for the test split), tried in this 
 }
 
 
+# MATH's subjects and skills: the 112 pairs of Tables 5 and 6 of arXiv 2510.10023, whose §2 speaks of 128.
+MATH_SKILLS = {subject: names.split(" | ") for subject, names in {
+    "Algebra": "algebraic expression skills | algebraic manipulation skills | arithmetic skills | calculation and conversion skills | "
+    "combinatorial operations and basic arithmetic | complex number skills | distance and midpoint skills | exponent and root skills | "
+    "factoring skills | function composition skills | function skills | geometric sequence skills | graph and geometry skills | "
+    "inequality skills | logarithmic and exponential skills | number theory skills | polynomial concepts | quadratic equation skills | "
+    "ratio and proportion skills | sequence and series skills | solving equations",
+    "Counting & Probability": "calculating and understanding combinations | combinatorial mathematics | combinatorics concepts | "
+    "counting principals | factorials and prime factorization | number theory and arithmetic operations | permutation and combinations | "
+    "probability calculation with replacement | probability concepts and calculations | probability theory and distribution | "
+    "combinatorics operations",
+    "Geometry": "3d geometry and volume calculation skills | algebraic skills | area calculation skills | circle geometry skills | "
+    "combinatorics and probability skills | coordinate geometry and transformation skills | other geometric skills | pythagorean skills | "
+    "quadrilateral and polygon skills | ratio and proportion skills | triangle geometry skills | trigonometry skills | "
+    "understanding circle properties and algebraic manipulation",
+    "Intermediate Algebra": "absolute value skills | algebraic manipulation and equations | calculus optimization skills | "
+    "complex number manipulation and operations | function composition and transformation | graph understanding and interpretation | "
+    "inequality solving and understanding | polynomial concepts | properties and application of exponents | "
+    "quadratic equations and solutions | recursive functions and sequences | sequence and series analysis skills | "
+    "simplification and basic operations | solving inequalities | solving system of equations | summation and analysis of series | "
+    "understanding and application of functions | understanding and applying floor and ceiling functions | "
+    "understanding and manipulation of rational functions | understanding and utilizing infininte series | "
+    "understanding ellipse properties | understanding logarithmic properties and solving equations",
+    "Number Theory": "arithmetic sequences | base conversion | basic arithmetic | division and remainders | exponentiation | factorization | "
+    "greatest common divisor calculations | modular arithmetic | number manipulation | number theory | polynomial operations | "
+    "prime number theory | sequence analysis | solving equations | understanding of fractions",
+    "Prealgebra": "average calculations | basic arithmetic operations | circles | counting and number theory | exponentiation rules | "
+    "fractions and decimals | geometry | multiples and zero properties | multiplication and division | perimeter and area | "
+    "prime number theory | probability and combinatorics | ratio and proportion | linear equation",
+    "Precalculus": "algebra and equations | basic trigonometry | calculus | complex number operations | complex numbers | coordinate systems | "
+    "determinant calculation | geometric relations | geometry and space calculation | geometry triangle properties | matrix operations | "
+    "parametric equations | sequences series and summation | three dimensional geometry | trigonometric calculations | vector operations",
+}.items()}
+
+
 def load(name_or_path: str, split: str = "test", root: str | None = None) -> list[dict]:
     """Rows of a set in HUB, of a .jsonl file (split is then ignored) or of a folder that holds {split}.jsonl.
 
@@ -790,6 +833,38 @@ def read_lists(path: str, flag: str, what: str) -> dict[str, list[str]]:
     return lists
 
 
+def read_pairs(path: str, flag: str = "--pairs") -> list[dict]:
+    """Training pairs in chat form from a .json list or a .jsonl file: rows {"id", "messages": [{"role", "content"}, ..., the answer last]}.
+
+    Read are "messages" (role, content) and "conversations" (from, value; human and gpt, as ShareGPT has them).
+    """
+    rows = list(enumerate(read_json(path), 1)) if path.endswith(".json") else read_jsonl(Path(path))
+    pairs = []
+    for n, row in rows:
+        turns = (row.get("messages") or row.get("conversations")) if isinstance(row, dict) else None
+        try:
+            turns = [{"role": t["role"], "content": t["content"]} if "role" in t else
+                     {"role": {"human": "user", "gpt": "assistant"}.get(t["from"], t["from"]), "content": t["value"]} for t in turns]
+        except (TypeError, KeyError):
+            turns = []
+        good = all(t["role"] in ("system", "user", "assistant") and isinstance(t["content"], str) for t in turns)
+        if not (good and len(turns) > 1 and turns[-1]["role"] == "assistant" and turns[-2]["role"] == "user"):
+            raise UserError(f"{flag} {path}, row {n}: expected 'messages' of role and content that end with a question and its answer, came "
+                            f"{json.dumps(row)!s:.80}; bring the file into this form")
+        pairs.append({"id": row.get("id"), "messages": turns})
+    if not pairs:
+        raise UserError(f"{flag} {path}: expected at least one pair, found none; check the file")
+    return pairs
+
+
+def without(rows: list[dict], others: list[dict]) -> list[dict]:
+    """The rows whose problem is not, but for case, spacing and punctuation, one of `others`."""
+    def plain(row):
+        return re.sub(r"\W", "", row["problem"].casefold())
+    texts = set(map(plain, others))
+    return [row for row in rows if plain(row) not in texts]
+
+
 def torch_seed(seed: int, *names: str) -> int:
     """A seed in [0, 2**32), for torch and numpy, that belongs to this step alone: a skipped step shifts no other."""
     return int.from_bytes(hashlib.sha256(json.dumps([seed, *names]).encode()).digest()[:4])
@@ -806,6 +881,221 @@ def split_math(rows: list[dict], n_val: int, seed: int) -> tuple[list[dict], lis
     by_text = sorted(range(len(rows)), key=lambda i: rows[i]["problem"])  # so the order of the file does not matter
     chosen = set(rng(seed, "split_math").sample(by_text, n_val))
     return [row for i, row in enumerate(rows) if i in chosen], [row for i, row in enumerate(rows) if i not in chosen]
+
+
+class Questions(NamedTuple):
+    pool: list[dict]  # training questions with a solution and an answer
+    val: list[dict]  # what the student is profiled on
+    sets: dict[str, list[dict]]  # what is tested on: first "MATH", the rest of the test split
+    n_samples: dict[str, int]  # answers to each question of a set
+    removed: dict[str, int]  # how many questions a set has lost because they are profiled on
+
+
+def load_questions(data: str, n_val: int, seed: int, val: str | None = None, ood: tuple[str, ...] = (), samples: int = 1,
+                   limit: int | None = None) -> Questions:
+    """Training, validation and test questions, none of them in two of the three, by their texts.
+
+    val: a set to profile on instead of n_val questions of the test split; of it half at most, and the rest is tested on. ood: other sets to test
+    on; `samples` answers a question are for those with fewer than 100. limit: at most so many questions of each.
+    """
+    if data.endswith(".jsonl"):
+        raise UserError(f"--data {data}: expected a folder with train.jsonl and test.jsonl, came one file; give the folder")
+    train, tests = load(data, "train"), load(data, "test")
+    others = {"/".join(Path(name).with_suffix("").parts[-2:]): load(name) for name in [val] * bool(val) + list(ood)}
+    if val:
+        name, rows = next(iter(others.items()))
+        chosen, _ = split_math(rows, min(n_val, len(rows) // 2), seed)
+        chosen = [row | {"id": f"{name}/{row['id']}"} for row in chosen]
+    else:
+        chosen, tests = split_math(tests, n_val, seed)
+    sets = {"MATH": tests, **others}
+    n_samples = {name: samples if name != "MATH" and len(rows) < 100 else 1 for name, rows in sets.items()}
+    left = {name: without(rows, chosen) for name, rows in sets.items()}
+    removed = {name: len(sets[name]) - len(rows) for name, rows in left.items()}
+    if empty := [name for name, rows in left.items() if not rows]:
+        raise UserError(f"{empty[0]}: every question of it is profiled on; leave it out, or profile on fewer")
+    pool = without([row for row in train if row["answer"] and row["solution"]], [*chosen, *itertools.chain(*sets.values())])
+    print(f"P {len(pool)} questions ({len(train) - len(pool)} left out: no answer, or in an evaluation set), Q_val {len(chosen)}; tested on "
+          + ", ".join(f"{name} {len(rows)} ({removed[name]} taken out: profiled on)" for name, rows in left.items()))
+    if limit:
+        pool, chosen, *rest = (rng(seed, "limit").sample(rows, min(limit, len(rows))) for rows in (pool, chosen, *left.values()))
+        left = dict(zip(left, rest, strict=True))
+    if len({row["id"] for row in pool + chosen + left["MATH"]}) < len(pool + chosen + left["MATH"]):
+        raise UserError(f"--data {data}: an id stands in train.jsonl and in test.jsonl too; make the ids unique")
+    return Questions(pool, chosen, left, n_samples, removed)
+
+
+# --- Models: 4-bit weights from the Hub or a folder. ----------------------------------------------------------------------------------
+def load_4bit(name: str, flag: str) -> tuple:
+    """(model, tokenizer) of a causal language model, frozen, in NF4; compute in bfloat16, on a machine without a GPU in float32."""
+    import logging
+    import warnings
+
+    import torch
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "Paged optimizers are not supported on CPU|`is_gradient_checkpointing` is deprecated")  # both harmless
+    import bitsandbytes as bnb
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers.utils import logging as hf_logging
+    hf_logging.disable_progress_bar()
+    if not Path(name).is_dir() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
+        raise UserError(f"{flag} {name}: no such folder; give a folder with a checkpoint or a Hub name such as Qwen/Qwen2.5-3B")
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(
+            name, quantization_config=quantization, dtype=dtype, device_map={"": 0} if torch.cuda.is_available() else None)
+    except (OSError, ValueError) as error:
+        gated = "gated" in str(error).lower() or "401" in str(error)
+        advice = "the weights are gated: accept their licence on the Hub, then run `hf auth login`" if gated else str(error).split("\n")[0]
+        raise UserError(f"{flag} {name} can't be loaded: {advice}") from error
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False  # else one forward pass in eval mode silently breaks all later gradients on such CPUs
+    if any(getattr(model.config, field, None) for field in ("final_logit_softcapping", "logit_scale", "logits_scaling")):
+        raise UserError(f"{flag} {name}: it rescales its logits after lm_head, which the files here do not; take a Llama or Qwen2 kind")
+    return model.requires_grad_(False).eval(), tokenizer
+
+
+class Student(NamedTuple):
+    model: object  # a torch module, with a LoRA adapter if it has one
+    tokenizer: object
+    end: str  # what the chat template puts behind an answer
+    stop_ids: frozenset[int]  # every token that ends an answer
+    device: object
+
+
+def load_student(name: str, adapter: str | Path | None = None) -> Student:
+    """A chat model in NF4, with a LoRA adapter that training may go on from, if one is given."""
+    model, tokenizer = load_4bit(name, "--student")
+    if tokenizer.chat_template is None:
+        raise UserError(f"--student {name}: its tokenizer has no chat template; use an instruction-tuned model, or add one")
+    shown = apply_template(tokenizer, [{"role": "user", "content": "q"}, {"role": "assistant", "content": "@answer@"}])
+    end = shown.rpartition("@answer@")[2].strip() or tokenizer.eos_token
+    stop = model.generation_config.eos_token_id
+    stop = set(stop if isinstance(stop, list) else [stop]) | {tokenizer.eos_token_id, tokenizer(end, add_special_tokens=False).input_ids[-1]}
+    if adapter:
+        from peft import PeftModel
+        try:
+            model = PeftModel.from_pretrained(model, adapter, is_trainable=True).eval()
+        except (OSError, ValueError, RuntimeError) as error:
+            message = str(error).strip().split("\n")[0]
+            raise UserError(f"--adapter {adapter}: expected a folder with a LoRA adapter of {name}, but: {message}; check both") from error
+    return Student(model, tokenizer, end, frozenset(stop - {None}), model.device)
+
+
+def free() -> None:
+    """Give back the memory of models that nothing refers to any more, before another one is loaded, and count its peak anew."""
+    gc.collect()  # PEFT's wrappers refer to one another
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def apply_template(tokenizer, messages: list[dict], **kwargs) -> str:
+    # Llama 3's template prints today's date unless it is given one: a run must not change overnight.
+    return tokenizer.apply_chat_template(messages, tokenize=False, date_string="26 Jul 2024", **kwargs)
+
+
+def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
+    """The tokens of a chat up to the assistant's next turn."""
+    return tokenizer(apply_template(tokenizer, messages, add_generation_prompt=True), add_special_tokens=False).input_ids
+
+
+def pad(rows: list[list[int]], device) -> tuple:
+    """Token rows padded on the right: ids and mask, (B, T) each."""
+    import torch
+    width = max(map(len, rows))
+    return (torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device),
+            torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device))
+
+
+def hidden_states(model, ids, mask):
+    """The last hidden states, (B, T, d), of a causal model with or without LoRA layers; no logits are computed."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+
+
+def grouped_batches(lengths: list[int], size: int, rng: random.Random) -> list[list[int]]:
+    """Shuffled batches of indices of similar length: shuffle, sort within chunks, shuffle the batches.
+
+    ours: chunks of 50 batches, because that leaves the batches' content nearly random and takes most of the padding away.
+    """
+    order = rng.sample(range(len(lengths)), len(lengths))
+    chunks = [sorted(order[i:i + 50 * size], key=lambda j: -lengths[j]) for i in range(0, len(order), 50 * size)]
+    batches = [chunk[i:i + size] for chunk in chunks for i in range(0, len(chunk), size)]
+    return rng.sample(batches, len(batches))
+
+
+def split_steps(response: str) -> list[str]:
+    """The steps of an answer for a reward model: its paragraphs, or its lines if it is one paragraph; a display formula is never cut.
+
+    The final answer, if there is one, comes as a last step of its own, as RLHFlow's reward models were trained; at least one step.
+    >>> split_steps("x+1=3.\n\nSo\n\\[x\n\n=2\\]"), split_steps("2+3=5\nSo \\boxed{5}.")[1:]
+    (['x+1=3.', 'So\n\\[x\n\n=2\\]'], ['So \\boxed{5}.', 'The final answer is: \\boxed{5}.'])
+    """
+    display = r"(?<!\\)\\\[.*?(?:\\\]|\Z)|\$\$.*?(?:\$\$|\Z)|\\begin\{(\w+\*?)\}.*?(?:\\end\{\1\}|\Z)"
+    text = re.sub(display, lambda formula: formula[0].replace("\n", "\0"), response.strip(), flags=re.DOTALL)
+    paragraphs, answer = re.split(r"\n\s*\n", text), extract_answer(response)
+    steps = [step.replace("\0", "\n").strip() for step in (paragraphs if len(paragraphs) > 1 else text.split("\n"))]
+    return [step for step in steps if step] + [f"The final answer is: \\boxed{{{answer}}}."] * (answer is not None) or [""]
+
+
+def chat_of_steps(tokenizer, problem: str, steps: list[str], plus: int) -> tuple[list[int], list[int]]:
+    """Tokens of the chat "problem + step 1", "+", "step 2", "+", ... that RLHFlow's reward models read; the positions that predict its marks."""
+    chat, prompts = [], []
+    for i, step in enumerate(steps):
+        chat.append({"role": "user", "content": f"{problem} {step}" if i == 0 else step})
+        prompts.append(prompt_ids(tokenizer, chat))
+        chat.append({"role": "assistant", "content": "+"})
+    if any(longer[:len(prompt) + 1] != [*prompt, plus] for prompt, longer in itertools.pairwise(prompts)):
+        raise UserError("--prm: its chat template does not leave earlier turns as they are with a + behind them; take a model of RLHFlow's kind")
+    return prompts[-1], [len(prompt) - 1 for prompt in prompts]
+
+
+def score_steps(model, tokenizer, answers: list[tuple[str, list[str]]]) -> list[list[float]]:
+    """P("+") / (P("+") + P("-")) for every step of each (problem, steps), by a process reward model.
+
+    All steps of an answer take one forward pass: attention is causal, and every earlier mark is "+" whatever its score.
+    """
+    import torch
+    plus, minus = (tokenizer(mark, add_special_tokens=False).input_ids[-1] for mark in "+-")
+    chats = [chat_of_steps(tokenizer, problem, steps, plus) for problem, steps in answers]
+    with torch.no_grad():
+        hidden = hidden_states(model, *pad([ids for ids, _ in chats], model.device))  # (B, T, d)
+        logits = [model.lm_head(row[marks]).float()[:, [plus, minus]] for row, (_, marks) in zip(hidden, chats, strict=True)]  # (t, 2) each
+    return [pair.softmax(-1)[:, 0].tolist() for pair in logits]
+
+
+def step_rewards(run: "Run", name: str, prm: str, answered: list[tuple[dict, str]], batch: int) -> dict[str, list[float]]:
+    """The rewards of the steps of every (question, response), by the question's id; in batches of similar length, kept in the file `name`."""
+    if not answered:
+        return {}
+    free()
+    load_prm = functools.cache(lambda: load_4bit(prm, "--prm"))  # only if something is left to do
+    by_id = {row["id"]: (row["problem"], response) for row, response in answered}
+    items = [{"id": i} for i in sorted(by_id, key=lambda i: (sum(map(len, by_id[i])), i))]
+
+    def make(part):
+        steps = [(problem, split_steps(response)) for problem, response in (by_id[item["id"]] for item in part)]
+        return [item | {"rewards": rewards} for item, rewards in zip(part, score_steps(*load_prm(), steps), strict=True)]
+    rows = run.batches(name, [items[i:i + batch] for i in range(0, len(items), batch)], make, unit="answer")
+    return {row["id"]: row["rewards"] for row in rows}
+
+
+def embed(model, tokenizer, texts: list[str], batch: int):
+    """Mean-pooled last hidden states of unit length, (N, d)."""
+    import torch
+    order, rows = sorted(range(len(texts)), key=lambda i: len(texts[i])), {}
+    for i in tqdm(range(0, len(order), batch), desc="embed", unit="batch"):
+        with torch.no_grad():
+            ids, mask = pad([tokenizer(texts[j]).input_ids for j in order[i:i + batch]], model.device)
+            hidden = hidden_states(model, ids, mask).float() * mask[:, :, None]  # (B, T, d)
+        mean = torch.nn.functional.normalize(hidden.sum(1), dim=-1)
+        rows |= dict(zip(order[i:i + batch], mean.cpu(), strict=True))
+    return torch.stack([rows[i] for i in range(len(texts))])
 
 
 # --- Run: one directory per run; a file that is there is whole, and a rerun goes on after it. ---------------------------------------
@@ -887,7 +1177,7 @@ class Run:
             self.write(name, make())
         value, torch = self.read(name), sys.modules.get("torch")
         rows = f"{len(value):,} rows, " if isinstance(value, list) else ""
-        peak = f", peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB so far" if torch and torch.cuda.is_available() else ""
+        peak = f", peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if torch and torch.cuda.is_available() else ""
         print(f"{name}: {rows}" + ("there already" if there else f"{time.time() - start:.1f} s{peak}"), flush=True)
         return value
 
@@ -959,6 +1249,38 @@ def arms_table(outcomes: dict[str, list[bool]], reference: str, n_boot: int = 10
     return "\n".join(table)
 
 
+def sets_table(tested: dict[str, list[dict]], reference: str, part: tuple[str, set[str]]) -> str:
+    """The arms on every evaluation set, and on a part (name, ids) of the first. tested[arm]: rows of set, id, is_right, one for each sample."""
+    lines = []
+    for name in dict.fromkeys(row["set"] for row in tested[reference]):
+        right: dict[str, dict[str, list[bool]]] = {arm: defaultdict(list) for arm in tested}
+        for arm, rows in tested.items():
+            for row in rows:
+                if row["set"] == name:
+                    right[arm][row["id"]].append(bool(row["is_right"]))
+        k = len(next(iter(right[reference].values())))
+        means = {arm: 100 * sum(map(sum, found.values())) / sum(map(len, found.values())) for arm, found in right.items()}
+        lines += ["", f"{name}, pass@{k}" + "".join(f"; avg@{k} of {arm} {mean:.1f} %" for arm, mean in means.items() if k > 1),
+                  arms_table({arm: [any(draws) for draws in found.values()] for arm, found in right.items()}, reference)]
+        inside = {arm: [draws[0] for i, draws in found.items() if i in part[1]] for arm, found in right.items()}
+        if len(lines) == 3 and inside[reference]:
+            lines += ["", part[0], arms_table(inside, reference)]
+    return "\n".join(lines)
+
+
+def agreement(difficult: list[bool], wrong: list[bool]) -> dict[str, float]:
+    """How well a criterion of difficulty finds the wrong answers, in %. Difficult is the positive class; nan where there is none.
+
+    >>> {name: round(x) for name, x in agreement([True, True, True, False], [True, True, False, True]).items()}
+    {'accuracy': 50, 'precision': 67, 'recall': 67, 'F1': 67}
+    """
+    pairs = Counter(zip(difficult, wrong, strict=True))
+    hits, false_alarms, missed = pairs[True, True], pairs[True, False], pairs[False, True]
+    parts = {"accuracy": (hits + pairs[False, False], len(wrong)), "precision": (hits, hits + false_alarms), "recall": (hits, hits + missed),
+             "F1": (2 * hits, 2 * hits + false_alarms + missed)}
+    return {name: 100 * a / b if b else math.nan for name, (a, b) in parts.items()}
+
+
 def bars(counts: dict[str, int], top: int = 10, width: int = 40) -> str:
     """The `top` largest counts as bars, equal ones by name; the longest bar is `width` signs.
 
@@ -987,11 +1309,11 @@ def peak_gib() -> float:
 
 def check_args(args, **tops: float) -> None:
     """Whole numbers but the seed are at least 1, lists are not empty, and the fields in `tops` lie between 0 and that."""
-    for name, value in dataclasses.asdict(args).items():
-        flag = f"--{name.replace('_', '-')}"
+    for field in dataclasses.fields(args):
+        name, value, flag = field.name, getattr(args, field.name), f"--{field.name.replace('_', '-')}"
         if name in tops and not 0 <= value <= tops[name]:
             raise UserError(f"{flag}: expected a number from 0 to {tops[name]}, came {value}")
-        if name != "seed" and type(value) is int and value < 1 or value == ():
+        if name != "seed" and type(value) is int and value < 1 or value == () != field.default:
             raise UserError(f"{flag}: expected at least {'one value' if value == () else 1}, came {'none' if value == () else value}")
 
 

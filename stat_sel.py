@@ -2,40 +2,44 @@ r"""STAT-Sel: redraw the training set towards the skills a student lacks, then f
 
 Paper   He, Panigrahi, Lin, Arora, "Skill-Targeted Adaptive Training", arXiv 2510.10023v1. The authors published data, no code.
 Steps   1 answer    the student answers every validation question, 0-shot, T = 0.1                        (§2.1)
-        2 grade     which answers are difficult for it; here by answer or by consistency                   (§2.1, §E.1)
+        2 grade     a process reward model scores the steps; which answers are difficult for the student    (§2.1, Eq. 1, §E.1)
         3 label     the teacher names up to five skills for each question of P: the Skill-Map               (§2, §C.3.1)
         4 diagnose  the teacher names the skills each difficult answer lacks: the Missing-Skill-Profile     (§2.2, §C.3.2)
         5 draw      five questions of P for every (question, missing skill), three rewritten answers each   (§2.3, §B.2)
         6 train     QLoRA on the draw, and on the same number of pairs drawn otherwise                      (§C.1, §C.2)
-        7 test      accuracy on the questions that were not profiled on                                     (§3.1)
-Names   P, the training questions (§2) = pool; S, the skill list = skills; Q_val = val, Q_test = test; Skill-Map = skill_map;
-        Missing-Skill-Profile = profile (§2.2); Q_val_difficult = difficult (§2.1).
+        7 test      accuracy on the questions that were not profiled on, and on other sets                  (§3.1)
+Names   P, the training questions (§2) = pool; S, the skill list = skills; Q_val = val, Q_test = tests; r_q,i = rewards; Skill-Map = skill_map;
+        Missing-Skill-Profile = profile (§2.2); Q_val_difficult = difficult; MATH^D = the difficult part of Q_test (§2.1).
         A skill is the pair (subject, name), written "subject: name": names repeat across subjects.
 Arms    base      the student as it is
-        augment   random pairs of rewritten answers over all of P: MATH-Augment (§C.2)
+        train     P with its own solutions: MATH-Train (§C.2)
+        augment   random pairs of rewritten answers over all of P: MATH-Augment
+        hard      the same over levels 4 and 5: MATH-Hard
+        embed     the five questions of P nearest to each difficult one: Embed-Sel
         stat      STAT-Sel
         shuffled  STAT-Sel with the profile's skills permuted among the skills: does the targeting help, or any redraw? (ours)
-Differs Difficulty comes from the answers: the process reward model of §2.1 is not here yet. One learning rate for all arms, where the paper chooses
-        one for each. Length-grouped batches without packing. The 112 skills printed in Tables 5 and 6; the text speaks of 128. A rewrite whose final
-        answer is not the gold one is dropped; so is a question of P that stands in the test split, or has no answer.
+Differs Questions of Q_test are picked for MATH^D by one draw of the base student's answers, and the base is scored on another: else it would rise
+        by regression to the mean. One learning rate for all arms, where the paper chooses one for each. Length-grouped batches without packing.
+        The 112 skills printed in Tables 5 and 6; the text speaks of 128. A rewrite whose final answer is not the gold one is dropped; so is a
+        question of P that stands in an evaluation set, or has no answer.
 Run     python stat_sel.py --teacher gpt-4o-mini                                         # the paper's sizes, one GPU
         python stat_sel.py --teacher gpt-4o-mini --plan                                  # calls, tokens, one prompt of each kind; sends nothing
         python stat_sel.py --teacher MODEL --teacher-url http://localhost:8000/v1 --limit 100   # any OpenAI-compatible server, a small slice
+        python stat_sel.py --pairs FILE --out runs/given                                 # train and test on given pairs; no teacher
         python -m toyworld stat_sel                                                      # no GPU, no key, minutes
-Writes  runs/stat_sel/  args.json env.json 1_answers.jsonl 2_graded.jsonl 3_skill_map.jsonl (3_test_skills.jsonl) 4_profile.jsonl 5_draw.json
-        train_<arm>.jsonl loss_<arm>.jsonl adapter/<arm>/ 7_test_<arm>.jsonl teacher.jsonl metrics.jsonl result.json
+Writes  runs/stat_sel/  args.json env.json 0_questions.jsonl 1_answers.jsonl (1_samples.jsonl 2_rewards.jsonl) 2_graded.jsonl 3_skill_map.jsonl
+        4_profile.jsonl (5_nearest.json) 5_rewrites.jsonl train_<arm>.jsonl loss_<arm>.jsonl adapter/<arm>/ 7_answers_<arm>_<set>.jsonl
+        7_test_<arm>.jsonl teacher.jsonl metrics.jsonl result.json
 """
 import functools
-import gc
+import itertools
 import math
-import os
 import random
 import re
 import time
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from tqdm import tqdm
@@ -43,22 +47,27 @@ from tqdm import tqdm
 import common
 from common import Request, UserError
 
-# May differ between the starts of one run. The two batch sizes move the draws of dropout and of sampling: what is there already is kept.
+# May differ between the starts of one run. The batch sizes move the draws of dropout and of sampling: what is there already is kept.
 HOW = ("teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd", "usd_per_m_in", "usd_per_m_out", "plan", "micro_batch", "sample_batch",
-       "checkpointing")
+       "prm_batch", "checkpointing")
 
 
 @dataclass(frozen=True)
 class Args:
     student: str = "Qwen/Qwen2.5-3B"  # model to improve: Hub name or folder (§3.1)
+    adapter: str | None = None  # LoRA adapter of an earlier run to start from, such as runs/stat_sel/adapter/stat; its rank counts (§3.3)
     data: str = "math"  # "math", or a folder with train.jsonl (P) and test.jsonl (split into Q_val and Q_test)
+    val: str | None = None  # profile on this set, such as math_perturb_hard or a .jsonl file; on half of it at most, the rest is tested on (§3.3)
+    ood: tuple[str, ...] = ()  # other sets to test on: gsm8k math500 amc23 aime24 aime25 math_perturb_simple math_perturb_hard, .jsonl files (§3.1)
+    samples: int = 64  # answers to each question of another set with fewer than 100, at T = 1 (§3.1: AMC23, AIME)
+    pairs: str | None = None  # train on the pairs of this .json or .jsonl file in chat form, instead of any drawn with a teacher
     skills: str | None = None  # JSON file {subject: [skill, ...]} instead of the paper's list (Tables 5, 6)
     skill_map: str | None = None  # JSON file {question id: [skill, ...]} instead of asking the teacher for labels (§C.3.1)
     label_test: bool = False  # ask the teacher for the skills of Q_test too, for accuracy by skill (Fig. 4); toy data has them
     out: str = "runs/stat_sel"  # run directory; the same command goes on where it stopped
     seed: int = 0  # moves everything that is drawn (paper: 0, §C.1)
-    limit: int | None = None  # take only so many questions of Q_val, of P and of Q_test: a quick look
-    arms: tuple[Literal["base", "augment", "stat", "shuffled"], ...] = ("base", "augment", "stat", "shuffled")  # what to train and test
+    limit: int | None = None  # take only so many questions of Q_val, of P and of each test set: a quick look
+    arms: tuple[Literal["base", "train", "augment", "hard", "embed", "stat", "shuffled"], ...] = ("base", "augment", "stat", "shuffled")  # see Arms
 
     teacher: str = "gpt-4o-mini"  # model that labels, diagnoses and rewrites (§C.3)
     teacher_url: str | None = None  # address of any OpenAI-compatible server; default: OpenAI, key from OPENAI_API_KEY
@@ -71,12 +80,18 @@ class Args:
     plan: bool = False  # print the teacher calls ahead, one prompt of each kind, and stop
 
     n_val: int = 1000  # size of Q_val; the rest of the test split is Q_test (§3.1)
-    difficulty: Literal["answer", "consistency"] = "answer"  # difficult if wrong, or if five samples never agree twice (§E.1)
+    difficulty: Literal["prm", "consistency", "length", "answer"] = "prm"  # by Eq. 1; five samples never agree twice; long; wrong (§2.1, §E.1)
+    compare: bool = False  # grade Q_val by the other criteria too, to see how well each finds the wrong answers (Tables 8, 11)
+    prm: str = "RLHFlow/Llama3.1-8B-PRM-Mistral-Data"  # process reward model that marks each step with + or - (§C.1)
+    tau1: float = 0.85  # difficult if the last or the mean step reward is no higher (Eq. 1, §C.1)
+    tau2: float = 0.7  # or that of an earlier step (Eq. 1, §C.1)
+    length_words: int = 800  # difficult by length if the mean response has as many words (§E.1)
     temperature: float = 0.1  # of the student's answers (§3.1)
     max_new_tokens: int = 2048  # length limit of an answer (ours: because MATH's longest solution has 6,767 characters)
-    questions_per_skill: int = 5  # drawn for every (difficult question, missing skill) (§B.2; Algorithm 1 says 3)
+    questions_per_skill: int = 5  # drawn for every (difficult question, missing skill) (§B.2; Algorithm 1 says 3), and by Embed-Sel (§C.2)
+    embedder: str | None = None  # model whose mean-pooled hidden states are Embed-Sel's embeddings (§C.2: gte-Qwen2-7B-instruct); else the student
     n_rewrites: int = 3  # rewritten answers of a drawn question (§B.2)
-    n_pairs: int = 9500  # question-answer pairs in every trained arm (§B.2)
+    n_pairs: int = 9500  # question-answer pairs in every trained arm but train (§B.2)
 
     lr: float = 1e-4  # peak; the paper chooses from 5e-4, 2e-4, 1e-4, 8e-5, 2e-5 for each method (§C.1)
     epochs: int = 3  # (§C.1)
@@ -91,41 +106,8 @@ class Args:
     warmup: float = 0.03  # share of the steps, then cosine to zero (§C.1)
     checkpointing: bool = True  # gradient checkpointing: less memory, a third more time
     sample_batch: int = 32  # answers generated at once: lower it if memory is short
+    prm_batch: int = 8  # answers scored at once: lower it if memory is short
 
-
-# The 112 (subject, skill) pairs of Tables 5 and 6; §2 speaks of 128.
-SKILLS = {subject: names.split(" | ") for subject, names in {
-    "Algebra": "algebraic expression skills | algebraic manipulation skills | arithmetic skills | calculation and conversion skills | "
-    "combinatorial operations and basic arithmetic | complex number skills | distance and midpoint skills | exponent and root skills | "
-    "factoring skills | function composition skills | function skills | geometric sequence skills | graph and geometry skills | "
-    "inequality skills | logarithmic and exponential skills | number theory skills | polynomial concepts | quadratic equation skills | "
-    "ratio and proportion skills | sequence and series skills | solving equations",
-    "Counting & Probability": "calculating and understanding combinations | combinatorial mathematics | combinatorics concepts | "
-    "counting principals | factorials and prime factorization | number theory and arithmetic operations | permutation and combinations | "
-    "probability calculation with replacement | probability concepts and calculations | probability theory and distribution | "
-    "combinatorics operations",
-    "Geometry": "3d geometry and volume calculation skills | algebraic skills | area calculation skills | circle geometry skills | "
-    "combinatorics and probability skills | coordinate geometry and transformation skills | other geometric skills | pythagorean skills | "
-    "quadrilateral and polygon skills | ratio and proportion skills | triangle geometry skills | trigonometry skills | "
-    "understanding circle properties and algebraic manipulation",
-    "Intermediate Algebra": "absolute value skills | algebraic manipulation and equations | calculus optimization skills | "
-    "complex number manipulation and operations | function composition and transformation | graph understanding and interpretation | "
-    "inequality solving and understanding | polynomial concepts | properties and application of exponents | "
-    "quadratic equations and solutions | recursive functions and sequences | sequence and series analysis skills | "
-    "simplification and basic operations | solving inequalities | solving system of equations | summation and analysis of series | "
-    "understanding and application of functions | understanding and applying floor and ceiling functions | "
-    "understanding and manipulation of rational functions | understanding and utilizing infininte series | "
-    "understanding ellipse properties | understanding logarithmic properties and solving equations",
-    "Number Theory": "arithmetic sequences | base conversion | basic arithmetic | division and remainders | exponentiation | factorization | "
-    "greatest common divisor calculations | modular arithmetic | number manipulation | number theory | polynomial operations | "
-    "prime number theory | sequence analysis | solving equations | understanding of fractions",
-    "Prealgebra": "average calculations | basic arithmetic operations | circles | counting and number theory | exponentiation rules | "
-    "fractions and decimals | geometry | multiples and zero properties | multiplication and division | perimeter and area | "
-    "prime number theory | probability and combinatorics | ratio and proportion | linear equation",
-    "Precalculus": "algebra and equations | basic trigonometry | calculus | complex number operations | complex numbers | coordinate systems | "
-    "determinant calculation | geometric relations | geometry and space calculation | geometry triangle properties | matrix operations | "
-    "parametric equations | sequences series and summation | three dimensional geometry | trigonometric calculations | vector operations",
-}.items()}
 
 # --- Prompts, in our own words, with the fields of §C.3. -----------------------------------------------------------------------------------
 # The student sees one and the same text when it answers, is trained, and is tested.
@@ -185,6 +167,16 @@ def teacher_messages(prompt: str, **fields: str) -> list[dict]:
 
 
 # --- The method: pure functions in the paper's order. No files, no network. -----------------------------------------------------------------
+def is_difficult(rewards: list[float], tau1: float, tau2: float) -> bool:
+    """Whether R(q) = 0, by the rewards r_q,1..r_q,t of one answer's steps, in [0, 1], t >= 1 (§2.1, Eq. 1).
+
+    >>> is_difficult([0.71, 1.0], 0.85, 0.7), is_difficult([0.7, 1.0, 1.0], 0.85, 0.7), is_difficult([0.99, 0.85], 0.85, 0.7)
+    (False, True, True)
+    """
+    *earlier, last = rewards
+    return last <= tau1 or math.fsum(rewards) / len(rewards) <= tau1 or any(r <= tau2 for r in earlier)  # Eq. 1
+
+
 def is_inconsistent(answers: list[str | None]) -> bool:
     """Whether a question is difficult by the consistency heuristic: its most common answer appears fewer than two times (§E.1).
 
@@ -270,120 +262,47 @@ def shuffle_profile(profile: dict[str, list[str]], skill_map: dict[str, list[str
     return {question: [other[skill] for skill in skills if skill in other] for question, skills in profile.items()}
 
 
-def choose_pairs(orders: dict[str, list[tuple]], rewrites: dict[tuple, str | None], n: int) -> dict[str, list[tuple]]:
-    """The first n pairs (question, rewrite) of each arm's shuffled order whose rewrite is not known to be bad; fewer if some arm has fewer."""
-    left = {arm: [pair for pair in order if rewrites.get(pair, "not asked yet") is not None] for arm, order in orders.items()}
-    n = min(n, *map(len, left.values()))
-    return {arm: pairs[:n] for arm, pairs in left.items()}
+def nearest(queries: torch.Tensor, keys: torch.Tensor, k: int) -> list[list[int]]:
+    """Embed-Sel: the k keys (M, d) of the largest inner product with each query (N, d), equal ones in their order (§C.2)."""
+    return (queries @ keys.T).sort(descending=True, stable=True).indices[:, :k].tolist()
 
 
-def learning_rate(step: int, n_steps: int, peak: float, warmup: float) -> float:
-    """Linear warm-up over a share of the steps, then cosine to zero (§C.1). step: 0..n_steps-1.
-    >>> [round(learning_rate(s, 5, 1.0, 0.2), 3) for s in range(5)]
-    [1.0, 1.0, 0.854, 0.5, 0.146]
-    """
-    n_warmup = math.ceil(warmup * n_steps)
-    if step < n_warmup:
-        return peak * (step + 1) / n_warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - n_warmup) / max(1, n_steps - n_warmup)))
-
-
-# --- The student: loading, sampling, training. -----------------------------------------------------------------------------------------------
-class Student(NamedTuple):
-    model: torch.nn.Module
-    tokenizer: object
-    end: str  # what the chat template puts behind an answer
-    stop_ids: frozenset[int]  # every token that ends an answer
-    device: torch.device
-
-
-def load_student(args) -> Student:
-    """The student in NF4 with its tokenizer; compute in bf16 (fp16 before Ampere, fp32 without a GPU)."""
-    import logging
-    import warnings
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", "Paged optimizers are not supported on CPU|`is_gradient_checkpointing` is deprecated")  # both harmless
-    import bitsandbytes as bnb
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-    from transformers.utils import logging as hf_logging
-    hf_logging.disable_progress_bar()
-    if not Path(args.student).is_dir() and (args.student.count("/") != 1 or args.student.startswith((".", "/", "~"))):
-        raise UserError(f"--student {args.student}: no such folder; give a folder with a checkpoint or a Hub name such as Qwen/Qwen2.5-3B")
-    cuda = torch.cuda.is_available()
-    dtype = torch.float32 if not cuda else torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    quantization = BitsAndBytesConfig(  # §C.1; ours: double quantisation, because it saves 0.4 bit a weight and the paper does not say
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(args.student)
-        model = AutoModelForCausalLM.from_pretrained(
-            args.student, quantization_config=quantization, dtype=dtype, device_map={"": 0} if cuda else None)
-    except (OSError, ValueError) as error:
-        gated = "gated" in str(error).lower() or "401" in str(error)
-        advice = "the weights are gated: accept their licence on the Hub, then run `hf auth login`" if gated else str(error).split("\n")[0]
-        raise UserError(f"--student {args.student} can't be loaded: {advice}") from error
-    for module in model.modules():
-        if isinstance(module, bnb.nn.Linear4bit):
-            module.support_avx512bf16_for_cpu = False  # else one forward pass in eval mode silently breaks all later gradients on such CPUs
-    model.requires_grad_(False)
-    if any(getattr(model.config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")):
-        raise UserError(f"--student {args.student}: it rescales its logits after lm_head, which completion_loss does not; take a Llama or Qwen2 kind")
-    if tokenizer.chat_template is None:
-        raise UserError(f"--student {args.student}: its tokenizer has no chat template; use an instruction-tuned model, or add one")
-    shown = apply_template(tokenizer, [{"role": "user", "content": "q"}, {"role": "assistant", "content": "@answer@"}])
-    end = shown.rpartition("@answer@")[2].strip() or tokenizer.eos_token
-    stop = model.generation_config.eos_token_id
-    stop = set(stop if isinstance(stop, list) else [stop]) | {tokenizer.eos_token_id, tokenizer(end, add_special_tokens=False).input_ids[-1]}
-    return Student(model, tokenizer, end, frozenset(stop - {None}), torch.device("cuda" if cuda else "cpu"))
-
-
-def apply_template(tokenizer, messages: list[dict], **kwargs) -> str:
-    # Llama 3.2's template prints today's date unless it is given one: a run must not change overnight.
-    return tokenizer.apply_chat_template(messages, tokenize=False, date_string="26 Jul 2024", **kwargs)
-
-
-def prompt_ids(student: Student, problem: str) -> list[int]:
-    """The tokens up to the student's turn: the only place where a prompt is made, for answering, training and testing."""
-    messages = [{"role": "user", "content": STUDENT_PROMPT.format(problem=problem)}]
-    return student.tokenizer(apply_template(student.tokenizer, messages, add_generation_prompt=True), add_special_tokens=False).input_ids
+# --- The student: sampling and training. -----------------------------------------------------------------------------------------------------
+def question(problem: str) -> list[dict]:
+    """The chat that asks a problem: the only place where a prompt is made, for answering, training and testing."""
+    return [{"role": "user", "content": STUDENT_PROMPT.format(problem=problem)}]
 
 
 @torch.no_grad()
-def sample(student: Student, prompts: list[list[int]], temperature: float, max_new_tokens: int, seed: int) -> list[dict]:
+def sample(student: common.Student, prompts: list[list[int]], temperature: float, max_new_tokens: int, seed: int) -> list[dict]:
     """One answer to each prompt of a batch: {"response", "cut_off", "n_tokens"}. temperature 0 takes the likeliest token.
 
     The prompts are left-padded; rows that are done leave the batch. No top-k, no top-p.
     """
     from transformers import DynamicCache
     model, device = student.model.eval(), student.device
-    generator = torch.Generator(device).manual_seed(seed)
+    generator, stop = torch.Generator(device).manual_seed(seed), torch.tensor(sorted(student.stop_ids), device=device)
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=device)  # (B, T)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)  # (B, T)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    stop = torch.tensor(sorted(student.stop_ids), device=device)
-    cache, rows, written = DynamicCache(config=model.config), torch.arange(len(prompts), device=device), [[] for _ in prompts]
-    stopped = [False] * len(prompts)
-    for _ in range(max_new_tokens):
+    rows, alive = torch.arange(len(prompts), device=device), torch.ones(len(prompts), dtype=torch.bool, device=device)
+    cache, tokens = DynamicCache(config=model.config), stop[0].repeat(len(prompts), max_new_tokens)
+    for t in range(max_new_tokens):
         logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1).logits[:, -1].float()
-        if temperature > 0:
-            ids = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)  # (B, 1)
-        else:
-            ids = logits.argmax(-1, keepdim=True)
-        done = torch.isin(ids[:, 0], stop)
-        for row, token, is_done in zip(rows.tolist(), ids[:, 0].tolist(), done.tolist(), strict=True):
-            if not stopped[row]:
-                stopped[row] = is_done
-                written[row] += [] if is_done else [token]
-        alive = torch.tensor([not stopped[row] for row in rows.tolist()], device=device)
+        ids = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator) if temperature > 0 else logits.argmax(-1, keepdim=True)
+        tokens[rows, t] = ids[:, 0]
+        alive &= ~torch.isin(ids[:, 0], stop)
         if not alive.any():
             break
         mask, positions = torch.cat([mask, mask.new_ones(len(mask), 1)], 1), positions[:, -1:] + 1
         if alive.sum() <= 0.75 * len(alive):  # ours: not for every single row, because it copies the cache
             keep = alive.nonzero()[:, 0]
             cache.batch_select_indices(keep)
-            ids, mask, positions, rows = ids[keep], mask[keep], positions[keep], rows[keep]
+            ids, mask, positions, rows, alive = (x[keep] for x in (ids, mask, positions, rows, alive))
+    written = [list(itertools.takewhile(lambda token: token not in student.stop_ids, row)) for row in tokens.tolist()]
     texts = student.tokenizer.batch_decode(written, skip_special_tokens=True)
-    return [{"response": text, "cut_off": not stop, "n_tokens": len(w)} for text, stop, w in zip(texts, stopped, written, strict=True)]
+    return [{"response": text, "cut_off": len(w) == max_new_tokens, "n_tokens": len(w)} for text, w in zip(texts, written, strict=True)]
 
 
 def answer(args, run, name: str, student, rows: list[dict], temperature: float, n: int = 1) -> dict[str, list[dict]]:
@@ -397,7 +316,7 @@ def answer(args, run, name: str, student, rows: list[dict], temperature: float, 
     batches = [items[i:i + args.sample_batch] for i in range(0, len(items), args.sample_batch)]
 
     def make(batch):
-        prompts = [prompt_ids(student(), problems[item["id"]]) for item in batch]
+        prompts = [common.prompt_ids(student().tokenizer, question(problems[item["id"]])) for item in batch]
         seed = common.torch_seed(args.seed, name, batch[0]["id"], batch[0]["sample"])
         return [item | out for item, out in zip(batch, sample(student(), prompts, temperature, args.max_new_tokens, seed), strict=True)]
     found: dict[str, list[dict]] = {row["id"]: [] for row in rows}
@@ -406,10 +325,10 @@ def answer(args, run, name: str, student, rows: list[dict], temperature: float, 
     return found
 
 
-def encode(student: Student, row: dict, max_tokens: int) -> tuple[list[int], int] | None:
-    """Tokens of a pair and how many of them are the prompt; None if nothing of the answer is left within max_tokens."""
-    prompt = prompt_ids(student, row["problem"])
-    ids = prompt + student.tokenizer(row["response"] + student.end, add_special_tokens=False).input_ids
+def encode(student: common.Student, messages: list[dict], max_tokens: int) -> tuple[list[int], int] | None:
+    """Tokens of a chat that ends in the answer to learn, and how many come before it; None if nothing of it is left within max_tokens."""
+    prompt = common.prompt_ids(student.tokenizer, messages[:-1])
+    ids = prompt + student.tokenizer(messages[-1]["content"] + student.end, add_special_tokens=False).input_ids
     return (ids[:max_tokens], len(prompt)) if len(prompt) < max_tokens else None
 
 
@@ -418,98 +337,74 @@ def completion_loss(model, pairs: list[tuple[list[int], int]], device) -> torch.
 
     ours: no loss on the prompts, because the student is never asked to write one.
     """
-    width = max(len(ids) for ids, _ in pairs)
-    ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in pairs], device=device)  # (B, T), padded on the right
-    mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in pairs], device=device)
-    target = torch.tensor([[n <= t < len(ids) for t in range(width)] for ids, n in pairs], device=device)  # by length: a pad never equals an end
-    base = model.get_base_model()  # holds the LoRA layers; its .model ends before the vocabulary
-    hidden = base.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state  # (B, T, d)
-    logits = base.lm_head(hidden[:, :-1][target[:, 1:]]).float()  # (n_completion, V)
+    ids, mask = common.pad([ids for ids, _ in pairs], device)
+    target = torch.tensor([[n <= t < len(row) for t in range(ids.shape[1])] for row, n in pairs], device=device)  # by length: a pad may equal an end
+    hidden = common.hidden_states(model, ids, mask)  # (B, T, d)
+    logits = model.get_base_model().lm_head(hidden[:, :-1][target[:, 1:]]).float()  # (n_completion, V)
     return torch.nn.functional.cross_entropy(logits, ids[:, 1:][target[:, 1:]], reduction="sum")
 
 
-def grouped_batches(lengths: list[int], size: int, rng: random.Random) -> list[list[int]]:
-    """Shuffled batches of indices of similar length (§C.1: group by length): shuffle, sort within chunks, shuffle the batches.
-
-    ours: chunks of 50 batches, because that leaves the batches' content nearly random and takes most of the padding away.
-    """
-    order = rng.sample(range(len(lengths)), len(lengths))
-    chunks = [sorted(order[i:i + 50 * size], key=lambda j: -lengths[j]) for i in range(0, len(order), 50 * size)]
-    batches = [chunk[i:i + size] for chunk in chunks for i in range(0, len(chunk), size)]
-    return rng.sample(batches, len(batches))
-
-
-def train(args, run, student: Student, rows: list[dict], name: str):
-    """QLoRA on rows {"problem", "response"} (§C.1). Returns the PEFT model; writes adapter/<name>/ and loss_<name>.jsonl.
+def train(args, run, student: common.Student, rows: list[dict], name: str) -> None:
+    """QLoRA on rows {"messages"}, the last of them the answer to learn (§C.1): writes adapter/<name>/ and loss_<name>.jsonl.
 
     After every epoch adapter, optimiser, position and generator states are saved: killed and rerun, it goes on to the same weights.
     """
     import bitsandbytes as bnb
     from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from transformers import get_cosine_schedule_with_warmup
     final, checkpoint = run.path / "adapter" / name, run.path / "adapter" / f"{name}.checkpoint.pt"
-    if final.exists():
-        return PeftModel.from_pretrained(student.model, final)
-    pairs = [pair for row in rows if (pair := encode(student, row, args.max_tokens))]
+    pairs = [pair for row in rows if (pair := encode(student, row["messages"], args.max_tokens))]
     if len(pairs) < len(rows):
         print(f"  train {name}: {len(rows) - len(pairs)} pairs left out, their prompts alone reach --max-tokens {args.max_tokens}")
     if not pairs:
         raise UserError(f"train {name}: no pair is left; raise --max-tokens (now {args.max_tokens})")
-    if student.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     torch.manual_seed(common.torch_seed(args.seed, "train"))  # ours: the same draw for every arm, because the arms are compared in pairs
-    model = get_peft_model(student.model, LoraConfig(
+    model = student.model if isinstance(student.model, PeftModel) else get_peft_model(student.model, LoraConfig(
         r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, target_modules="all-linear", task_type="CAUSAL_LM"))
     if args.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = bnb.optim.PagedAdamW8bit(weights, lr=args.lr, weight_decay=args.weight_decay)
-    scaler = torch.amp.GradScaler(student.device.type, enabled=next(student.model.parameters()).dtype == torch.float16)
     n_steps, losses, start = args.epochs * math.ceil(len(pairs) / args.batch), [], 0
+    optimizer = bnb.optim.PagedAdamW8bit(weights, lr=args.lr, weight_decay=args.weight_decay)
+    schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(args.warmup * n_steps), n_steps)
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
         set_peft_model_state_dict(model, saved["adapter"])
         optimizer.load_state_dict(saved["optimizer"])
-        scaler.load_state_dict(saved["scaler"])
+        schedule.load_state_dict(saved["schedule"])
         torch.set_rng_state(saved["rng"])
-        if student.device.type == "cuda":
-            torch.cuda.set_rng_state(saved["rng_cuda"])
+        torch.cuda.set_rng_state_all(saved["rng_cuda"])
         losses, start = saved["losses"], saved["epoch"]
     model.train()
-    epoch_started = time.time()
     bar = tqdm(total=n_steps, initial=len(losses), desc=f"train {name}", unit="step")
     for epoch in range(start, args.epochs):
-        for batch in grouped_batches([len(ids) for ids, _ in pairs], args.batch, common.rng(args.seed, "order", epoch)):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(len(losses), n_steps, args.lr, args.warmup)
+        epoch_started = time.time()
+        for batch in common.grouped_batches([len(ids) for ids, _ in pairs], args.batch, common.rng(args.seed, "order", epoch)):  # §C.1
             n_tokens = sum(len(pairs[i][0]) - pairs[i][1] for i in batch)  # ours: the mean over tokens, because then micro-batches do not matter
             total = 0.0
             for i in range(0, len(batch), args.micro_batch):
                 loss = completion_loss(model, [pairs[j] for j in batch[i:i + args.micro_batch]], student.device) / n_tokens
-                scaler.scale(loss).backward()
+                loss.backward()
                 total += loss.item()
-            scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(weights, args.max_grad_norm)
-            scaler.step(optimizer)
-            scaler.update()
+            optimizer.step()
+            schedule.step()
             optimizer.zero_grad()
             losses.append(total)
             bar.update()
             bar.set_postfix(loss=f"{total:.3f}")
         checkpoint.parent.mkdir(exist_ok=True)
-        torch.save({"adapter": get_peft_model_state_dict(model), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
-                    "rng": torch.get_rng_state(), "rng_cuda": torch.cuda.get_rng_state() if student.device.type == "cuda" else None,
-                    "losses": losses, "epoch": epoch + 1}, checkpoint.with_suffix(".tmp"))
+        torch.save({"adapter": get_peft_model_state_dict(model), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
+                    "rng": torch.get_rng_state(), "rng_cuda": torch.cuda.get_rng_state_all(), "losses": losses,
+                    "epoch": epoch + 1}, checkpoint.with_suffix(".tmp"))
         checkpoint.with_suffix(".tmp").rename(checkpoint)
         run.log(train=name, epoch=epoch + 1, seconds=round(time.time() - epoch_started, 1), peak_gib=common.peak_gib())
-        epoch_started = time.time()
     bar.close()
     run.write(f"loss_{name}.jsonl", [{"step": i, "loss": loss} for i, loss in enumerate(losses)])
-    aside = final.with_suffix(".tmp")
-    model.save_pretrained(aside)
-    student.tokenizer.save_pretrained(aside)
-    aside.rename(final)
+    model.save_pretrained(final.with_suffix(".tmp"))
+    student.tokenizer.save_pretrained(final.with_suffix(".tmp"))
+    final.with_suffix(".tmp").rename(final)
     checkpoint.unlink()
-    return model
 
 
 # --- The stages, with files and network. ----------------------------------------------------------------------------------------------------
@@ -525,9 +420,10 @@ def profile_requests(args, rows: list[dict], responses: list[str], skills: dict[
             for row, response in zip(rows, responses, strict=True)]
 
 
-def rewrite_request(args, row: dict, i: int) -> Request:
-    return Request(teacher_messages(REWRITE_PROMPT, problem=row["problem"], solution=row["solution"]),
-                   temperature=1.0, max_tokens=args.teacher_max_tokens, sample=i)  # ours: T = 1, because at a low one the three would hardly differ
+def rewrite_requests(args, rows: list[dict]) -> list[Request]:
+    # ours: T = 1, because at a low one the rewrites of a question would hardly differ
+    return [Request(teacher_messages(REWRITE_PROMPT, problem=row["problem"], solution=row["solution"]), temperature=1.0,
+                    max_tokens=args.teacher_max_tokens, sample=i) for row in rows for i in range(args.n_rewrites)]
 
 
 def own_skills(rows: list[dict], skills: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -540,35 +436,51 @@ def own_skills(rows: list[dict], skills: dict[str, list[str]]) -> dict[str, list
     return {row_id: known if n_unknown <= 0.05 * (n_known + n_unknown) else [] for row_id, (known, _) in read.items()}
 
 
-def grade(args, run, student, val: list[dict]) -> list[dict]:
-    """Stage 1: every question of Q_val with its answer and whether it is difficult."""
-    answers = answer(args, run, "1_answers.jsonl", student, val, args.temperature)
-    samples = {}
-    if args.difficulty == "consistency":  # ours: at T = 1, because at 0.1 five samples nearly always agree
-        samples = answer(args, run, "1_samples.jsonl", student, val, temperature=1.0, n=5)
+def grade(args, run, student, val: list[dict], tests: list[dict]) -> list[dict]:
+    """Stage 1: the questions of Q_val and Q_test with the student's answer and whether it is difficult (§2.1; Q_test for MATH^D)."""
+    rows = val + tests
+    answers = {i: drawn[0]["response"] for i, drawn in answer(args, run, "1_answers.jsonl", student, rows, args.temperature).items()}
+    sampled, scored = (rows if args.difficulty == criterion else val if args.compare else [] for criterion in ("consistency", "prm"))
+    # ours: at T = 1, because at 0.1 five samples nearly always agree
+    samples = answer(args, run, "1_samples.jsonl", student, sampled, temperature=1.0, n=5) if sampled else {}
+    student.cache_clear()  # the reward model needs the student's place
+    rewards = common.step_rewards(run, "2_rewards.jsonl", args.prm, [(row, answers[row["id"]]) for row in scored], args.prm_batch)
 
     def make():
         graded = []
-        for row in val:
-            response = answers[row["id"]][0]["response"]
+        for i, row in enumerate(rows):
+            response, r = answers[row["id"]], rewards.get(row["id"])
+            texts = [sample["response"] for sample in samples.get(row["id"], [])]
+            words = sum(len(text.split()) for text in texts or [response]) / len(texts or [response])
             is_right = common.score(response, row["answer"])
-            difficult = is_inconsistent([common.extract_answer(s["response"]) for s in samples[row["id"]]]) if samples else not is_right
-            graded.append({"id": row["id"], "response": response, "is_right": is_right, "difficult": difficult})
+            by = {"answer": not is_right, "length": words >= args.length_words,
+                  "consistency": is_inconsistent([common.extract_answer(text) for text in texts]) if texts else None,
+                  "prm": is_difficult(r, args.tau1, args.tau2) if r else None}
+            graded.append({"id": row["id"], "part": "Q_val" if i < len(val) else "Q_test", "response": response, "is_right": is_right, "words": words,
+                           "rewards": r, "inconsistent": by["consistency"], "difficult_by": by, "difficult": by[args.difficulty]})
         return graded
-    return run.step("2_graded.jsonl", make)
+    graded = run.step("2_graded.jsonl", make)
+    for part in ("Q_val", "Q_test"):
+        there = [row for row in graded if row["part"] == part]
+        print(f"  {part}: {sum(row['difficult'] for row in there)} of {len(there)} difficult, {sum(bool(row['is_right']) for row in there)} right")
+    for criterion in ("prm", "consistency", "length"):
+        if on := [row for row in graded if row["part"] == "Q_val" and row["difficult_by"][criterion] is not None]:
+            found = common.agreement([row["difficult_by"][criterion] for row in on], [not row["is_right"] for row in on])
+            print(f"  difficult by {criterion} against wrong: " + ", ".join(f"{name} {x:.1f} %" for name, x in found.items()))
+    return graded
 
 
-def label(args, run, teacher, rows: list[dict], skills, name: str) -> dict[str, list[str]]:
+def label(args, run, teacher, rows: list[dict], skills) -> dict[str, list[str]]:
     """Stage 2, first half: the skills of each question, by the teacher or from --skill-map (§C.3.1)."""
     def make():
         if args.skill_map:
             given = common.read_lists(args.skill_map, "--skill-map", "question id")
             replies = [",".join(given.get(row["id"], [])) for row in rows]
         else:
-            replies = [reply and (read_tag(reply.text, "skill") or "") for reply in teacher.ask(label_requests(args, rows, skills), name)]
+            replies = [reply and (read_tag(reply.text, "skill") or "") for reply in teacher.ask(label_requests(args, rows, skills), "3 label")]
         read = [read_skills(reply or "", row["subject"], skills[row["subject"]]) for row, reply in zip(rows, replies, strict=True)]
         return [{"id": row["id"], "skills": known[:5], "unknown": unknown} for row, (known, unknown) in zip(rows, read, strict=True)]
-    labels = run.step(name, make)
+    labels = run.step("3_skill_map.jsonl", make)
     print(f"  {sum(not row['skills'] for row in labels)} of {len(labels)} questions without a skill, "
           f"{sum(len(row['unknown']) for row in labels)} names not on the list")
     return {row["id"]: row["skills"] for row in labels}
@@ -578,7 +490,7 @@ def diagnose(args, run, teacher, val: list[dict], graded: list[dict], skills) ->
     """Stage 2, second half: the Missing-Skill-Profile (§2.2). The teacher never sees the gold answer."""
     def make():
         by_id = {row["id"]: row for row in val}
-        difficult = [row for row in graded if row["difficult"]]
+        difficult = [row for row in graded if row["part"] == "Q_val" and row["difficult"]]
         rows = [by_id[row["id"]] for row in difficult]
         out, requests = [], profile_requests(args, rows, [row["response"] for row in difficult], skills)
         for row, reply in zip(rows, teacher.ask(requests, "4 diagnose"), strict=True):
@@ -594,143 +506,129 @@ def diagnose(args, run, teacher, val: list[dict], graded: list[dict], skills) ->
     return profile
 
 
-def draw(args, run, teacher, pool: list[dict], profile, skill_map) -> dict[str, list[tuple[str, int, str]]]:
-    """Stage 3: n_pairs pairs (question, rewrite) for each arm, and train_<arm>.jsonl in chat form.
+def draw(args, run, teacher, student, pool: list[dict], profile, labels, difficult: list[dict]) -> None:
+    """Stage 3: train_<arm>.jsonl for each arm, in chat form (§2.3, §B.2, §C.2).
 
-    Three rewrites a question, shared by all arms; a rewrite whose final answer is not the gold one is dropped and the next pair takes its place.
-    Only rewrites that some arm uses are asked for. A question drawn k times weighs k.
+    Every question that an arm draws is rewritten n_rewrites times, for all arms alike; a rewrite whose final answer is not the gold one is dropped.
+    A question drawn k times weighs k. train and hard may have fewer pairs than the others, which have equally many.
     """
-    by_id, trained = {row["id"]: row for row in pool}, [arm for arm in args.arms if arm != "base"]
-    print(f"  {len(skill_map)} skills, {sum(len(linked) < args.questions_per_skill for linked in skill_map.values())} of them with fewer than "
-          f"{args.questions_per_skill} questions: all of those are drawn, none twice at once")
+    k, by_id = args.questions_per_skill, {row["id"]: row for row in pool}
+    skill_map = invert({row["id"]: labels.get(row["id"], []) for row in pool})
+    print(f"  {len(skill_map)} skills, {sum(len(linked) < k for linked in skill_map.values())} of them with fewer than {k} questions: "
+          "all of those are drawn, none twice at once")
 
+    def find_nearest():  # ours: mean-pooled hidden states, because any causal model has them
+        model, tokenizer, *_ = common.load_4bit(args.embedder, "--embedder") if args.embedder else student()
+        vectors = common.embed(model, tokenizer, [row["problem"] for row in difficult + pool], args.sample_batch)
+        found = nearest(vectors[:len(difficult)], vectors[len(difficult):], k)
+        return {row["id"]: [pool[i]["id"] for i in near] for row, near in zip(difficult, found, strict=True)}
+    drawn = {}
+    for arm in args.arms:
+        if arm in ("augment", "hard"):
+            drawn[arm] = [row["id"] for row in pool if arm == "augment" or (row["level"] or 0) >= 4]
+        elif arm == "embed":
+            drawn[arm] = list(itertools.chain(*run.step("5_nearest.json", find_nearest).values()))
+        elif arm in ("stat", "shuffled"):
+            source = profile if arm == "stat" else shuffle_profile(profile, skill_map, k, common.rng(args.seed, "shuffle"))
+            drawn[arm] = draw_stat(source, skill_map, k, common.rng(args.seed, "draw", arm))
+    asked = [row for row in pool if row["id"] in set(itertools.chain(*drawn.values()))]
+
+    def rewrite():
+        keys = [(row, i) for row in asked for i in range(args.n_rewrites)]
+        replies = teacher.ask(rewrite_requests(args, asked), "5 rewrite") if asked else []
+        return [{"id": row["id"], "sample": i, "response": reply and reply.text, "is_right": reply and common.score(reply.text, row["answer"])}
+                for (row, i), reply in zip(keys, replies, strict=True)]
+    rewrites = run.step("5_rewrites.jsonl", rewrite)
+    right: dict[str, list[dict]] = {}
+    for row in rewrites:
+        if row["is_right"]:
+            right.setdefault(row["id"], []).append(row)
+    print(f"  {sum(not row['is_right'] for row in rewrites)} of {len(rewrites)} rewrites dropped for a wrong or missing answer")
+    pairs = {}
+    for arm, ids in drawn.items():
+        rows = [row for i in ids for row in right.get(i, [])]
+        pairs[arm] = common.rng(args.seed, "pairs", arm).sample(rows, len(rows))
+        if not rows:
+            raise UserError(f"arm {arm}: no question of P to train on; read {run.path}/4_profile.jsonl and 5_rewrites.jsonl, or take more questions")
+    n = min([args.n_pairs, *(len(rows) for arm, rows in pairs.items() if arm != "hard")])
+    if "train" in args.arms:
+        pairs["train"] = [{"id": row["id"], "sample": None, "response": row["solution"]} for row in pool]
+    for arm, rows in pairs.items():
+        rows = run.step(f"train_{arm}.jsonl", lambda arm=arm, rows=rows: [
+            {"id": row["id"], "sample": row["sample"],
+             "messages": question(by_id[row["id"]]["problem"]) + [{"role": "assistant", "content": row["response"]}]}
+            for row in (rows if arm == "train" else rows[:n])])
+        few = f", fewer than --n-pairs {args.n_pairs}" if len(rows) < args.n_pairs else ""
+        print(f"  {arm}: {len(rows)} pairs of {len({row['id'] for row in rows})} questions{few}")
+
+
+def test(args, run, student, questions, arm: str) -> list[dict]:
+    """Every answer to the evaluation sets; is_right is None where no final answer was found, which counts as wrong and is shown apart."""
     def make():
-        orders = {}
-        for arm in trained:
-            rng = common.rng(args.seed, "draw", arm)
-            if arm == "augment":
-                questions = [row["id"] for row in pool]
-            else:
-                source = profile
-                if arm == "shuffled":
-                    source = shuffle_profile(profile, skill_map, args.questions_per_skill, common.rng(args.seed, "shuffle"))
-                questions = draw_stat(source, skill_map, args.questions_per_skill, rng)
-            pairs = [(question, i) for question in questions for i in range(args.n_rewrites)]
-            orders[arm] = rng.sample(pairs, len(pairs))
-            if not pairs:
-                raise UserError(f"arm {arm}: no question of P has a missing skill; read {run.path}/4_profile.jsonl, or take more questions")
-        rewrites: dict[tuple, str | None] = {}
-        for attempt in range(1, 100):
-            chosen = choose_pairs(orders, rewrites, args.n_pairs)
-            asked = [pair for pair in dict.fromkeys(pair for pairs in chosen.values() for pair in pairs) if pair not in rewrites]
-            if not asked:
-                break
-            replies = teacher.ask([rewrite_request(args, by_id[question], i) for question, i in asked], f"5 rewrite, round {attempt}")
-            for (question, i), reply in zip(asked, replies, strict=True):
-                rewrites[question, i] = reply.text if reply and common.score(reply.text, by_id[question]["answer"]) else None
-        if (n := len(chosen[trained[0]])) < args.n_pairs:
-            print(f"  only {n} pairs can be had by every arm, less than --n-pairs {args.n_pairs}: all arms are trained on {n}")
-        kept = {arm: [(question, i, rewrites[question, i]) for question, i in pairs] for arm, pairs in chosen.items()}
-        return {"dropped": sum(text is None for text in rewrites.values()), "asked": len(rewrites), "pairs": kept}
-    drawn = run.step("5_draw.json", make) if trained else {"pairs": {}}
-    for arm, pairs in drawn["pairs"].items():
-        print(f"  {arm}: {len(pairs)} pairs of {len({question for question, *_ in pairs})} questions; "
-              f"{drawn['dropped']} of {drawn['asked']} rewrites dropped for a wrong or missing answer")
-        if not pairs:
-            raise UserError(f"arm {arm}: no pair with a right rewrite; read {run.path}/5_draw.json and the teacher's replies in its cache")
-        run.step(f"train_{arm}.jsonl", lambda pairs=pairs: [
-            {"id": question, "sample": i, "messages": [
-                {"role": "user", "content": STUDENT_PROMPT.format(problem=by_id[question]["problem"])},
-                {"role": "assistant", "content": text}]} for question, i, text in pairs])
-    return drawn["pairs"]
-
-
-def test(args, run, student, rows: list[dict], arm: str, test_skills: dict[str, list[str]]) -> list[dict]:
-    """Every question of Q_test with its answer; is_right is None where no final answer was found, which counts as wrong and is shown apart."""
-    answers = answer(args, run, f"7_test_{arm}.answers.jsonl", student, rows, args.temperature)
-    return run.step(f"7_test_{arm}.jsonl", lambda: [
-        {"id": row["id"], "is_right": common.score(answers[row["id"]][0]["response"], row["answer"]),
-         "cut_off": answers[row["id"]][0]["cut_off"], "skills": test_skills[row["id"]]} for row in rows])
-
-
-def load_questions(args, skills) -> tuple[list[dict], list[dict], list[dict]]:
-    """P, Q_val and Q_test (§3.1); with --limit a slice of each."""
-    if args.data.endswith(".jsonl"):
-        raise UserError(f"--data {args.data}: expected a folder with train.jsonl and test.jsonl, came one file; give the folder")
-    train_rows, rest = common.load(args.data, "train"), common.load(args.data, "test")
-    val, tests = common.split_math(rest, args.n_val, args.seed)
-    texts = {re.sub(r"\W", "", row["problem"].casefold()) for row in rest}  # MATH has a few questions in both splits
-    pool = [row for row in train_rows if row["answer"] and row["solution"] and re.sub(r"\W", "", row["problem"].casefold()) not in texts]
-    print(f"P {len(pool)} questions ({len(train_rows) - len(pool)} left out: no answer, or in the test split), Q_val {len(val)}, Q_test {len(tests)}")
-    if args.limit:
-        pool, val, tests = (common.rng(args.seed, "limit").sample(rows, min(args.limit, len(rows))) for rows in (pool, val, tests))
-    if unknown := {str(row["subject"]) for row in pool + val + tests} - skills.keys():
-        raise UserError(f"--data {args.data}: subject {min(unknown)!r} is not in the skill list ({', '.join(skills)}); give a list by --skills")
-    return pool, val, tests
-
-
-def summary(rows: list[dict], pairs: list, labels: dict[str, list[str]], own: dict[str, list[str]], logged: list[dict]) -> dict:
-    """What result.json keeps of an arm. labels, own: the skills of P by the teacher and by the data; logged: a line of metrics for each epoch."""
-    return {"k": sum(bool(row["is_right"]) for row in rows), "n": len(rows), "no_answer": sum(row["is_right"] is None for row in rows),
-            "cut_off": sum(row["cut_off"] for row in rows), "n_pairs": len(pairs), "n_questions": len({question for question, *_ in pairs}),
-            "train_seconds": sum(line["seconds"] for line in logged), "peak_gib": max((line["peak_gib"] for line in logged), default=None),
-            # Fig. 2, by the teacher's labels (which were drawn by) and by the data's own where it has some
-            "skills_by_teacher": Counter(skill for question, *_ in pairs for skill in labels[question]),
-            "skills_by_data": Counter(skill for question, *_ in pairs for skill in own[question])}
+        out = []
+        for name, rows in questions.sets.items():
+            n = questions.n_samples[name]
+            found = answer(args, run, f"7_answers_{arm}_{name.replace('/', '_')}.jsonl", student, rows, args.temperature if n == 1 else 1.0, n)
+            out += [{"set": name, "id": row["id"], "sample": one["sample"], "is_right": common.score(one["response"], row["answer"]),
+                     "cut_off": one["cut_off"]} for row in rows for one in found[row["id"]]]
+        return out
+    return run.step(f"7_test_{arm}.jsonl", make)
 
 
 def main(args: Args) -> None:
-    common.check_args(args, lr=1, temperature=100, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9)
-    skills = common.read_lists(args.skills, "--skills", "subject") if args.skills else SKILLS
+    common.check_args(args, lr=1, temperature=100, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9, tau1=1, tau2=1)
+    skills = common.read_lists(args.skills, "--skills", "subject") if args.skills else common.MATH_SKILLS
     if args.skill_map:
         common.read_lists(args.skill_map, "--skill-map", "question id")
-    pool, val, tests = load_questions(args, skills)
-    cache = Path(args.cache or Path(args.out, "teacher.jsonl"))
+    given = common.read_pairs(args.pairs) if args.pairs else []
+    questions = common.load_questions(args.data, args.n_val, args.seed, args.val, args.ood, args.samples, args.limit)
+    pool, val, tests = questions.pool, [] if given else questions.val, questions.sets["MATH"]
+    if unknown := {str(row["subject"]) for row in pool + questions.val + tests} - skills.keys():
+        raise UserError(f"--data {args.data}: subject {min(unknown)!r} is not in the skill list ({', '.join(skills)}); give a list by --skills")
     if not args.plan:
         run = common.open_run(args, args.out, HOW)
-    teacher = common.Teacher(args.teacher, args.teacher_url, cache=os.devnull if args.plan and not cache.exists() else cache,
-                             seed=args.seed, max_lost=0.01,
-                             concurrency=args.concurrency, max_usd=args.max_usd, usd_per_m_in=args.usd_per_m_in, usd_per_m_out=args.usd_per_m_out)
-    longest = ["(the student's response)"] + ["x" * 3 * args.max_new_tokens] * (len(val) - 1)  # the first one is shown, three bytes count as a token
-    teacher.plan({"3 label": [] if args.skill_map else label_requests(args, pool + tests * args.label_test, skills),
-                  "4 diagnose, at most": profile_requests(args, val, longest, skills),
-                  "5 rewrite, at most": [rewrite_request(args, row, i) for row in pool for i in range(args.n_rewrites)]}, show=args.plan)
+    teacher, labels, profile = None, {}, {}
+    if not given and set(args.arms) - {"base", "train"}:
+        teacher = common.open_teacher(args)
+        longest = ["(the student's response)"] + ["x" * 3 * args.max_new_tokens] * (len(val) - 1)  # the first is shown; three bytes count as a token
+        teacher.plan({"3 label": [] if args.skill_map else label_requests(args, pool + tests * args.label_test, skills),
+                      "4 diagnose, at most": profile_requests(args, val, longest, skills),
+                      "5 rewrite, at most": rewrite_requests(args, pool)}, show=args.plan)
     if args.plan:
         return
-    student = functools.cache(lambda: load_student(args))
-    graded = grade(args, run, student, val)
-    n_difficult, n_right = sum(row["difficult"] for row in graded), sum(bool(row["is_right"]) for row in graded)
-    print(f"  {n_difficult} of {len(graded)} questions are difficult; {n_right} answered right")
-    labels = label(args, run, teacher, pool, skills, "3_skill_map.jsonl")
-    test_skills = label(args, run, teacher, tests, skills, "3_test_skills.jsonl") if args.label_test else own_skills(tests, skills)  # for Fig. 4
-    profile = diagnose(args, run, teacher, val, graded, skills)
-    drawn = draw(args, run, teacher, pool, profile, invert(labels))
+    run.step("0_questions.jsonl", lambda: [
+        {"id": row["id"], "part": part, "subject": row["subject"], "level": row["level"], "skills": own[row["id"]]}
+        for part, rows in (("P", pool), ("Q_val", val), ("Q_test", tests)) for own in [own_skills(rows, skills)] for row in rows])
+    student = functools.cache(lambda: common.load_student(args.student, args.adapter))
+    graded = grade(args, run, student, val, tests)
+    hard = {row["id"] for row in graded if row["difficult"]}
+    if given:
+        print(f"  {args.pairs}: {sum(question('')[0]['content'].strip() not in row['messages'][-2]['content'] for row in given)} of {len(given)} "
+              "questions lack the sentence that the test questions end with")
+        run.step("train_pairs.jsonl", lambda: given)
+    if teacher:
+        labels = label(args, run, teacher, pool + tests * args.label_test, skills)
+        profile = diagnose(args, run, teacher, val, graded, skills)
+    if not given:
+        draw(args, run, teacher, student, pool, profile, labels, [row for row in val if row["id"] in hard])
 
-    by_id, outcomes, arms = {row["id"]: row for row in pool}, {}, {}
-    for arm in args.arms:
-        if arm == "base" or (run.path / f"7_test_{arm}.jsonl").exists():
-            rows = test(args, run, student, tests, arm, test_skills)
-        else:
-            pairs = [{"problem": by_id[question]["problem"], "response": text} for question, _, text in drawn[arm]]
-            tuned = train(args, run, student(), pairs, arm)
-            rows = test(args, run, lambda tuned=tuned: student()._replace(model=tuned), tests, arm, test_skills)
-            tuned.unload()  # takes the adapter off: the next arm starts from the same base
-            gc.collect()
-        outcomes[arm] = [bool(row["is_right"]) for row in rows]
-        epochs = {line["epoch"]: line for line in (run.read("metrics.jsonl") if arm in drawn else []) if line.get("train") == arm}
-        arms[arm] = summary(rows, drawn.get(arm, []), labels, own_skills(pool, skills), list(epochs.values()))
-    reference = "augment" if "augment" in outcomes else args.arms[0]
-    print(common.arms_table(outcomes, reference))
-    counts = Counter(skill for missing in profile.values() for skill in missing)
-    missed = {skill for skill, _ in counts.most_common(10)}
-    if any(chosen := [bool(missed & set(test_skills[row["id"]])) for row in tests]):
-        print(f"on the {sum(chosen)} test questions that need one of the ten most-missed skills:")
-        print(common.arms_table({arm: [o for o, c in zip(outcomes[arm], chosen, strict=True) if c] for arm in outcomes}, reference))
+    tested = {}
+    for arm in ("base", "pairs") if given else args.arms:
+        adapter = args.adapter if arm == "base" else run.path / "adapter" / arm
+        student.cache_clear()
+        if arm != "base" and not adapter.exists():
+            common.free()
+            train(args, run, common.load_student(args.student, args.adapter), run.read(f"train_{arm}.jsonl"), arm)
+        common.free()
+        student = functools.cache(lambda adapter=adapter: common.load_student(args.student, adapter))  # what is tested is what was saved
+        tested[arm] = test(args, run, student, questions, arm)
+    print(common.sets_table(tested, "augment" if "augment" in tested else list(tested)[0],
+                            ("MATH^D: the questions of MATH that are difficult by an independent draw of the base student's answers", hard)))
     run.write("result.json", {
-        "method": "stat_sel", "student": args.student, "teacher": args.teacher, "seed": args.seed,
-        "n_val": len(val), "n_difficult": n_difficult, "val_right": n_right, "n_profile": len(profile),
-        "profile": counts, "teacher_totals": teacher.recorded, "arms": arms})
-    print(f"{run.path}/result.json")
+        "method": "stat_sel", "removed": questions.removed, "teacher_totals": teacher.recorded if teacher else {},
+        "arms": {arm: {name: [sum(bool(row["is_right"]) for row in rows if row["set"] == name), sum(row["set"] == name for row in rows)]
+                       for name in questions.sets} for arm, rows in tested.items()}})  # right of answers
+    print(f"{run.path}/result.json; more tables: python report.py {run.path}")
 
 
 if __name__ == "__main__":

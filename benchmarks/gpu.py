@@ -69,13 +69,14 @@ def main() -> int:
         made = world.make_world(ROOT / world.default_root(), 0, stat_sel.STUDENT_PROMPT, args.scale)
         checkpoint = make_checkpoint(Path(folder), args.shape, AutoTokenizer.from_pretrained(made / "student"))
         run_args = stat_sel.Args(student=str(checkpoint), out=f"{folder}/run", epochs=1)
-        student = timed(f"load {args.shape} in 4 bits", lambda: stat_sel.load_student(run_args))
-        prompts = [stat_sel.prompt_ids(student, "What is 3+4?")] * run_args.sample_batch
+        student = timed(f"load {args.shape} in 4 bits", lambda: common.load_student(run_args.student))
+        prompts = [common.prompt_ids(student.tokenizer, stat_sel.question("What is 3+4?"))] * run_args.sample_batch
         timed(f"answer {run_args.sample_batch} questions with {args.new_tokens} tokens each",
               lambda: stat_sel.sample(student._replace(stop_ids=frozenset({-1})), prompts, 0.1, args.new_tokens, seed=0))
-        rows = [{"problem": "What is 3+4?", "response": "seven " * args.words}] * 32
+        chat = stat_sel.question("What is 3+4?") + [{"role": "assistant", "content": "seven " * args.words}]
+        rows = [{"messages": chat}] * 32
         run = common.open_run(run_args, run_args.out)
-        timed(f"train on {len(rows)} pairs of {len(stat_sel.encode(student, rows[0], 4096)[0])} tokens, batch {run_args.batch} = "
+        timed(f"train on {len(rows)} pairs of {len(stat_sel.encode(student, chat, 4096)[0])} tokens, batch {run_args.batch} = "
               f"{run_args.batch // run_args.micro_batch} x {run_args.micro_batch}", lambda: stat_sel.train(run_args, run, student, rows, "arm"))
         run.lock.close()
     return 0

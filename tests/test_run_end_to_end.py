@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+import common
 import stat_sel
 from tests.conftest import ROOT
 from toyworld import teacher as toy_teacher
@@ -21,7 +22,7 @@ SMALL = ["--seed", "0", "--n-val", "60", "--limit", "90", "--n-pairs", "40",
 
 def flags(small_world, url, out, *more):
     return ["--student", small_world / "student", "--data", small_world, "--skills", small_world / "skills.json",
-            "--teacher", "toy", "--teacher-url", url, "--out", out, *SMALL, *more]
+            "--prm", small_world / "prm", "--teacher", "toy", "--teacher-url", url, "--out", out, *SMALL, *more]
 
 
 def read(path):
@@ -40,22 +41,47 @@ def whole_run(small_world, tmp_path_factory):
     return out, done.stdout
 
 
+def counted(run, *arms):
+    """The arms' right answers to Q_test, from the rows."""
+    return {arm: sum(bool(row["is_right"]) for row in read(run / f"7_test_{arm}.jsonl") if row["set"] == "MATH") for arm in arms}
+
+
 def test_a_run_ends_with_its_table(whole_run):
     out, printed = whole_run
     result = json.loads((out / "result.json").read_text())
-    assert list(result["arms"]) == ["base", "augment", "stat", "shuffled"]
-    assert {row["n"] for row in result["arms"].values()} == {90}
-    assert len({row["n_pairs"] for arm, row in result["arms"].items() if arm != "base"}) == 1  # equal numbers of pairs
-    assert printed.count("vs augment") == 2 and "most-missed skills:" in printed and printed.count("at most") >= 2 and "##" in printed
-    for arm in ("augment", "stat", "shuffled"):
+    arms = ("base", "augment", "stat", "shuffled")
+    assert {arm: sets["MATH"] for arm, sets in result["arms"].items()} == {arm: [k, 90] for arm, k in counted(out, *arms).items()}
+    assert len({len(read(out / f"train_{arm}.jsonl")) for arm in arms[1:]}) == 1  # equal numbers of pairs
+    assert printed.count("vs augment") == 2 and "MATH^D" in printed and printed.count("at most") >= 2 and "##" in printed
+    assert "difficult by prm against wrong: accuracy" in printed and "difficult by length" in printed
+    for arm in arms[1:]:
         rows = read(out / f"train_{arm}.jsonl")
         assert [m["role"] for m in rows[0]["messages"]] == ["user", "assistant"]
         assert (out / "adapter" / arm / "adapter_model.safetensors").exists()
     assert not list(out.rglob("*.tmp")) + list(out.rglob("*.part")) + list(out.rglob("*.checkpoint.pt"))
 
 
+def test_difficulty_is_eq_1_on_the_rewards(whole_run):
+    graded = read(whole_run[0] / "2_graded.jsonl")
+    rewards = {row["id"]: row["rewards"] for row in read(whole_run[0] / "2_rewards.jsonl")}
+    assert {row["part"] for row in graded} == {"Q_val", "Q_test"} and len(graded) == len(rewards) == 150
+    for row in graded:
+        r = rewards[row["id"]]
+        assert len(r) == len(common.split_steps(row["response"])) and all(0 < x < 1 for x in r)
+        assert row["difficult"] == (r[-1] <= 0.85 or sum(r) / len(r) <= 0.85 or any(x <= 0.7 for x in r[:-1]))
+    assert 0 < sum(row["difficult"] for row in graded) <= 150
+    profiled = {row["id"] for row in read(whole_run[0] / "4_profile.jsonl")}
+    assert profiled == {row["id"] for row in graded if row["part"] == "Q_val" and row["difficult"]}
+
+
+def test_the_base_is_tested_on_another_draw_than_difficulty_was_graded_on(whole_run):
+    """At T = 0.1 most answers are the same; it is the same question drawn anew."""
+    first = {row["id"]: row["response"] for row in read(whole_run[0] / "1_answers.jsonl")}
+    second = {row["id"]: row["response"] for row in read(whole_run[0] / "7_answers_base_MATH.jsonl")}
+    assert second.keys() < first.keys() and any(first[i] != second[i] for i in second)
+
+
 def test_every_pair_trained_on_has_the_gold_answer(whole_run, small_world):
-    import common
     gold = {row["id"]: row for row in common.load(str(small_world), "train")}
     for arm in ("augment", "stat", "shuffled"):
         for row in read(whole_run[0] / f"train_{arm}.jsonl"):
@@ -65,8 +91,10 @@ def test_every_pair_trained_on_has_the_gold_answer(whole_run, small_world):
 
 def test_no_test_question_was_profiled_or_trained_on(whole_run):
     out = whole_run[0]
-    tested, profiled = {row["id"] for row in read(out / "7_test_base.jsonl")}, {row["id"] for row in read(out / "1_answers.jsonl")}
-    assert len(tested) == 90 and len(profiled) == 60 and not tested & profiled
+    tested, profiled = {row["id"] for row in read(out / "7_test_base.jsonl")}, {row["id"] for row in read(out / "4_profile.jsonl")}
+    parts = {part: {row["id"] for row in read(out / "0_questions.jsonl") if row["part"] == part} for part in ("P", "Q_val", "Q_test")}
+    assert len(tested) == 90 and len(parts["Q_val"]) == 60 and tested == parts["Q_test"] and profiled <= parts["Q_val"]
+    assert sum(map(len, parts.values())) == len(set().union(*parts.values()))
     assert not tested & {row["id"] for row in read(out / "train_stat.jsonl")}
 
 
@@ -90,7 +118,8 @@ def test_other_arguments_are_refused(whole_run, small_world, run_file):
     assert again.returncode == 2 and "n_rewrites was 3, is 2" in again.stderr and "Traceback" not in again.stderr
 
 
-@pytest.mark.parametrize("waits_for", ["1_answers.jsonl.part", "teacher.jsonl", "adapter/augment", "7_test_stat.answers.jsonl.part"])
+@pytest.mark.parametrize("waits_for", [
+    "1_answers.jsonl.part", "2_rewards.jsonl.part", "teacher.jsonl", "adapter/augment", "7_answers_stat_MATH.jsonl.part"])
 def test_kill_9_anywhere_changes_nothing(waits_for, whole_run, small_world, tmp_path):
     """Killed at this file's first sign and rerun: the same files, and no reply is asked for that was in the cache."""
     asked = []
@@ -127,9 +156,7 @@ def test_kill_9_anywhere_changes_nothing(waits_for, whole_run, small_world, tmp_
     repeated = len(asked) - len(set(asked))
     assert repeated <= 4  # calls in flight at the kill, no more than --concurrency
     one, two = (json.loads((run / "result.json").read_text()) for run in (whole, out))
-    volatile = ("teacher_totals", "arms")
-    assert {k: v for k, v in one.items() if k not in volatile} == {k: v for k, v in two.items() if k not in volatile}
-    assert [row["k"] for row in one["arms"].values()] == [row["k"] for row in two["arms"].values()]
+    assert one["arms"] == two["arms"]
 
 
 def test_lost_replies_stop_the_run_and_a_rerun_asks_for_them_alone(whole_run, small_world, tmp_path):
@@ -202,12 +229,105 @@ def test_consistency_and_a_given_skill_map(small_world, tmp_path, teacher_url, r
     done = run_file("stat_sel.py", *flags(small_world, teacher_url, tmp_path / "out", "--difficulty", "consistency", "--skill-map",
                                           tmp_path / "map.json", "--limit", "30", "--arms", "stat"))
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len(read(tmp_path / "out" / "1_samples.jsonl")) == 150
+    assert len(read(tmp_path / "out" / "1_samples.jsonl")) == 5 * 60
     assert [row["skills"] for row in read(tmp_path / "out" / "3_skill_map.jsonl")][0] != []
-    assert not any("skill_map" in row["step"] for row in read(tmp_path / "out" / "teacher.jsonl"))
+    assert not any("label" in row["step"] for row in read(tmp_path / "out" / "teacher.jsonl"))
+    samples = {}
+    for row in read(tmp_path / "out" / "1_samples.jsonl"):
+        samples.setdefault(row["id"], []).append(row["response"])
+    for row in read(tmp_path / "out" / "2_graded.jsonl"):
+        answers = [common.extract_answer(text) for text in samples[row["id"]]]
+        most = max((sum(b is not None and common.is_equiv(a, b) for b in answers) for a in answers if a is not None), default=0)
+        assert row["difficult"] == (most < 2)
+        assert row["words"] == sum(len(text.split()) for text in samples[row["id"]]) / 5
+
+
+def test_every_baseline_at_its_size(small_world, tmp_path, teacher_url, run_file):
+    """train keeps P whole, hard takes levels 4 and 5, embed the questions nearest to the difficult ones; with the other criteria beside."""
+    out = tmp_path / "out"
+    done = run_file("stat_sel.py", *flags(
+        small_world, teacher_url, out, "--arms", "base", "train", "hard", "embed", "stat", "--compare", "--difficulty", "length",
+        "--length-words", "4"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    for criterion in ("prm", "consistency", "length"):
+        assert f"difficult by {criterion} against wrong: accuracy" in done.stdout
+    rows = {row["id"]: row for row in common.load(str(small_world), "train")}
+    trained = {arm: read(out / f"train_{arm}.jsonl") for arm in ("train", "hard", "embed", "stat")}
+    pool = {row["id"] for row in read(out / "0_questions.jsonl") if row["part"] == "P"}
+    assert {row["id"] for row in trained["train"]} == pool and len(trained["train"]) == 90
+    assert all(row["messages"][1]["content"] == rows[row["id"]]["solution"] for row in trained["train"])
+    assert {rows[row["id"]]["level"] for row in trained["hard"]} <= {4, 5}
+    near = json.loads((out / "5_nearest.json").read_text())
+    graded = read(out / "2_graded.jsonl")
+    assert near.keys() == {row["id"] for row in graded if row["difficult"] and row["part"] == "Q_val"}
+    assert all(len(set(found)) == 5 and set(found) <= pool for found in near.values())
+    assert {row["id"] for row in trained["embed"]} <= set().union(*near.values())
+    assert len(trained["embed"]) == len(trained["stat"]) == 40
+    assert all(row["difficult"] == (row["words"] >= 4) and (row["rewards"] is not None) == (row["part"] == "Q_val") for row in graded)
+
+
+def test_a_real_embedder_is_loaded(small_world, tmp_path, teacher_url, run_file):
+    """Any causal model: here the reward model's weights, which see the same words otherwise."""
+    near = []
+    for name, more in (("own", []), ("other", ["--embedder", small_world / "prm"])):
+        done = run_file("stat_sel.py", *flags(
+            small_world, teacher_url, tmp_path / name, "--limit", "30", "--arms", "embed", "--difficulty", "answer", *more))
+        assert done.returncode == 0, done.stderr[-2000:]
+        near.append(json.loads((tmp_path / name / "5_nearest.json").read_text()))
+    assert near[0].keys() == near[1].keys() and near[0] != near[1]
+
+
+def test_continual_mode_and_other_sets(whole_run, small_world, tmp_path, teacher_url, run_file):
+    """From STAT-Sel's adapter, profiled on another set; that leaves every evaluation set; small sets are drawn k times (§3.3, §3.1)."""
+    lines = (small_world / "test.jsonl").read_text().splitlines()
+    (tmp_path / "other.jsonl").write_text("\n".join(lines[:120]) + "\n")  # so a part of the test split is profiled on
+    (tmp_path / "few.jsonl").write_text("\n".join(lines[:30]) + "\n")
+    adapter, out = whole_run[0] / "adapter" / "stat", tmp_path / "out"
+    done = run_file("stat_sel.py", *flags(
+        small_world, teacher_url, out, "--adapter", adapter, "--val", tmp_path / "other.jsonl", "--ood", tmp_path / "few.jsonl", "--samples", "3",
+        "--arms", "base", "stat"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    profiled_on = {row["id"].removeprefix(f"{tmp_path.name}/other/") for row in read(out / "0_questions.jsonl") if row["part"] == "Q_val"}
+    assert len(profiled_on) == 60 and profiled_on <= {json.loads(line)["id"] for line in lines[:120]}
+    texts = {json.loads(line)["problem"] for line in lines if json.loads(line)["id"] in profiled_on}
+    by_id = {json.loads(line)["id"]: json.loads(line)["problem"] for line in lines}
+    rows = read(out / "7_test_stat.jsonl")
+    names = ["MATH", f"{tmp_path.name}/other", f"{tmp_path.name}/few"]
+    assert list(dict.fromkeys(row["set"] for row in rows)) == names
+    assert not {by_id[row["id"]] for row in rows} & texts
+    few = {row["id"] for row in rows if row["set"] == names[2]}
+    removed = json.loads((out / "result.json").read_text())["removed"]
+    assert removed == {"MATH": 60, names[1]: 60, names[2]: 30 - len(few)} and 0 < len(few) < 30
+    assert f"({removed[names[2]]} taken out: profiled on)" in done.stdout
+    assert sum(row["set"] == names[2] for row in rows) == 3 * len(few) and "pass@3; avg@3 of base" in done.stdout
+    # The base of this run is the adapter's student: it answers otherwise than the bare one would.
+    start = {row["id"]: row["response"] for row in read(out / "1_answers.jsonl")}
+    bare = {row["id"]: row["response"] for row in read(whole_run[0] / "1_answers.jsonl")}
+    assert any(start[i] != bare[i] for i in start.keys() & bare.keys())
+
+
+def test_given_pairs_need_no_teacher(whole_run, small_world, tmp_path, run_file):
+    """STAT-Sel's own pairs, given back in chat form: the same adapter, bit for bit."""
+    out, source = tmp_path / "out", whole_run[0] / "train_stat.jsonl"
+    command = [str(f) for f in flags(small_world, "x", out, "--pairs", source, "--difficulty", "answer")]
+    at = command.index("--teacher-url")
+    done = run_file("stat_sel.py", *command[:at], *command[at + 2:])
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "0 of 40 questions lack the sentence" in done.stdout and not (out / "teacher.jsonl").exists()
+    weights = [(run / "adapter" / arm / "adapter_model.safetensors").read_bytes() for run, arm in ((out, "pairs"), (whole_run[0], "stat"))]
+    assert weights[0] == weights[1]
+    assert list(json.loads((out / "result.json").read_text())["arms"]) == ["base", "pairs"]
 
 
 @pytest.mark.parametrize("change, words", [
+    (["--prm", "nowhere"], "--prm nowhere"),
+    (["--adapter", "nowhere"], "--adapter nowhere"),
+    (["--val", "nowhere.jsonl"], "nowhere.jsonl"),
+    (["--ood", "gsm9k"], "gsm9k"),
+    (["--pairs", "nowhere.jsonl"], "nowhere.jsonl"),
+    (["--pairs", str(ROOT / "results" / "scorer.json")], "expected 'messages'"),
+    (["--tau1", "1.5"], "--tau1"),
+    (["--samples", "0"], "--samples"),
     (["--n-pairz", "3"], "n-pairz"),
     (["--lr", "quick"], "lr"),
     (["--arms", "base", "magic"], "magic"),
@@ -259,9 +379,9 @@ def test_a_full_gpu_gets_one_sentence(tmp_path, run_file, small_world):
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 import torch, common, stat_sel
-def full(args):
+def full(*args):
     raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-stat_sel.load_student = full
+common.load_student = full
 common.cli(stat_sel.main, stat_sel.Args, "")
 """)
     done = run_file(script, *flags(small_world, "http://127.0.0.1:9/v1", tmp_path / "out"))
@@ -271,12 +391,25 @@ common.cli(stat_sel.main, stat_sel.Args, "")
 def test_a_slice_of_real_math(real_data, small_world, tmp_path, teacher_url, run_file):
     """Shows that it runs on MATH with the built-in skill list; a toy student and a toy teacher show no more than that."""
     done = run_file("stat_sel.py", "--data", real_data / "math", "--student", small_world / "student", "--teacher", "toy",
-                    "--teacher-url", teacher_url, "--out", tmp_path / "out", "--limit", "60", "--epochs", "1", "--max-new-tokens", "16",
-                    "--label-test", "--n-pairs", "24", "--no-checkpointing")
+                    "--prm", small_world / "prm", "--teacher-url", teacher_url, "--out", tmp_path / "out", "--limit", "60", "--epochs", "1",
+                    "--max-new-tokens", "16", "--label-test", "--n-pairs", "24", "--no-checkpointing", "--samples", "2",
+                    "--ood", real_data / "gsm8k" / "test.jsonl", real_data / "amc23" / "test.jsonl", real_data / "aime24" / "test.jsonl")
     assert done.returncode == 0, done.stderr[-2000:]
-    result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert sum(bool(row["skills"]) for row in read(tmp_path / "out" / "7_test_base.jsonl")) > 40  # a few of the labels are malformed
-    assert sum(result["profile"].values()) > 0 and result["arms"]["stat"]["n_pairs"] > 0 and result["arms"]["base"]["n"] == 60
+    labels = {row["id"]: row["skills"] for row in read(tmp_path / "out" / "3_skill_map.jsonl")}
+    assert len(labels) == 120 and sum(map(bool, labels.values())) > 100  # of P and of Q_test; a few of the labels are malformed
+    assert len(read(tmp_path / "out" / "train_stat.jsonl")) == 24
+    counts = {name: n for name, (_, n) in json.loads((tmp_path / "out" / "result.json").read_text())["arms"]["stat"].items()}
+    assert counts == {"MATH": 60, "gsm8k/test": 60, "amc23/test": 80, "aime24/test": 60}
+
+
+def test_continual_mode_on_real_math_perturb(real_data, small_world, tmp_path, teacher_url, run_file):
+    done = run_file("stat_sel.py", "--data", real_data / "math", "--student", small_world / "student", "--teacher", "toy",
+                    "--prm", small_world / "prm", "--teacher-url", teacher_url, "--out", tmp_path / "out", "--limit", "40", "--epochs", "1",
+                    "--max-new-tokens", "8", "--n-pairs", "8", "--no-checkpointing", "--arms", "stat",
+                    "--val", real_data / "math_perturb" / "hard.jsonl", "--ood", real_data / "math_perturb" / "simple.jsonl")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Q_val 139;" in done.stdout and "math_perturb/hard 140 (139 taken out" in done.stdout  # 279 questions
+    assert all(row["id"].startswith("math_perturb/hard/") for row in read(tmp_path / "out" / "4_profile.jsonl"))
 
 
 def test_the_toy_command(tmp_path, run_file, small_world):
@@ -294,9 +427,11 @@ def test_the_gpu_benchmark_runs_at_toy_size(small_world, run_file):
 
 
 def test_the_readmes_adapter_lines_run(whole_run, small_world, run_file, tmp_path):
-    code, = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
     script = tmp_path / "use.py"
-    script.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + code.replace("Qwen/Qwen2.5-3B", str(small_world / "student"))
-                      .replace("runs/stat_sel/adapter/stat", str(whole_run[0] / "adapter" / "stat")))
+    for name, path in (("merged", tmp_path / "merged"), ("Qwen/Qwen2.5-3B", small_world / "student"),
+                       ("runs/stat_sel/adapter/stat", whole_run[0] / "adapter" / "stat")):
+        code = code.replace(name, str(path))
+    script.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + code)
     done = run_file(script)
     assert done.returncode == 0 and done.stdout.strip(), done.stderr[-2000:]

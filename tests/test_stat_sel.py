@@ -2,10 +2,14 @@
 import doctest
 import math
 import random
+import statistics
 from collections import Counter
+from fractions import Fraction
 
 import pytest
+import torch
 
+import common
 import stat_sel
 from stat_sel import Args
 
@@ -16,12 +20,12 @@ def test_doctests():
 
 
 def test_the_built_in_list_is_tables_5_and_6():
-    assert sum(map(len, stat_sel.SKILLS.values())) == 112
-    assert {s: len(n) for s, n in stat_sel.SKILLS.items()} == {
+    assert sum(map(len, common.MATH_SKILLS.values())) == 112
+    assert {s: len(n) for s, n in common.MATH_SKILLS.items()} == {
         "Algebra": 21, "Counting & Probability": 11, "Geometry": 13, "Intermediate Algebra": 22, "Number Theory": 15, "Prealgebra": 14,
         "Precalculus": 16}
-    assert all("," not in name for names in stat_sel.SKILLS.values() for name in names)
-    assert all(len(set(names)) == len(names) for names in stat_sel.SKILLS.values())
+    assert all("," not in name for names in common.MATH_SKILLS.values() for name in names)
+    assert all(len(set(names)) == len(names) for names in common.MATH_SKILLS.values())
 
 
 @pytest.mark.parametrize("answers, difficult", [
@@ -29,6 +33,52 @@ def test_the_built_in_list_is_tables_5_and_6():
     (["1", "2", "3", "4", "1"], False), (["\\frac12", "0.5", "3", "4", "5"], False), ([], True)])
 def test_consistency(answers, difficult):
     assert stat_sel.is_inconsistent(answers) is difficult
+
+
+@pytest.mark.parametrize("rewards, difficult", [
+    ([0.9], False), ([0.85], True), ([0.850001], False), ([0.0, 1.0], True),
+    ([0.85, 0.85], True), ([0.84, 0.86], True),  # the last one is above tau1, the mean a tie
+    ([0.7, 1.0, 1.0, 1.0], True), ([0.7001, 1.0, 1.0, 1.0], False),  # a tie with tau2, the mean 0.925
+    ([1.0, 1.0, 1.0, 0.85], True),  # only the last step is held to tau1
+    ([0.75, 0.95, 0.86], False),  # an earlier step below tau1 is fine, as is one above tau2 alone
+    ([0.95, 0.95, 0.95, 0.65, 0.99], True)])
+def test_eq_1_by_hand(rewards, difficult):
+    assert stat_sel.is_difficult(rewards, 0.85, 0.7) is difficult
+
+
+def test_eq_1_exempts_the_last_step_from_tau2_only():
+    assert stat_sel.is_difficult([0.9, 0.6], 0.5, 0.7) is False and stat_sel.is_difficult([0.6, 0.9], 0.5, 0.7) is True
+    assert stat_sel.is_difficult([0.6], 0.5, 0.7) is False
+
+
+def test_eq_1_against_a_naive_version():
+    rng = random.Random(0)
+    verdicts = Counter()
+    for _ in range(5000):
+        rewards = [rng.choice([0.5, 0.7, 0.75, 0.85, 0.9, 1.0]) for _ in range(rng.randint(1, 6))]
+        tau1, tau2 = rng.choice([0.5, 0.7, 0.85]), rng.choice([0.5, 0.7, 0.85])
+        easy = rewards[-1] > tau1 and statistics.mean(map(Fraction, map(str, rewards))) > Fraction(str(tau1))
+        for i in range(len(rewards) - 1):
+            if not rewards[i] > tau2:
+                easy = False
+        assert stat_sel.is_difficult(rewards, tau1, tau2) is (not easy), (rewards, tau1, tau2)
+        verdicts[easy] += 1
+    assert min(verdicts.values()) > 500
+
+
+def test_agreement_by_hand():
+    perfect = common.agreement([True, False], [True, False])
+    assert perfect == {"accuracy": 100, "precision": 100, "recall": 100, "F1": 100}
+    never = common.agreement([False, False, False], [True, False, False])
+    assert never["accuracy"] == pytest.approx(200 / 3) and math.isnan(never["precision"]) and never["recall"] == never["F1"] == 0
+    mixed = common.agreement([True] * 10 + [False] * 10, [True] * 7 + [False] * 3 + [True] * 1 + [False] * 9)
+    assert mixed == pytest.approx({"accuracy": 80, "precision": 70, "recall": 87.5, "F1": 2 * 70 * 87.5 / 157.5})
+
+
+def test_nearest_by_hand_and_ties_in_order():
+    keys = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.6, 0.8], [-1.0, 0.0]])
+    assert stat_sel.nearest(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), keys, 3) == [[0, 2, 3], [2, 3, 1]]
+    assert stat_sel.nearest(torch.tensor([[0.0, 1.0]]), keys, 9) == [[1, 2, 3, 0, 4]]
 
 
 def test_read_profile():
@@ -112,16 +162,6 @@ def test_the_control_draws_no_fewer_questions():
     assert stat_sel.shuffle_profile(profile, {}, 5, random.Random(0)) == {1: [], 2: [], 3: []}
 
 
-def test_choose_pairs_takes_the_next_one_for_a_bad_rewrite():
-    order, other = [("a", 0), ("b", 0), ("a", 0), ("c", 1)], [("d", 0), ("e", 0), ("f", 0)]
-    def choose(rewrites, n):
-        return stat_sel.choose_pairs({"x": order, "y": other}, rewrites, n)
-    assert choose({}, 3) == {"x": order[:3], "y": other}
-    assert choose({("b", 0): None, ("a", 0): "text"}, 3) == {"x": [("a", 0), ("a", 0), ("c", 1)], "y": other}
-    assert choose({("e", 0): None}, 9) == {"x": order[:2], "y": [("d", 0), ("f", 0)]}  # equal numbers, by the arm that has fewest
-    assert choose({pair: None for pair in order}, 3) == {"x": [], "y": []}
-
-
 def test_labels_of_another_list_are_not_taken_for_ours():
     skills = {"S": ["prime numbers", "angles"]}
     rows = [{"id": i, "subject": "S", "skills": ["prime_numbers"]} for i in range(20)]
@@ -130,18 +170,10 @@ def test_labels_of_another_list_are_not_taken_for_ours():
     assert stat_sel.own_skills([{"id": 0, "subject": "S", "skills": None}], skills) == {0: []}
 
 
-@pytest.mark.parametrize("n, warmup", [(1, 0.03), (7, 0.0), (100, 0.03), (33, 0.5)])
-def test_learning_rate(n, warmup):
-    rates = [stat_sel.learning_rate(s, n, 2.0, warmup) for s in range(n)]
-    n_warmup = math.ceil(warmup * n)
-    naive = [2.0 * (s + 1) / n_warmup if s < n_warmup else 1.0 + math.cos(math.pi * (s - n_warmup) / max(1, n - n_warmup)) for s in range(n)]
-    assert rates == pytest.approx(naive) and max(rates) == 2.0 and min(rates) > 0
-
-
 @pytest.mark.parametrize("n, size", [(1, 8), (8, 8), (1000, 8), (1003, 16)])
 def test_grouped_batches_hold_each_row_once(n, size):
     lengths = [random.Random(i).randint(5, 500) for i in range(n)]
-    batches = stat_sel.grouped_batches(lengths, size, random.Random(0))
+    batches = common.grouped_batches(lengths, size, random.Random(0))
     assert sorted(i for batch in batches for i in batch) == list(range(n))
     assert len(batches) == math.ceil(n / size) and all(len(batch) <= size for batch in batches)
     if n >= 1000:  # grouped: within a batch lengths spread far less than over all
@@ -153,4 +185,5 @@ def test_args_defaults_are_the_papers():
     assert (args.lora_rank, args.lora_alpha, args.lora_dropout, args.epochs, args.batch) == (16, 32, 0.05, 3, 8)
     assert (args.max_grad_norm, args.weight_decay, args.warmup, args.temperature) == (0.3, 0.1, 0.03, 0.1)
     assert (args.n_val, args.questions_per_skill, args.n_rewrites, args.n_pairs) == (1000, 5, 3, 9500)
+    assert (args.difficulty, args.tau1, args.tau2, args.length_words, args.samples) == ("prm", 0.85, 0.7, 800, 64)
     assert args.lr in (5e-4, 2e-4, 1e-4, 8e-5, 2e-5)

@@ -17,7 +17,15 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def student(small_world):
-    return stat_sel.load_student(Args(student=str(small_world / "student")))
+    return common.load_student(str(small_world / "student"))
+
+
+def chat(problem, response):
+    return stat_sel.question(problem) + [{"role": "assistant", "content": response}]
+
+
+def prompt_of(student, problem):
+    return common.prompt_ids(student.tokenizer, stat_sel.question(problem))
 
 
 @pytest.fixture
@@ -27,7 +35,7 @@ def rows(small_world):
 
 @pytest.fixture
 def pairs(student, rows):
-    return [stat_sel.encode(student, {"problem": row["problem"], "response": row["solution"]}, 200) for row in rows[:12]]
+    return [stat_sel.encode(student, chat(row["problem"], row["solution"]), 200) for row in rows[:12]]
 
 
 def with_lora(student, dropout=0.0, checkpointing=False):
@@ -77,10 +85,10 @@ def test_the_loss_does_not_depend_on_padding_or_on_the_prompt_tokens(student, pa
 
 
 def test_the_end_token_is_trained_even_where_it_is_the_padding_token(student, rows):
-    ids, n = stat_sel.encode(student, {"problem": rows[0]["problem"], "response": "\\boxed{1}"}, 200)
+    ids, n = stat_sel.encode(student, chat(rows[0]["problem"], "\\boxed{1}"), 200)
     assert ids[-1] == student.tokenizer.eos_token_id and ids[-1] in student.stop_ids
     student.tokenizer.pad_token = student.tokenizer.eos_token
-    again = stat_sel.encode(student, {"problem": rows[0]["problem"], "response": "\\boxed{1}"}, 200)
+    again = stat_sel.encode(student, chat(rows[0]["problem"], "\\boxed{1}"), 200)
     assert again == (ids, n)
     model = with_lora(student)
     cut = (ids[:-1], n)
@@ -88,15 +96,15 @@ def test_the_end_token_is_trained_even_where_it_is_the_padding_token(student, ro
 
 
 def test_a_pair_whose_answer_is_cut_away_is_left_out(student, rows):
-    row = {"problem": rows[0]["problem"], "response": rows[0]["solution"]}
+    row = chat(rows[0]["problem"], rows[0]["solution"])
     ids, n = stat_sel.encode(student, row, 10_000)
     assert stat_sel.encode(student, row, n) is None
     assert stat_sel.encode(student, row, n + 1) == (ids[:n + 1], n)
 
 
 def test_answering_and_training_see_the_same_prompt(student, rows):
-    prompt = stat_sel.prompt_ids(student, rows[0]["problem"])
-    ids, n = stat_sel.encode(student, {"problem": rows[0]["problem"], "response": "x"}, 10_000)
+    prompt = prompt_of(student, rows[0]["problem"])
+    ids, n = stat_sel.encode(student, chat(rows[0]["problem"], "x"), 10_000)
     assert ids[:n] == prompt
     messages = [{"role": "user", "content": stat_sel.STUDENT_PROMPT.format(problem=rows[0]["problem"])}, {"role": "assistant", "content": "x"}]
     assert ids == student.tokenizer(student.tokenizer.apply_chat_template(messages, tokenize=False), add_special_tokens=False).input_ids
@@ -130,7 +138,7 @@ def test_the_guard_is_needed_where_the_cpu_repacks(student, pairs):
 
 def test_greedy_answers_equal_those_of_generate(student, rows):
     """Batched, left-padded, with rows leaving, against transformers' generate one by one."""
-    prompts = [stat_sel.prompt_ids(student, row["problem"]) for row in rows[:40]]
+    prompts = [prompt_of(student, row["problem"]) for row in rows[:40]]
     ours = stat_sel.sample(student, prompts, 0.0, 60, seed=0)
     assert len({out["n_tokens"] for out in ours}) > 3  # they end at different steps, so rows did leave
     for prompt, out in zip(prompts, ours, strict=True):
@@ -142,7 +150,7 @@ def test_greedy_answers_equal_those_of_generate(student, rows):
 
 
 def test_sampling_follows_the_softmax_without_top_k(student, rows):
-    prompt, temperature, n = stat_sel.prompt_ids(student, rows[0]["problem"]), 6.0, 8000
+    prompt, temperature, n = prompt_of(student, rows[0]["problem"]), 6.0, 8000
     p = (student.model(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1)
     draws = stat_sel.sample(student, [prompt] * n, temperature, 1, seed=1)
     text_p = {}
@@ -160,7 +168,7 @@ def test_sampling_follows_the_softmax_without_top_k(student, rows):
 
 
 def test_every_end_token_stops(student, rows, monkeypatch):
-    prompt = stat_sel.prompt_ids(student, rows[0]["problem"])
+    prompt = prompt_of(student, rows[0]["problem"])
     first = stat_sel.sample(student, [prompt], 0.0, 5, seed=0)[0]["response"]
     token = student.tokenizer(first, add_special_tokens=False).input_ids[0]
     out = stat_sel.sample(student._replace(stop_ids=student.stop_ids | {token}), [prompt], 0.0, 5, seed=0)[0]
@@ -175,10 +183,10 @@ def test_two_end_tokens_are_found(small_world, tmp_path):
     template.write_text(template.read_text().replace("<|end|>", "<|user|>\n"))
     config = json.loads((tmp_path / "student" / "generation_config.json").read_text())
     (tmp_path / "student" / "generation_config.json").write_text(json.dumps(config | {"eos_token_id": [1, 7]}))
-    student = stat_sel.load_student(Args(student=str(tmp_path / "student")))
+    student = common.load_student(str(tmp_path / "student"))
     user = student.tokenizer.convert_tokens_to_ids("<|user|>")
     assert student.stop_ids == {1, 7, user} and student.end == "<|user|>"
-    assert stat_sel.encode(student, {"problem": "p", "response": "r"}, 100)[0][-1] == user
+    assert stat_sel.encode(student, chat("p", "r"), 100)[0][-1] == user
 
 
 def test_tokenizer_survives_saving(student, rows):
@@ -192,8 +200,9 @@ TRAINING = """
     import common, stat_sel, torch
     torch.set_num_threads(1)
     args = stat_sel.Args(student={student!r}, out=sys.argv[1], epochs=3, batch=8, micro_batch=4, lr=1e-3)
-    rows = [{{"problem": r["problem"], "response": r["solution"]}} for r in common.load({data!r}, "train")[:60]]
-    stat_sel.train(args, common.open_run(args, args.out), stat_sel.load_student(args), rows, "arm")
+    rows = [{{"messages": stat_sel.question(r["problem"]) + [{{"role": "assistant", "content": r["solution"]}}]}}
+            for r in common.load({data!r}, "train")[:60]]
+    stat_sel.train(args, common.open_run(args, args.out), common.load_student(args.student), rows, "arm")
 """
 
 
@@ -225,34 +234,73 @@ def test_micro_batches_do_not_change_the_training(small_world, rows, tmp_path):
         args = Args(student=str(small_world / "student"), out=str(tmp_path / str(micro)), epochs=1, batch=8, micro_batch=micro, lr=1e-3,
                     lora_dropout=0.0, checkpointing=micro == 3)
         run = common.open_run(args, args.out)
-        stat_sel.train(args, run, stat_sel.load_student(args), [{"problem": r["problem"], "response": r["solution"]} for r in rows[:24]], "arm")
+        stat_sel.train(args, run, common.load_student(args.student), [{"messages": chat(r["problem"], r["solution"])} for r in rows[:24]], "arm")
         finals.append([row["loss"] for row in run.read("loss_arm.jsonl")])
     assert finals[0] == pytest.approx(finals[1], rel=1e-3)
 
 
 def test_the_saved_adapter_gives_the_same_answers(small_world, rows, tmp_path):
-    from peft import PeftModel
     args = Args(student=str(small_world / "student"), out=str(tmp_path / "run"), epochs=1, batch=8, micro_batch=8, lr=3e-3)
-    student = stat_sel.load_student(args)
-    tuned = student._replace(model=stat_sel.train(
-        args, common.open_run(args, args.out), student, [{"problem": r["problem"], "response": r["solution"]} for r in rows[:40]], "arm"))
-    prompts = [stat_sel.prompt_ids(student, row["problem"]) for row in rows[:20]]
-    expected = stat_sel.sample(tuned, prompts, 0.0, 30, seed=0)
-    fresh = stat_sel.load_student(args)
-    base = stat_sel.sample(fresh, prompts, 0.0, 30, seed=0)
-    loaded = PeftModel.from_pretrained(fresh.model, tmp_path / "run" / "adapter" / "arm")
-    assert stat_sel.sample(fresh._replace(model=loaded), prompts, 0.0, 30, seed=0) == expected != base
-    tuned.model.unload()
-    assert stat_sel.sample(student, prompts, 0.0, 30, seed=0) == base  # the next arm starts from the untouched base
+    student = common.load_student(args.student)
+    prompts = [prompt_of(student, row["problem"]) for row in rows[:20]]
+    base = stat_sel.sample(student, prompts, 0.0, 30, seed=0)
+    stat_sel.train(args, common.open_run(args, args.out), student, [{"messages": chat(r["problem"], r["solution"])} for r in rows[:40]], "arm")
+    trained = stat_sel.sample(student, prompts, 0.0, 30, seed=0)  # the LoRA layers went into this very model
+    loaded = common.load_student(args.student, tmp_path / "run" / "adapter" / "arm")
+    assert stat_sel.sample(loaded, prompts, 0.0, 30, seed=0) == trained != base
+
+
+def test_training_goes_on_from_an_adapter(small_world, rows, tmp_path):
+    """The second training starts where the first ended: at its loss, with its weights; and it leaves the first one's files alone."""
+    from safetensors.torch import load_file
+    pairs = [{"messages": chat(r["problem"], r["solution"])} for r in rows[:24]]
+    first = Args(student=str(small_world / "student"), out=str(tmp_path / "one"), epochs=3, batch=8, lr=3e-3, lora_dropout=0.0, lora_rank=4)
+    runs = [common.open_run(first, first.out)]
+    stat_sel.train(first, runs[0], common.load_student(first.student), pairs, "arm")
+    adapter = tmp_path / "one" / "adapter" / "arm"
+    weights = (adapter / "adapter_model.safetensors").read_bytes()
+    second = Args(student=first.student, adapter=str(adapter), out=str(tmp_path / "two"), epochs=1, batch=24, lr=1e-6, lora_dropout=0.0, lora_rank=16)
+    runs.append(common.open_run(second, second.out))
+    stat_sel.train(second, runs[1], common.load_student(second.student, second.adapter), pairs, "arm")
+    before, after = (run.read("loss_arm.jsonl") for run in runs)
+    assert after[0]["loss"] < sum(row["loss"] for row in before[:3]) / 3
+    old, new = (load_file(path / "adapter_model.safetensors") for path in (adapter, tmp_path / "two" / "adapter" / "arm"))
+    assert old.keys() == new.keys()
+    for name in old:  # rank 4, as the adapter says; one step at a tiny rate
+        torch.testing.assert_close(old[name], new[name], rtol=0, atol=1e-5)
+    assert (adapter / "adapter_model.safetensors").read_bytes() == weights
+
+
+def test_an_adapter_that_does_not_fit(small_world, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for wrong in (tmp_path / "no", tmp_path / "empty"):
+        with pytest.raises(common.UserError, match="--adapter .*expected a folder with a LoRA adapter"):
+            common.load_student(str(small_world / "student"), wrong)
+
+
+def test_merging_on_the_dequantised_base_keeps_the_answers(small_world, rows, tmp_path):
+    """The README's way; merging into 4-bit weights would round the adapter away."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+    args = Args(student=str(small_world / "student"), out=str(tmp_path / "run"), epochs=2, batch=8, micro_batch=8, lr=3e-3)
+    student = common.load_student(args.student)
+    stat_sel.train(args, common.open_run(args, args.out), student, [{"messages": chat(r["problem"], r["solution"])} for r in rows[:40]], "arm")
+    plain = common.load_student(args.student).model.dequantize()
+    PeftModel.from_pretrained(plain, tmp_path / "run" / "adapter" / "arm").merge_and_unload().save_pretrained(tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    assert not hasattr(merged.config, "quantization_config")
+    ids = torch.tensor([prompt_of(student, rows[0]["problem"])])
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, student.model.eval()(ids).logits, rtol=1e-3, atol=1e-3)
 
 
 def test_a_student_that_is_not_there(tmp_path):
     for name in (str(tmp_path / "no"), "./no", "no"):
         with pytest.raises(common.UserError, match="no such folder"):
-            stat_sel.load_student(Args(student=name))
+            common.load_student(name)
     (tmp_path / "empty").mkdir()
     with pytest.raises(common.UserError, match="can't be loaded"):
-        stat_sel.load_student(Args(student=str(tmp_path / "empty")))
+        common.load_student(str(tmp_path / "empty"))
 
 
 def test_gated_weights_are_said_to_be_gated(monkeypatch):
@@ -261,6 +309,6 @@ def test_gated_weights_are_said_to_be_gated(monkeypatch):
         raise OSError("You are trying to access a gated repo.\nMake sure to have access to it at https://huggingface.co/x/y. 401 Client Error.")
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", gated)
     with pytest.raises(common.UserError, match="gated: accept their licence"):
-        stat_sel.load_student(Args(student="x/y"))
+        common.load_student("x/y")
 
 
