@@ -338,16 +338,16 @@ def plot(path: Path, title: str, xlabel: str, skills: list[str], series: dict[st
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    figure, axes = pyplot.subplots(figsize=(9, 0.15 * len(skills) * max(4, len(series)) + 1.6), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9, 0.12 * len(skills) * max(4, len(series)) + 1.6), layout="constrained")
     for i, (name, values) in enumerate(series.items()):
+        color = f"C{i - bars}" if i >= bars else "black"  # an arm has one colour in both plots; the profile comes first and is black
         ys, (means, whiskers) = [y + (i - (len(series) - 1) / 2) * 0.8 / len(series) for y in range(len(skills))], zip(*values, strict=True)
         if bars:
-            axes.barh(ys, means, 0.8 / len(series), xerr=whiskers, label=name, color=f"C{i}", error_kw={"lw": 0.8, "ecolor": "gray"})
+            axes.barh(ys, means, 0.8 / len(series), xerr=whiskers, label=name, color=color, error_kw={"lw": 0.8, "ecolor": "gray"})
         else:
-            axes.errorbar(means, ys, xerr=whiskers, label=name, color=f"C{i}", fmt="o", capsize=2)
-    axes.set(yticks=range(len(skills)), yticklabels=skills, title=title, xlabel=xlabel)
+            axes.errorbar(means, ys, xerr=whiskers, label=name, color=color, fmt="o", capsize=2)
+    axes.set(yticks=range(len(skills)), yticklabels=skills, ylim=(len(skills) - 0.5, -0.5), title=title, xlabel=xlabel)
     axes.axvline(0, color="black", lw=0.8)
-    axes.invert_yaxis()
     axes.legend()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

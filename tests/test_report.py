@@ -39,7 +39,7 @@ def equation_1(monkeypatch):
 
 
 QUESTIONS = {"P": {"p1": ["S: a"], "p2": ["S: a", "S: b"], "p3": []},
-             "Q_val": {f"v{i}": ["S: a"] for i in range(1, 6)},
+             "Q_val": {key: ["S: a"] for key in ("v1", "t4", "v3", "v4", "v5")},  # another set's t4, where --val names one
              "Q_test": {"t1": ["S: a"], "t2": ["S: b"], "t3": ["S: a", "S: b"], "t4": []}}
 VAL = [  # is_right, difficult, rewards, inconsistent, words; at 0.85, 0.7 and 800 words
     (True, False, [0.9, 0.95], False, 800.0),  # as long as the limit: long
@@ -66,8 +66,9 @@ def write_run(path, seed=1, arms=("base", "augment", "stat"), rewards=True, embe
     write("env.json", [{"commit": "old", "gpu": "old", "packages": {}}, {"commit": "c" * 40, "gpu": "cpu", "packages": {"torch": "2"}}])
     write("0_questions.jsonl", [{"id": key, "part": part, "subject": "S", "level": None, "skills": skills}
                                 for part, rows in QUESTIONS.items() for key, skills in rows.items()])
-    graded = [{"id": f"v{i}", "part": "Q_val", "response": "r", "is_right": right, "words": words, "rewards": steps if rewards else None,
-               "inconsistent": inconsistent, "difficult": hard} for i, (right, hard, steps, inconsistent, words) in enumerate(VAL, 1)]
+    graded = [{"id": key, "part": "Q_val", "response": "r", "is_right": right, "words": words, "rewards": steps if rewards else None,
+               "inconsistent": inconsistent, "difficult": hard}
+              for key, (right, hard, steps, inconsistent, words) in zip(QUESTIONS["Q_val"], VAL, strict=True)]
     write("2_graded.jsonl", graded * (not with_pairs) + [{"id": key, "part": "Q_test", "response": "r", "is_right": True, "words": 1.0,
           "rewards": None, "inconsistent": None, "difficult": key in ("t2", "t3")} for key in QUESTIONS["Q_test"]])
     if not with_pairs:
@@ -187,6 +188,14 @@ def test_claims_show_the_papers_differences_and_unequal_numbers_of_pairs(gathere
     assert re.search(r"MATH-Train \| .* points \| \+6\.7 \(", shown)
     assert re.search(r"MATH-Hard \| .* points, with 3 pairs against 1 \| \+5\.9 \(the first alone\) \|", shown)
     assert re.search(r"control: .* \| not run there \|", shown)
+
+
+def test_c5_holds_where_the_targeted_pairs_are_nearer(gathered):
+    results = gathered()
+    for run in results["runs"]:
+        run["arms"]["stat"]["skills_by_data"] = PROFILE  # distance 0; MATH-Augment has 1 of its 4 on b, which is 1 of the profile's 47
+    nearer = f"{100 * (1 - 1 / 47):+.1f}"
+    assert re.search(rf"\| C5: .* \| holds \| {re.escape(f'{nearer} [{nearer}, {nearer}] points')}", report.tables(results))
 
 
 def test_given_pairs_need_no_labels_and_no_profile(gathered):
