@@ -5,47 +5,108 @@ r"""Tables over runs, intervals and plots. No method file imports this.
 
 The unit is the run (one seed: one split, one draw, one student). A difference between two arms is paired within a run: its interval is the
 t-interval over runs. Where ten skills are compared at once, their intervals are Bonferroni-corrected. A skill is written "subject: name".
+A share without a denominator is None, is left out of the means over runs, and is shown as a blank where no run has it.
 """
 import argparse
+import functools
 import json
 import math
 import statistics
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from common import UserError, read_json, read_jsonl
 
-MAY_DIFFER = ("student", "data", "skills", "seed", "out", "teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd", "usd_per_m_in",
-              "usd_per_m_out", "plan", "micro_batch", "sample_batch", "checkpointing")  # between the runs of one table
+MAY_DIFFER = ("student", "prm", "data", "skills", "seed", "out", "teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd",
+              "usd_per_m_in", "usd_per_m_out", "plan", "micro_batch", "sample_batch", "prm_batch", "checkpointing")  # between the runs of one table
+TAU1, TAU2 = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95), (0.5, 0.6, 0.7, 0.8)  # the grid that Table 8 is compared with
 
 
 # --- Gathering ------------------------------------------------------------------------------------------------------------------------------
 def gather(paths: list[str]) -> dict:
-    """What the tables need of the finished runs in these directories: counts per arm and per skill, never the texts."""
+    """What the tables need of the finished runs in these directories: counts per arm, per skill and per criterion, never the texts."""
     runs, arguments = [], {}
     for path in map(Path, paths):
-        if not (path / "result.json").exists():
-            raise UserError(f"{path}: expected a finished run with a result.json, found none; finish it, or leave it out")
+        if missing := [name for name in ("result.json", "0_questions.jsonl") if not (path / name).exists()]:
+            raise UserError(f"{path}: expected a finished run with a {missing[0]}, found none; finish it, or leave it out")
         result, args, env = (read_json(path / name) for name in ("result.json", "args.json", "env.json"))
         arguments[str(path)] = {name: value for name, value in args.items() if name not in MAY_DIFFER}
-        missed = set(most_missed([result]))
-        for arm, row in result["arms"].items():
-            row["by_skill"], row["missed"], row["other"] = {}, (0, 0), (0, 0)
-            for _, question in read_jsonl(path / f"7_test_{arm}.jsonl"):
-                kind = "missed" if missed & set(question["skills"] or []) else "other"
-                row[kind] = (row[kind][0] + bool(question["is_right"]), row[kind][1] + 1)
-                for skill in question["skills"] or []:
-                    k, n = row["by_skill"].get(skill, (0, 0))
-                    row["by_skill"][skill] = (k + bool(question["is_right"]), n + 1)
-        runs.append(result | {"commit": env[-1]["commit"], "gpu": env[-1]["gpu"], "packages": env[-1]["packages"]})
+        graded = read_rows(path / "2_graded.jsonl")
+        val = [row for row in graded if row["part"] == "Q_val"]
+        difficult = {row["id"] for row in graded if row["part"] == "Q_test" and row["difficult"]}
+        runs.append(result | {"commit": env[-1]["commit"], "gpu": env[-1]["gpu"], "packages": env[-1]["packages"],
+                              "n_difficult": sum(row["difficult"] for row in val), "val_right": right(val)[0],
+                              **detection(val, args), "arms": count_arms(path, result, args["label_test"], difficult)})
     first, *others = arguments
     if odd := [path for path in others if arguments[path] != arguments[first]]:
         raise UserError(f"{odd[0]}: its arguments differ from those of {first}; gather runs that differ in their seed alone")
+    if len({run["seed"] for run in runs}) < len(paths):
+        raise UserError(f"{', '.join(paths)}: expected a seed of its own for each run, came one twice; leave out the second")
     return {"args": arguments[first], "runs": sorted(runs, key=lambda run: run["seed"])}
 
 
+def read_rows(path: Path) -> list[dict]:
+    return [row for _, row in read_jsonl(path)]
+
+
+def right(rows: list[dict]) -> list[int]:
+    """[k, n]. An answer in which no final answer was found (None) is not right."""
+    return [sum(row["is_right"] is True for row in rows), len(rows)]
+
+
+def count_arms(path: Path, result: dict, label_test: bool, difficult: set[str]) -> dict[str, dict]:
+    """The arms of result.json with what their files say. difficult: the questions of Q_test that base's first draw makes so."""
+    own = {part: {} for part in ("P", "Q_val", "Q_test")}  # the data's own labels
+    for question in read_rows(path / "0_questions.jsonl"):
+        own[question["part"]][question["id"]] = question["skills"]
+    labels = path / "3_skill_map.jsonl"  # not there where the pairs were given
+    by_teacher = {row["id"]: row["skills"] for row in read_rows(labels)} if labels.exists() else {}
+    missed, needed, arms = set(most_missed([result])), by_teacher if label_test else own["Q_test"], {}
+    for arm, row in result["arms"].items():
+        questions = [pair["id"] for pair in (read_rows(path / f"train_{arm}.jsonl") if arm != "base" else [])]
+        on_math, by_skill, others = [], defaultdict(list), defaultdict(lambda: defaultdict(list))
+        for answer in read_rows(path / f"7_test_{arm}.jsonl"):
+            if answer["set"] == "MATH":
+                on_math.append(answer | {"needs": set(needed.get(answer["id"], []))})
+                for skill in sorted(on_math[-1]["needs"]):
+                    by_skill[skill].append(answer)
+            else:
+                others[answer["set"]][answer["id"]].append(answer)
+        k, n = right(on_math)
+        arms[arm] = row | {
+            "k": k, "n": n, "no_answer": sum(a["is_right"] is None for a in on_math), "cut_off": sum(a["cut_off"] for a in on_math),
+            "math_d": right([a for a in on_math if a["id"] in difficult]), "missed": right([a for a in on_math if a["needs"] & missed]),
+            "other": right([a for a in on_math if not a["needs"] & missed]), "by_skill": {skill: right(rows) for skill, rows in by_skill.items()},
+            "skills_by_teacher": Counter(skill for question in questions for skill in by_teacher.get(question, [])),
+            "skills_by_data": Counter(skill for question in questions for skill in own["P"].get(question, [])),
+            "sets": {name: {"n": len(rows), "samples": max(map(len, rows.values())),
+                            "avg": 100 * statistics.fmean(k / n for k, n in map(right, rows.values())),
+                            "pass": 100 * statistics.fmean(right(samples)[0] > 0 for samples in rows.values())} for name, rows in others.items()}}
+    return arms
+
+
+def detection(val: list[dict], args: dict) -> dict:
+    """How each criterion of difficulty agrees with the truth on Q_val, as [tp, fp, fn, tn]: positive is difficult, true is a wrong answer.
+
+    A criterion is counted on the rows that carry what it needs, and is not there where none does.
+    """
+    from stat_sel import is_difficult  # here, because it brings torch along, which the tables do without
+
+    def counts(says):
+        n = Counter((says(row), row["is_right"] is not True) for row in val)
+        return [n[True, True], n[True, False], n[False, True], n[False, False]]
+
+    def prm(tau1, tau2):
+        return counts(lambda row: is_difficult(row["rewards"], tau1, tau2) if row["rewards"] else None)
+    found = {"prm": prm(args["tau1"], args["tau2"]), "consistency": counts(lambda row: row["inconsistent"]),
+             "length": counts(lambda row: row["words"] >= args["length_words"])}
+    grid = {f"{tau1}, {tau2}": prm(tau1, tau2) for tau1 in TAU1 for tau2 in TAU2} if any(found["prm"]) else {}
+    return {"detection": {name: n for name, n in found.items() if any(n)}, "grid": grid}
+
+
 # --- Intervals ------------------------------------------------------------------------------------------------------------------------------
+@functools.cache
 def t_quantile(p: float, df: int) -> float:
     """The p-quantile of Student's t, p in (0.5, 1), to 6 digits: Simpson's rule on the density, then bisection.
     >>> round(t_quantile(0.975, 4), 3), round(t_quantile(0.975, 1), 2)
@@ -65,35 +126,52 @@ def t_quantile(p: float, df: int) -> float:
     return low
 
 
-def t_interval(values: list[float], comparisons: int = 1) -> tuple[float, float, float]:
-    """Mean and 95 % interval over runs; comparisons: Bonferroni's divisor. With one run the interval is infinite."""
-    mean = statistics.fmean(values)
+def t_interval(values: list[float | None], comparisons: int = 1) -> tuple[float, float, float] | None:
+    """Mean and 95 % interval over the runs that have a value; comparisons: Bonferroni's divisor. With one run the interval is infinite."""
+    values = [value for value in values if value is not None]
     if len(values) < 2:
-        return mean, -math.inf, math.inf
+        return (values[0], -math.inf, math.inf) if values else None
+    mean = statistics.fmean(values)
     half = t_quantile(1 - 0.025 / comparisons, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return mean, mean - half, mean + half
 
 
-def shown(interval: tuple[float, float, float], sign: str = "+") -> str:
-    mean, low, high = interval
-    return f"{mean:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+def shown(interval: tuple[float, float, float] | None, sign: str = "+") -> str:
+    return "{:{s}.1f} [{:{s}.1f}, {:{s}.1f}]".format(*interval, s=sign) if interval else ""
 
 
-def accuracy(run: dict, arm: str) -> float:
-    return 100 * run["arms"][arm]["k"] / run["arms"][arm]["n"]
+def mean_shown(values: list[float | None]) -> str:
+    values = [value for value in values if value is not None]
+    return f"{statistics.fmean(values):.1f}" if values else ""
 
 
-def part_accuracy(run: dict, arm: str, part: str) -> float:
-    """On the test questions that need one of the run's ten most-missed skills ("missed"), or none of them ("other")."""
-    k, n = run["arms"][arm][part]
-    return 100 * k / n
+def span(numbers: list[int]) -> str:
+    """The smallest and the largest of the runs' numbers, or the one that they agree on; nothing for zero."""
+    return "-".join(map(str, sorted({min(numbers), max(numbers)}))) if any(numbers) else ""
 
 
-def difference(runs: list[dict], a: str, b: str) -> tuple[float, float, float]:
-    return t_interval([accuracy(run, a) - accuracy(run, b) for run in runs])
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    return ["", f"| {' | '.join(header)} |", "|---" * len(header) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
-# --- Claims C5 and C6 of STAT ---------------------------------------------------------------------------------------------------------------
+def accuracy(run: dict, arm: str, *part: str) -> float | None:
+    """% right on Q_test, or on a part of what was tested: "math_d" (MATH^D); "missed" or "other" (the test questions that need one of the run's
+    ten most-missed skills, or none of them); "by_skill", skill; "sets", name, "avg" or "pass". None where there is no such question."""
+    value = run["arms"][arm]
+    for key in part:
+        value = value.get(key, {})
+    if isinstance(value, float):
+        return value
+    k, n = (value["k"], value["n"]) if not part else value or (0, 0)
+    return 100 * k / n if n else None
+
+
+def difference(runs: list[dict], a: str, b: str, *part: str, comparisons: int = 1) -> tuple[float, float, float] | None:
+    pairs = [(accuracy(run, a, *part), accuracy(run, b, *part)) for run in runs]
+    return t_interval([None if None in pair else pair[0] - pair[1] for pair in pairs], comparisons)
+
+
+# --- Claims of STAT, at equal numbers of pairs unless a row says otherwise ------------------------------------------------------------------
 def distance_to_profile(run: dict, arm: str, labels: str) -> float | None:
     """Total variation distance, 0..100 %, between the skills of the arm's training pairs and the Missing-Skill-Profile (Fig. 2).
 
@@ -111,19 +189,15 @@ def most_missed(runs: list[dict], top: int = 10) -> list[str]:
     return [skill for skill, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:top]]
 
 
-def skill_accuracy(run: dict, arm: str, skill: str) -> float | None:
-    k, n = run["arms"][arm]["by_skill"].get(skill, (0, 0))
-    return 100 * k / n if n else None
-
-
-def skill_change(runs: list[dict], a: str, b: str, skill: str, comparisons: int) -> tuple[float, float, float] | None:
-    pairs = [(skill_accuracy(run, a, skill), skill_accuracy(run, b, skill)) for run in runs]
-    pairs = [(x, y) for x, y in pairs if x is not None and y is not None]
-    return t_interval([x - y for x, y in pairs], comparisons) if pairs else None
-
-
-PAPER = {  # MATH accuracy in Table 3 of arXiv 2510.10023: Llama-3.2-3B-Instruct, Qwen2.5-3B, Llama-3.2-1B-Instruct
-    "base": (44.0, 55.8, 26.0), "augment": (45.2, 56.6, 27.8), "stat": (51.5, 58.4, 32.4)}
+# Table 3 of arXiv 2510.10023: Llama-3.2-3B-Instruct, Qwen2.5-3B, Llama-3.2-1B-Instruct; where one number stands, it is the first student's.
+PAPER = {(): {"base": (44.0, 55.8, 26.0), "train": (44.8,), "augment": (45.2, 56.6, 27.8), "hard": (45.6,), "embed": (46.0,),
+              "stat": (51.5, 58.4, 32.4)},
+         ("math_d",): {"augment": (23.9, 45.6, 14.2), "stat": (26.6, 47.6, 15.6)}}
+PAPER_DETECTION = {"prm": "accuracy 78.0; precision 70, recall 92, F1 80", "consistency": "accuracy 79.8", "length": "accuracy 74.2"}  # §E.1
+COMPARISONS = (("C1: STAT-Sel > MATH-Augment", "stat", "augment"), ("C1: MATH-Augment > base", "augment", "base"),
+               ("C1 on MATH^D: STAT-Sel > MATH-Augment", "stat", "augment", "math_d"), ("C3: STAT-Sel > Embed-Sel", "stat", "embed"),
+               ("baseline: STAT-Sel > MATH-Train", "stat", "train"), ("baseline: STAT-Sel > MATH-Hard", "stat", "hard"),
+               ("control: STAT-Sel > shuffled", "stat", "shuffled"))
 
 
 def verdict(interval: tuple[float, float, float]) -> str:
@@ -131,26 +205,31 @@ def verdict(interval: tuple[float, float, float]) -> str:
 
 
 def claims(runs: list[dict]) -> list[str]:
-    """C1, C5 and C6 of STAT as rows of a table; each is a difference between arms at equal numbers of pairs."""
-    rows = []
-    for name, a, b in (("C1: STAT-Sel > MATH-Augment", "stat", "augment"), ("C1: MATH-Augment > base", "augment", "base"),
-                       ("control: STAT-Sel > shuffled", "stat", "shuffled")):
-        found = difference(runs, a, b)
-        paper = ", ".join(f"{x - y:+.1f}" for x, y in zip(PAPER[a], PAPER[b], strict=True)) if a in PAPER and b in PAPER else "not run there"
-        rows.append(f"| {name} | {verdict(found)} | {shown(found)} points | {paper} |")
-    distances = [(distance_to_profile(run, "augment", "skills_by_data"), distance_to_profile(run, "stat", "skills_by_data")) for run in runs]
-    if all(None not in pair for pair in distances):
-        nearer = t_interval([augment - stat for augment, stat in distances])
-        rows.append(f"| C5: the skills of STAT-Sel's training set are nearer the profile than MATH-Augment's | {verdict(nearer)} | "
-                    f"{shown(nearer)} points of total variation, by labels that nothing was drawn by | Fig. 2, no number |")
+    """A row for each claim whose two arms are there."""
+    arms, rows = runs[0]["arms"], []
+    for name, a, b, *part in COMPARISONS:
+        if not {a, b} <= set(arms) or not (found := difference(runs, a, b, *part)):
+            continue
+        paper = [f"{x - y:+.1f}" for x, y in zip(PAPER[tuple(part)].get(a, ()), PAPER[tuple(part)].get(b, ()), strict=False)]
+        sizes = [span([run["arms"][arm]["n_pairs"] for run in runs]) for arm in (a, b)]
+        unequal = f", with {sizes[0]} pairs against {sizes[1]}" if b != "base" and sizes[0] != sizes[1] else ""
+        no_embedder = b == "embed" and runs[0]["embedder"] is None
+        rows.append([name, "not testable here: the student's own hidden states stood in for an embedder" if no_embedder else verdict(found),
+                     f"{shown(found)} points{unequal}", ", ".join(paper) + " (the first alone)" * (len(paper) == 1) or "not run there"])
+    if {"stat", "augment"} <= set(arms):
+        distances = [[distance_to_profile(run, arm, "skills_by_data") for arm in ("augment", "stat")] for run in runs]
+        if nearer := t_interval([None if None in pair else pair[0] - pair[1] for pair in distances]):
+            rows.append(["C5: the skills of STAT-Sel's training set are nearer the profile than MATH-Augment's", verdict(nearer),
+                         f"{shown(nearer)} points of total variation, by labels that nothing was drawn by", "Fig. 2, no number"])
     skills = most_missed(runs)
-    changes = {skill: skill_change(runs, "stat", "base", skill, len(skills)) for skill in skills}
-    risen = [skill for skill, change in changes.items() if change and change[1] > 0]
-    if not (means := [change[0] for change in changes.values() if change]):
-        return ["", "| claim | here | difference, 95 % interval | in the paper (three students) |", "|---|---|---|---|", *rows]
-    rows.append(f"| C6: accuracy rises on each of the {len(skills)} most-missed skills | the mean rises on {sum(m > 0 for m in means)}, beyond its "
-                f"corrected interval on {len(risen)} | {min(means):+.1f} to {max(means):+.1f} points | Fig. 4: on all ten |")
-    return ["", "| claim | here | difference, 95 % interval | in the paper (three students) |", "|---|---|---|---|", *rows]
+    changes = [difference(runs, "stat", "base", "by_skill", s, comparisons=len(skills)) for s in skills] if {"stat", "base"} <= set(arms) else []
+    if means := [change[0] for change in changes if change]:
+        risen = sum(change[1] > 0 for change in changes if change)
+        rows.append([f"C6: accuracy rises on each of the {len(skills)} most-missed skills",
+                     f"the mean rises on {sum(mean > 0 for mean in means)}, beyond its corrected interval on {risen}",
+                     f"{min(means):+.1f} to {max(means):+.1f} points", "Fig. 4: on all ten"])
+    header = ["claim", "here", "difference, 95 % interval", "in the paper (Llama-3.2-3B-Instruct, Qwen2.5-3B, Llama-3.2-1B-Instruct)"]
+    return table(header, rows) if rows else []
 
 
 # --- Tables ---------------------------------------------------------------------------------------------------------------------------------
@@ -158,104 +237,145 @@ def tables(results: dict) -> str:
     """The tables in Markdown: everything in them is computed from `results`."""
     runs = results["runs"]
     arms = list(runs[0]["arms"])
-    reference = "augment" if "augment" in arms else arms[0]
+    trained = [arm for arm in arms if arm != "base"]
+    reference = next((arm for arm in ("augment", *trained, *arms) if arm in arms), "")
     lines = [f"{len(runs)} runs, seeds {', '.join(str(run['seed']) for run in runs)}; accuracy in % with 95 % t-intervals over runs; "
              f"differences in points, paired within a run. Commit {', '.join(sorted({str(run['commit'])[:10] for run in runs}))}, "
-             f"{', '.join(sorted({run['gpu'] for run in runs}))}.", "",
-             f"| arm | right of | % | minus {reference} | minus base | pairs | of questions | training s | peak GiB |",
-             "|---|---|---|---|---|---|---|---|---|"]
-    for arm in arms:
-        rows = [run["arms"][arm] for run in runs]
-        n_pairs, n_questions = [row["n_pairs"] for row in rows], [row["n_questions"] for row in rows]
-        to_reference, to_base = ("" if arm == other or other not in arms else shown(difference(runs, arm, other)) for other in (reference, "base"))
-        lines.append(
-            f"| {arm} | {sum(row['k'] for row in rows)} / {sum(row['n'] for row in rows)} | "
-            f"{shown(t_interval([accuracy(run, arm) for run in runs]), '')} | {to_reference} | {to_base} | "
-            f"{'-'.join(str(n) for n in sorted({min(n_pairs), max(n_pairs)}) if n)} | "
-            + (f"{statistics.fmean(n_questions):.0f} | {statistics.fmean(row['train_seconds'] for row in rows):.0f} | "
-               f"{max(row['peak_gib'] for row in rows):.2f} |" if max(n_pairs) else " | | |"))
-    trained = [arm for arm in arms if arm != "base"]
-    if {"base", "augment", "stat", "shuffled"} <= set(arms):
-        lines += claims(runs)
+             f"{', '.join(sorted({run['gpu'] for run in runs}))}."]
+    lines += arms_table(runs, arms, reference) + claims(runs)
     calls, tokens_in, tokens_out = (statistics.fmean(sum(step.get(name, 0) for step in run["teacher_totals"].values()) for run in runs)
                                     for name in ("calls", "n_in", "n_out"))
     lines += ["", f"The teacher in a run: {calls:,.0f} calls, {tokens_in:,.0f} tokens in, {tokens_out:,.0f} out."]
     for labels, words in (("skills_by_data", "labels that nothing was drawn by"), ("skills_by_teacher", "the labels drawn by")):
-        distances = {arm: [distance_to_profile(run, arm, labels) for run in runs] for arm in trained}
-        if trained and all(d is not None for row in distances.values() for d in row):
+        distances = {arm: t_interval([distance_to_profile(run, arm, labels) for run in runs]) for arm in trained}
+        if any(distances.values()):
             lines += ["", f"Distance between training set and Missing-Skill-Profile, by {words} (total variation, 0 = the same, 100 = disjoint): "
-                      + "; ".join(f"{arm} {shown(t_interval(row), '')}" for arm, row in distances.items()) + "."]
-    if trained and all(run["arms"][arm][part][1] for run in runs for arm in arms for part in ("missed", "other")) and reference in trained:
-        lines += ["", f"Minus {reference} on the test questions that need one of the run's ten most-missed skills, and on the others: " + "; ".join(
-            f"{arm} " + " and ".join(shown(t_interval([part_accuracy(run, arm, part) - part_accuracy(run, reference, part) for run in runs]))
-                                     for part in ("missed", "other")) for arm in trained if arm != reference) + "."]
+                      + "; ".join(f"{arm} {shown(found, '')}" for arm, found in distances.items() if found) + "."]
+    parts = {arm: [difference(runs, arm, reference, part) for part in ("missed", "other")] for arm in trained if arm != reference}
+    if parts and reference in trained and all(found for pair in parts.values() for found in pair):
+        lines += ["", f"Minus {reference} on the test questions that need one of the run's ten most-missed skills, and on the others: "
+                  + "; ".join(f"{arm} {shown(missed)} and {shown(other)}" for arm, (missed, other) in parts.items()) + "."]
+    return "\n".join(lines + skills_table(runs, arms, reference) + sets_table(runs, arms, reference) + detection_tables(runs)) + "\n"
+
+
+def arms_table(runs: list[dict], arms: list[str], reference: str) -> list[str]:
+    """MATH^D is set against other arms only: its questions are picked for what base gets wrong, so any other student gains on them."""
+    out = []
+    for arm in arms:
+        rows = [run["arms"][arm] for run in runs]
+        k, n, no_answer, cut_off = (sum(row[name] for row in rows) for name in ("k", "n", "no_answer", "cut_off"))
+        to_reference, to_base = (shown(difference(runs, arm, other)) if arm != other and other in arms else "" for other in (reference, "base"))
+        on_math_d = shown(difference(runs, arm, reference, "math_d")) if arm != reference and "base" not in (arm, reference) else ""
+        cost = ["", "", ""]
+        if any(n_pairs := [row["n_pairs"] for row in rows]):
+            n_questions = [row["n_questions"] or 0 for row in rows]  # given pairs may not say
+            cost = [f"{statistics.fmean(n_questions):.0f}" if any(n_questions) else "",
+                    f"{statistics.fmean(row['train_seconds'] for row in rows):.0f}", f"{max(row['peak_gib'] for row in rows):.2f}"]
+        out.append([arm, f"{k} / {n}", f"{no_answer}, {cut_off}", shown(t_interval([accuracy(run, arm) for run in runs]), ""), to_reference, to_base,
+                    shown(t_interval([accuracy(run, arm, "math_d") for run in runs]), ""), on_math_d, span(n_pairs), *cost])
+    header = ["arm", "right of", "no answer, cut off", "%", f"minus {reference}", "minus base", "MATH^D %", f"MATH^D minus {reference}", "pairs",
+              "of questions", "training s", "peak GiB"]
+    removed = span([run["removed"].get("MATH", 0) for run in runs])
+    return [*table(header, out), "", f"MATH^D: the test questions that base's first draw makes difficult (by {runs[0]['difficulty']}); base too is "
+            "scored on another draw. Claim only against other arms." + f" Taken out of MATH because profiled on: {removed}." * bool(removed)]
+
+
+def skills_table(runs: list[dict], arms: list[str], reference: str) -> list[str]:
     skills = most_missed(runs)
-    compared = [(a, b) for a, b in (("stat", "base"), ("stat", reference)) if {a, b} <= set(arms) and a != b]
-    if compared and any(run["arms"]["stat"]["by_skill"] for run in runs):
-        header = ["skill", *arms, *(f"{a} minus {b}" for a, b in compared)]
-        lines += ["", f"Accuracy on the {len(skills)} most-missed skills (chosen on Q_val, measured on Q_test), intervals corrected for "
-                  f"{len(skills)} comparisons:", "", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-        for skill in skills:
-            changes = [skill_change(runs, a, b, skill, len(skills)) for a, b in compared]
-            means = [[x for run in runs if (x := skill_accuracy(run, arm, skill)) is not None] for arm in arms]
-            lines.append(f"| {skill} | " + " | ".join(f"{statistics.fmean(m):.1f}" if m else "" for m in means) + " | "
-                         + " | ".join(shown(c) if c else "" for c in changes) + " |")
-    return "\n".join(lines) + "\n"
+    compared = [("stat", other) for other in dict.fromkeys(("base", reference)) if {"stat", other} <= set(arms) and other != "stat"]
+    if not compared or not any(run["arms"]["stat"]["by_skill"] for run in runs):
+        return []
+    rows = [[skill, *(mean_shown([accuracy(run, arm, "by_skill", skill) for run in runs]) for arm in arms),
+             *(shown(difference(runs, a, b, "by_skill", skill, comparisons=len(skills))) for a, b in compared)] for skill in skills]
+    return ["", f"Accuracy on the {len(skills)} most-missed skills (chosen on Q_val, measured on Q_test), intervals corrected for {len(skills)} "
+            "comparisons:", *table(["skill", *arms, *(f"{a} minus {b}" for a, b in compared)], rows)]
+
+
+def sets_table(runs: list[dict], arms: list[str], reference: str) -> list[str]:
+    rows = []
+    for name, first in runs[0]["arms"][arms[0]]["sets"].items():
+        n = span([run["arms"][arms[0]]["sets"][name]["n"] for run in runs])
+        removed = span([run["removed"].get(name, 0) for run in runs]) or "0"
+        for measure in ("avg", "pass") if first["samples"] > 1 else ("avg",):
+            cells = [mean_shown([accuracy(run, arm, "sets", name, measure) for run in runs]) + (
+                "" if arm == reference else ", " + shown(difference(runs, arm, reference, "sets", name, measure))) for arm in arms]
+            rows.append([name, n, removed, f"{measure}@{first['samples']}", *cells])
+    return ["", f"Other evaluation sets: % and the difference from {reference}; removed: the questions taken out because profiled on.",
+            *table(["set", "questions", "removed", "measure", *arms], rows)] if rows else []
+
+
+def rates(counts: list[int]) -> list[float | None]:
+    """Accuracy, precision, recall and F1 in % of [tp, fp, fn, tn]; None where the denominator is zero."""
+    tp, fp, fn, tn = counts
+    return [100 * k / n if n else None for k, n in ((tp + tn, sum(counts)), (tp, tp + fp), (tp, tp + fn), (2 * tp, 2 * tp + fp + fn))]
+
+
+def detection_tables(runs: list[dict]) -> list[str]:
+    if not runs[0]["detection"]:
+        return []
+    n_val, n_right, n_difficult = (sum(run[name] for run in runs) for name in ("n_val", "val_right", "n_difficult"))
+    rows = []
+    for criterion in runs[0]["detection"]:
+        counts = [run["detection"][criterion] for run in runs if criterion in run["detection"]]
+        rows.append([criterion, str(sum(map(sum, counts))), *(shown(t_interval(column), "") for column in zip(*map(rates, counts), strict=True)),
+                     PAPER_DETECTION[criterion]])
+    lines = ["", f"Difficulty against the truth (base's answer is wrong) on Q_val: {n_right} of {n_val} are right, {n_difficult} are difficult by "
+             f"{runs[0]['difficulty']}: {100 * n_difficult / n_val:.1f} % (the paper, by reward filtering, Table 12: 62.3, 52.1 and 94.0 %).",
+             *table(["criterion", "answers", "accuracy %", "precision %", "recall %", "F1 %", "in the paper, §E.1"], rows)]
+    if not all(run["grid"] for run in runs):
+        return lines
+    grid = []
+    for tau1 in TAU1:
+        columns = [list(zip(*(rates(run["grid"][f"{tau1}, {tau2}"]) for run in runs), strict=True)) for tau2 in TAU2]
+        grid.append([f"tau1 {tau1}", *(f"{mean_shown(f1)} / {mean_shown(right)}" for right, _, _, f1 in columns)])
+    return [*lines, "", "F1 / accuracy in % of reward filtering over its thresholds, means over runs (Table 8; the paper takes 0.85 and 0.7):",
+            *table(["", *(f"tau2 {tau2}" for tau2 in TAU2)], grid)]
 
 
 # --- Plots ----------------------------------------------------------------------------------------------------------------------------------
-def plot_profile(results: dict, path: Path) -> None:
-    """Figs. 2 and 6: shares of the ten most-missed skills in the profile and in each arm's pairs; bars are means, whiskers +- 1 sd over runs."""
+def plot(path: Path, title: str, xlabel: str, skills: list[str], series: dict[str, list[tuple[float, float]]], bars: bool = False) -> None:
+    """series: name -> (mean, half a whisker) for each skill; a skill whose mean is NaN is not drawn."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    runs, skills = results["runs"], most_missed(results["runs"])
-    trained = [arm for arm in runs[0]["arms"] if arm != "base"]
-
-    def shares(counts):
-        total = sum(counts.values()) or 1
-        return [100 * counts.get(skill, 0) / total for skill in skills]
-    columns = {"Missing-Skill-Profile": [shares(run["profile"]) for run in runs]}
-    labels = "skills_by_data" if any(run["arms"][arm]["skills_by_data"] for run in runs for arm in trained) else "skills_by_teacher"
-    columns |= {f"training pairs: {arm}": [shares(run["arms"][arm][labels]) for run in runs] for arm in trained}
-    figure, axes = pyplot.subplots(figsize=(9, 0.6 * len(skills) + 1.6), layout="constrained")
-    height = 0.8 / len(columns)
-    for i, (name, rows) in enumerate(columns.items()):
-        spread = [statistics.stdev(column) if len(rows) > 1 else 0 for column in zip(*rows, strict=True)]
-        axes.barh([y + i * height for y in range(len(skills))], [statistics.fmean(column) for column in zip(*rows, strict=True)], height,
-                  xerr=spread, label=name, color="black" if i == 0 else f"C{i - 1}", error_kw={"lw": 0.8, "ecolor": "gray"})
-    axes.set_yticks([y + 0.4 - height / 2 for y in range(len(skills))], skills)
-    axes.invert_yaxis()
-    axes.set_xlabel("share of all skill mentions (%)")
-    axes.set_title(f"The skills missed, and those trained on ({len(runs)} runs, ± 1 sd)")
-    axes.legend(loc="lower right")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-
-
-def plot_skills(results: dict, path: Path) -> None:
-    """Fig. 4: accuracy change on the most-missed skills against the base student, with corrected t-intervals over runs."""
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    runs, skills = results["runs"], most_missed(results["runs"])
-    trained = [arm for arm in runs[0]["arms"] if arm != "base"]
-    figure, axes = pyplot.subplots(figsize=(9, 0.5 * len(skills) + 1.6), layout="constrained")
-    for i, arm in enumerate(trained):
-        for y, skill in enumerate(skills):
-            if change := skill_change(runs, arm, "base", skill, len(skills)):
-                mean, low, high = change
-                whiskers = [[mean - low], [high - mean]] if len(runs) > 1 else None
-                axes.errorbar(mean, y + (i - (len(trained) - 1) / 2) * 0.2, xerr=whiskers, fmt="o", color=f"C{i}", capsize=2,
-                              label=arm if y == 0 else None)
+    figure, axes = pyplot.subplots(figsize=(9, 0.12 * len(skills) * max(4, len(series)) + 1.6), layout="constrained")
+    for i, (name, values) in enumerate(series.items()):
+        color = f"C{i - bars}" if i >= bars else "black"  # an arm has one colour in both plots; the profile comes first and is black
+        ys, (means, whiskers) = [y + (i - (len(series) - 1) / 2) * 0.8 / len(series) for y in range(len(skills))], zip(*values, strict=True)
+        if bars:
+            axes.barh(ys, means, 0.8 / len(series), xerr=whiskers, label=name, color=color, error_kw={"lw": 0.8, "ecolor": "gray"})
+        else:
+            axes.errorbar(means, ys, xerr=whiskers, label=name, color=color, fmt="o", capsize=2)
+    axes.set(yticks=range(len(skills)), yticklabels=skills, ylim=(len(skills) - 0.5, -0.5), title=title, xlabel=xlabel)
     axes.axvline(0, color="black", lw=0.8)
-    axes.set_yticks(range(len(skills)), skills)
-    axes.invert_yaxis()
-    axes.set_xlabel("accuracy minus base (points)")
-    axes.set_title(f"Change on the most-missed skills ({len(runs)} runs, corrected 95 % intervals)")
     axes.legend()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def plot_profile(runs: list[dict], path: Path) -> None:
+    """Figs. 2 and 6: shares of the ten most-missed skills in the profile and in each arm's pairs; bars are means, whiskers +- 1 sd over runs."""
+    skills, trained = most_missed(runs), [arm for arm in runs[0]["arms"] if arm != "base"]
+    labels = "skills_by_data" if any(run["arms"][arm]["skills_by_data"] for run in runs for arm in trained) else "skills_by_teacher"
+    counts = {"Missing-Skill-Profile": [run["profile"] for run in runs]}
+    counts |= {f"training pairs: {arm}": [run["arms"][arm][labels] for run in runs] for arm in trained}
+
+    def share(rows, skill):
+        values = [100 * row.get(skill, 0) / (sum(row.values()) or 1) for row in rows]
+        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0
+    plot(path, f"The skills missed, and those trained on ({len(runs)} runs, ± 1 sd)", "share of all skill mentions (%)", skills,
+         {name: [share(rows, skill) for skill in skills] for name, rows in counts.items()}, bars=True)
+
+
+def plot_skills(runs: list[dict], path: Path) -> None:
+    """Fig. 4: accuracy change on the most-missed skills against the base student, with corrected t-intervals over runs."""
+    skills, trained = most_missed(runs), [arm for arm in runs[0]["arms"] if arm != "base"]
+
+    def change(arm, skill):
+        mean, low, _ = difference(runs, arm, "base", "by_skill", skill, comparisons=len(skills)) or (math.nan, 0, 0)
+        return mean, mean - low if math.isfinite(low) else 0
+    plot(path, f"Change on the most-missed skills ({len(runs)} runs, corrected 95 % intervals)", "accuracy minus base (points)", skills,
+         {arm: [change(arm, skill) for skill in skills] for arm in trained})
 
 
 def main() -> int:
@@ -270,12 +390,12 @@ def main() -> int:
             results["command"] = f"make results; this part: python report.py {' '.join(sys.argv[1:])}"
             Path(args.save).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(tables(results))
-        if args.plots:
+        if args.plots and most_missed(results["runs"]):
             Path(args.plots).mkdir(parents=True, exist_ok=True)
             stem = f"{Path(args.plots)}/{results['runs'][0]['method']}"
-            plot_profile(results, Path(f"{stem}_profile.png"))
-            if "base" in results["runs"][0]["arms"]:
-                plot_skills(results, Path(f"{stem}_skills.png"))
+            plot_profile(results["runs"], Path(f"{stem}_profile.png"))
+            if {"base"} < set(results["runs"][0]["arms"]):
+                plot_skills(results["runs"], Path(f"{stem}_skills.png"))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

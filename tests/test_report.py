@@ -1,6 +1,8 @@
-"""Intervals by hand; the committed tables are what report.py makes of the committed results."""
+"""Intervals and counts by hand; the committed tables are what report.py makes of the committed results."""
 import doctest
+import itertools
 import json
+import math
 import re
 
 import pytest
@@ -24,50 +26,230 @@ def test_t_interval_by_hand():
     assert report.t_interval([1, 2, 3]) == pytest.approx((2, 2 - 4.30265 / 3 ** 0.5, 2 + 4.30265 / 3 ** 0.5), abs=1e-4)
     assert report.t_interval([5.0])[1:] == (-float("inf"), float("inf"))
     assert report.t_interval([2, 2, 2]) == (2, 2, 2)
+    assert report.t_interval([1, None, 2, 3]) == report.t_interval([1, 2, 3]) and report.t_interval([None]) is None
 
 
-def run(seed, base, stat, train_skills, profile):
-    arm = {"n": 10, "n_pairs": 4, "n_questions": 3, "train_seconds": 1.0, "peak_gib": 0.5, "skills_by_teacher": train_skills}
-    return {"seed": seed, "profile": profile, "arms": {
-        "base": arm | {"k": base, "skills_by_data": {}, "skills_by_teacher": {}, "by_skill": {"b": [base, 10]}},
-        "stat": arm | {"k": stat, "skills_by_data": train_skills, "by_skill": {"b": [stat, 10]}}}}
+@pytest.fixture(autouse=True)
+def equation_1(monkeypatch):
+    """Eq. 1 a second time, counted rather than compared: for a method file that does not have it yet."""
+    def is_difficult(rewards, tau1, tau2):
+        return len([r for r in [rewards[-1], math.fsum(rewards) / len(rewards)] if r <= tau1] + [r for r in rewards[:-1] if r <= tau2]) > 0
+    if not hasattr(stat_sel, "is_difficult"):
+        monkeypatch.setattr(stat_sel, "is_difficult", is_difficult, raising=False)
+
+
+QUESTIONS = {"P": {"p1": ["S: a"], "p2": ["S: a", "S: b"], "p3": []},
+             "Q_val": {key: ["S: a"] for key in ("v1", "t4", "v3", "v4", "v5")},  # another set's t4, where --val names one
+             "Q_test": {"t1": ["S: a"], "t2": ["S: b"], "t3": ["S: a", "S: b"], "t4": []}}
+VAL = [  # is_right, difficult, rewards, inconsistent, words; at 0.85, 0.7 and 800 words
+    (True, False, [0.9, 0.95], False, 800.0),  # as long as the limit: long
+    (False, True, [0.9, 0.85], True, 799.9),  # the last step is tau1: difficult
+    (None, True, [0.7, 0.99, 0.99, 0.99], True, 900.0),  # an earlier step is tau2: difficult; no final answer: wrong
+    (True, True, [0.6, 0.99, 0.99, 0.99, 0.99, 0.99], None, 10.0),
+    (False, False, None, False, 10.0)]  # no steps
+PROFILE = {"S: c": 1, "S: b": 1} | {f"S: k{i}": 5 for i in range(9)}  # b and c tie for the tenth place: b by its name
+RIGHT = {"base": [True, False, None, True], "augment": [True, True, False, False], "stat": [True, True, True, False]}
+DRAWN = {"augment": ["p1", "p1", "p2"], "stat": ["p2", "p2", "p3"], "hard": ["p2"], "pairs": [None, None]}
+ARMS = ("base", "train", "augment", "hard", "embed", "stat", "shuffled", "pairs")
+
+
+def write_run(path, seed=1, arms=("base", "augment", "stat"), rewards=True, embedder=None, **args):
+    """The files of a finished run: four test questions, of which t2 and t3 are difficult, and AMC with two samples of each of two questions."""
+    path.mkdir(parents=True)
+
+    def write(name, rows):
+        (path / name).write_text("".join(json.dumps(row) + "\n" for row in rows) if name.endswith("l") else json.dumps(rows))
+    args = {"seed": seed, "student": f"student-{seed}", "prm": f"prm-{seed}", "arms": arms, "label_test": False, "tau1": 0.85, "tau2": 0.7,
+            "length_words": 800} | args
+    with_pairs = bool(args.get("pairs"))
+    write("args.json", args)
+    write("env.json", [{"commit": "old", "gpu": "old", "packages": {}}, {"commit": "c" * 40, "gpu": "cpu", "packages": {"torch": "2"}}])
+    write("0_questions.jsonl", [{"id": key, "part": part, "subject": "S", "level": None, "skills": skills}
+                                for part, rows in QUESTIONS.items() for key, skills in rows.items()])
+    graded = [{"id": key, "part": "Q_val", "response": "r", "is_right": right, "words": words, "rewards": steps if rewards else None,
+               "inconsistent": inconsistent, "difficult": hard}
+              for key, (right, hard, steps, inconsistent, words) in zip(QUESTIONS["Q_val"], VAL, strict=True)]
+    write("2_graded.jsonl", graded * (not with_pairs) + [{"id": key, "part": "Q_test", "response": "r", "is_right": True, "words": 1.0,
+          "rewards": None, "inconsistent": None, "difficult": key in ("t2", "t3")} for key in QUESTIONS["Q_test"]])
+    if not with_pairs:
+        write("3_skill_map.jsonl", [{"id": key, "skills": [skill], "unknown": []} for key, skill in (
+            ("p1", "S: b"), ("p2", "S: a"), ("p3", "S: c"), *[("t1", "S: c")] * args["label_test"])])
+    for arm in arms:
+        if arm != "base":
+            write(f"train_{arm}.jsonl", [{"id": key, "sample": 0, "messages": []} for key in DRAWN.get(arm, ["p1", "p2", "p3"])])
+        write(f"7_test_{arm}.jsonl", [
+            {"set": "MATH", "id": key, "sample": 0, "is_right": right, "cut_off": right is None}
+            for key, right in zip(QUESTIONS["Q_test"], RIGHT.get(arm, [False, True, True, True]), strict=True)] + [
+            {"set": "AMC", "id": key, "sample": i, "is_right": right, "cut_off": False}
+            for key, i, right in (("t1", 0, True), ("t1", 1, False), ("t2", 0, None), ("t2", 1, False))])
+    write("result.json", {
+        "method": "stat_sel", "student": args["student"], "teacher": "toy", "embedder": embedder, "difficulty": "prm", "seed": seed,
+        "n_val": 0 if with_pairs else 5, "n_profile": 0 if with_pairs else 3, "profile": {} if with_pairs else PROFILE,
+        "removed": {"MATH": 0, "AMC": 7}, "teacher_totals": {"3 label": {"calls": 3, "n_in": 20, "n_out": 10}},
+        "arms": {arm: {"n_pairs": len(DRAWN.get(arm, "123")) * (arm != "base"), "n_questions": 0 if arm in ("base", "pairs") else 2,
+                       "train_seconds": 1.0 * (arm != "base"), "peak_gib": None if arm == "base" else 0.5} for arm in arms}})
+    return str(path)
+
+
+@pytest.fixture
+def gathered(tmp_path):
+    def make(n=2, **settings):
+        results = report.gather([write_run(tmp_path / str(seed), seed, **settings) for seed in range(n, 0, -1)])
+        assert report.tables(results) == report.tables(json.loads(json.dumps(results)))  # from the runs as from the committed file
+        return results
+    return make
+
+
+def test_counts_by_hand(gathered):
+    results = gathered()
+    assert [run["seed"] for run in results["runs"]] == [1, 2] and "seed" not in results["args"] and "prm" not in results["args"]
+    run = results["runs"][0]
+    assert (run["commit"], run["gpu"], run["n_difficult"], run["val_right"]) == ("c" * 40, "cpu", 3, 2)
+    base, augment = run["arms"]["base"], run["arms"]["augment"]
+    assert (base["k"], base["n"], base["no_answer"], base["cut_off"]) == (2, 4, 1, 1)  # AMC's null is not MATH's
+    assert base["math_d"] == [0, 2] and augment["math_d"] == [1, 2]
+    assert base["by_skill"] == {"S: a": [1, 2], "S: b": [0, 2]} and augment["by_skill"] == {"S: a": [1, 2], "S: b": [1, 2]}
+    assert (base["missed"], base["other"]) == ([0, 2], [2, 2]) and (augment["missed"], augment["other"]) == ([1, 2], [1, 2])
+    assert augment["skills_by_teacher"] == {"S: b": 2, "S: a": 1} and augment["skills_by_data"] == {"S: a": 3, "S: b": 1}
+    assert base["skills_by_teacher"] == base["skills_by_data"] == {}
+    assert augment["sets"] == {"AMC": {"n": 2, "samples": 2, "avg": 25.0, "pass": 50.0}}
+
+
+def test_the_teachers_labels_of_the_test_are_used_where_they_were_asked_for(gathered):
+    base = gathered(label_test=True)["runs"][0]["arms"]["base"]
+    assert base["by_skill"] == {"S: c": [1, 1]} and base["missed"] == [0, 0] and base["other"] == [2, 4]
+
+
+def test_detection_by_hand(gathered):
+    run = gathered()["runs"][0]
+    assert run["detection"] == {"prm": [2, 1, 0, 1], "consistency": [2, 0, 1, 1], "length": [1, 1, 2, 1]}
+    assert len(run["grid"]) == 24 and run["grid"]["0.85, 0.7"] == [2, 1, 0, 1]
+    assert run["grid"]["0.6, 0.5"] == [0, 0, 2, 2] and run["grid"]["0.6, 0.6"] == [0, 1, 2, 1]
+    assert run["grid"]["0.9, 0.5"] == [1, 0, 1, 2] and run["grid"]["0.95, 0.5"] == [2, 2, 0, 0]
+
+
+def test_rates_by_hand_and_blanks_without_a_denominator(gathered):
+    assert report.rates([2, 1, 0, 1]) == pytest.approx([75, 200 / 3, 100, 80])
+    assert report.rates([0, 0, 2, 2]) == [50, None, 0, 0] and report.rates([0, 0, 0, 3]) == [100, None, None, None]
+    results = gathered()
+    shown = report.tables(results)
+    assert "| prm | 8 | 75.0 [75.0, 75.0] | 66.7 [66.7, 66.7] | 100.0 [100.0, 100.0] | 80.0 [80.0, 80.0] | accuracy 78.0; precision 70" in shown
+    assert "| tau1 0.6 | 0.0 / 50.0 | 0.0 / 25.0 |" in shown and "4 of 10 are right, 6 are difficult by prm: 60.0 %" in shown
+    for run in results["runs"]:
+        run["detection"]["length"] = [0, 0, 2, 2]
+    assert "| length | 8 | 50.0 [50.0, 50.0] |  | 0.0 [0.0, 0.0] |" in report.tables(results)
+
+
+def test_without_rewards_there_is_no_row_and_no_grid_of_them(gathered):
+    results = gathered(rewards=False)
+    assert list(results["runs"][0]["detection"]) == ["consistency", "length"] and results["runs"][0]["grid"] == {}
+    assert "tau1" not in report.tables(results) and "| prm |" not in report.tables(results)
+
+
+def test_the_arms_by_hand_and_nothing_on_math_d_against_base(gathered):
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in report.tables(gathered()).splitlines() if line.startswith("|")]
+    head, _, base, augment, stat = rows[:5]
+    assert head[4:9] == ["minus augment", "minus base", "MATH^D %", "MATH^D minus augment", "pairs"]
+    assert base == ["base", "4 / 8", "2, 2", "50.0 [50.0, 50.0]", "+0.0 [+0.0, +0.0]", "", "0.0 [0.0, 0.0]", "", "", "", "", ""]
+    assert stat == ["stat", "6 / 8", "0, 0", "75.0 [75.0, 75.0]", "+25.0 [+25.0, +25.0]", "+25.0 [+25.0, +25.0]", "100.0 [100.0, 100.0]",
+                    "+50.0 [+50.0, +50.0]", "3", "2", "1", "0.50"]
+    assert augment[7] == ""
+
+
+def test_other_sets_show_both_measures_and_what_was_removed(gathered):
+    shown = report.tables(gathered())
+    assert "| AMC | 2 | 7 | avg@2 | 25.0, +0.0 [+0.0, +0.0] | 25.0 | 25.0, +0.0 [+0.0, +0.0] |" in shown and "| AMC | 2 | 7 | pass@2 | 50.0," in shown
+
+
+@pytest.mark.parametrize("arms", [tuple(arm for arm in ARMS if arm in some) for n in (1, 2, 3, 8) for some in itertools.combinations(ARMS, n)])
+def test_tables_of_any_arms(gathered, arms):
+    results = gathered(n=1 + len(arms) % 2, arms=arms)
+    shown = report.tables(results)
+    assert all(f"\n| {arm} | " in shown for arm in arms) and "nan" not in shown and "None" not in shown
+    for claim, needs in (("C1: STAT-Sel > MATH-Augment", "stat augment"), ("C1: MATH-Augment > base", "augment base"), ("C5", "stat augment"),
+                         ("C1 on MATH^D", "stat augment"), ("C3", "stat embed"), ("baseline: STAT-Sel > MATH-Train", "stat train"),
+                         ("baseline: STAT-Sel > MATH-Hard", "stat hard"), ("control", "stat shuffled"), ("C6", "stat base")):
+        assert (f"| {claim}" in shown) == (set(needs.split()) <= set(arms)), claim
+    assert ("| claim |" in shown) == ("stat" in arms and len({*arms} - {"stat", "pairs"}) > 0 or {"augment", "base"} <= set(arms))
+
+
+def test_c3_is_judged_with_an_embedder_only(gathered, tmp_path):
+    row = r"\| C3: STAT-Sel > Embed-Sel \| (.*?) \| (.*?) points \| \+5\.5 \(the first alone\) \|"
+    without = re.search(row, report.tables(gathered(arms=("embed", "stat"))))
+    assert without[1].startswith("not testable here: the student's own hidden states") and without[2] == "+0.0 [+0.0, +0.0]"
+    one = write_run(tmp_path / "with", arms=("embed", "stat"), embedder="gte-Qwen2-7B-instruct")
+    assert re.search(row, report.tables(report.gather([one])))[1].startswith("is open")
+
+
+def test_claims_show_the_papers_differences_and_unequal_numbers_of_pairs(gathered):
+    shown = report.tables(gathered(arms=ARMS))
+    assert re.search(r"C1: STAT-Sel > MATH-Augment \| holds \| .* points \| \+6\.3, \+1\.8, \+4\.6 \|", shown)
+    assert re.search(r"C1 on MATH\^D: .* \| \+2\.7, \+2\.0, \+1\.4 \|", shown)
+    assert re.search(r"MATH-Train \| .* points \| \+6\.7 \(", shown)
+    assert re.search(r"MATH-Hard \| .* points, with 3 pairs against 1 \| \+5\.9 \(the first alone\) \|", shown)
+    assert re.search(r"control: .* \| not run there \|", shown)
+
+
+def test_c5_holds_where_the_targeted_pairs_are_nearer(gathered):
+    results = gathered()
+    for run in results["runs"]:
+        run["arms"]["stat"]["skills_by_data"] = PROFILE  # distance 0; MATH-Augment has 1 of its 4 on b, which is 1 of the profile's 47
+    nearer = f"{100 * (1 - 1 / 47):+.1f}"
+    assert re.search(rf"\| C5: .* \| holds \| {re.escape(f'{nearer} [{nearer}, {nearer}] points')}", report.tables(results))
+
+
+def test_given_pairs_need_no_labels_and_no_profile(gathered):
+    results = gathered(arms=("base", "pairs"), pairs="mine.jsonl")
+    shown = report.tables(results)
+    assert results["runs"][0]["detection"] == {} and results["runs"][0]["arms"]["pairs"]["skills_by_data"] == {}
+    assert "| pairs | 6 / 8 |" in shown and "most-missed" not in shown and "Difficulty" not in shown and "Distance" not in shown
+
+
+def small(base, stat, train_skills=(), profile=()):
+    arm = {"n": 10, "skills_by_teacher": dict(train_skills), "skills_by_data": dict(train_skills)}
+    return {"profile": dict(profile), "arms": {"base": arm | {"k": base, "math_d": [base, 10]}, "stat": arm | {"k": stat, "math_d": [0, 0]}}}
 
 
 def test_differences_are_paired_within_a_run():
-    runs = [run(1, 2, 4, {}, {}), run(2, 7, 9, {}, {}), run(3, 4, 6, {}, {})]
+    runs = [small(2, 4), small(7, 9), small(4, 6)]
     assert report.difference(runs, "stat", "base") == pytest.approx((20, 20, 20))  # +2 of 10 each time, whatever the level
+    assert report.difference(runs, "stat", "base", "math_d") is None and report.shown(None) == ""
 
 
 def test_distance_to_the_profile_by_hand():
-    assert report.distance_to_profile(run(1, 2, 4, {"S: a": 1, "S: b": 1}, {"S: a": 5, "S: b": 5}), "stat", "skills_by_data") == 0
-    assert report.distance_to_profile(run(1, 2, 4, {"S: a": 3, "S: b": 1}, {"S: a": 1, "S: b": 1}), "stat", "skills_by_data") == 25
-    assert report.distance_to_profile(run(1, 2, 4, {"S: a": 3}, {"S: b": 1}), "stat", "skills_by_data") == 100
-    assert report.distance_to_profile(run(1, 2, 4, {}, {"S: b": 1}), "stat", "skills_by_data") is None  # the data has no labels
-    assert report.distance_to_profile(run(1, 2, 4, {"T: a": 1, "S: a": 1}, {"S: a": 1}), "stat", "skills_by_teacher") == 50
+    def distance(train_skills, profile, labels="skills_by_data"):
+        return report.distance_to_profile(small(2, 4, train_skills, profile), "stat", labels)
+    assert distance({"S: a": 1, "S: b": 1}, {"S: a": 5, "S: b": 5}) == 0
+    assert distance({"S: a": 3, "S: b": 1}, {"S: a": 1, "S: b": 1}) == 25
+    assert distance({"S: a": 3}, {"S: b": 1}) == 100
+    assert distance({}, {"S: b": 1}) is None  # the data has no labels
+    assert distance({"T: a": 1, "S: a": 1}, {"S: a": 1}, "skills_by_teacher") == 50
 
 
 def test_most_missed_pools_the_runs_and_breaks_ties_by_name():
-    runs = [run(1, 1, 1, {}, {"S: b": 2, "S: a": 1}), run(2, 1, 1, {}, {"S: a": 1, "T: c": 9})]
+    runs = [small(1, 1, profile={"S: b": 2, "S: a": 1}), small(1, 1, profile={"S: a": 1, "T: c": 9})]
     assert report.most_missed(runs) == ["T: c", "S: a", "S: b"] and report.most_missed(runs, top=1) == ["T: c"]
 
 
-def test_data_without_labels_still_gives_a_table():
-    runs = [run(seed, 5, 6, {}, {"S: a": 1}) | {"commit": "c", "gpu": "cpu", "teacher_totals": {}} for seed in (1, 2)]
-    for one in runs:
-        one["arms"] |= {"augment": one["arms"]["stat"], "shuffled": one["arms"]["stat"]}
-        for arm in one["arms"].values():
-            arm |= {"by_skill": {}, "missed": (0, 0), "other": (5, 10)}
-    shown = report.tables({"runs": runs})
-    assert "| C1: STAT-Sel > MATH-Augment | is open" in shown and "C6" not in shown and "C5" not in shown
-
-
 def test_runs_that_differ_in_how_they_ran_are_gathered():
-    assert set(stat_sel.HOW) <= set(report.MAY_DIFFER) and {"lr", "n_pairs", "arms"}.isdisjoint(report.MAY_DIFFER)
+    assert {*stat_sel.HOW, "prm"} <= set(report.MAY_DIFFER) and {"lr", "n_pairs", "arms"}.isdisjoint(report.MAY_DIFFER)
 
 
 def test_an_unfinished_run_is_refused(tmp_path, run_file):
     done = run_file("report.py", tmp_path)
     assert done.returncode == 2 and "result.json" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_runs_with_other_arguments_are_refused(tmp_path):
+    one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", seed=2, tau1=0.9)
+    with pytest.raises(report.UserError, match="two: its arguments differ from those of .*one"):
+        report.gather([one, two])
+
+
+def test_the_same_seed_twice_is_refused(tmp_path):
+    one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two")
+    with pytest.raises(report.UserError, match="a seed of its own"):
+        report.gather([one, two])
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "results").glob("toy_*.json")))
@@ -79,11 +261,8 @@ def test_the_readme_shows_the_table_of_the_committed_results(name):
     assert len({run["seed"] for run in results["runs"]}) == len(results["runs"]) >= 5 and results["command"]
 
 
-def test_plots_are_made(tmp_path):
-    name = next((ROOT / "results").glob("toy_stat_sel.json"), None)
-    if name is None:
-        pytest.skip("results/toy_stat_sel.json is not there")
-    results = json.loads(name.read_text())
-    report.plot_profile(results, tmp_path / "a.png")
-    report.plot_skills(results, tmp_path / "b.png")
+def test_plots_are_made(gathered, tmp_path):
+    runs = gathered(n=2, arms=ARMS)["runs"]
+    report.plot_profile(runs, tmp_path / "a.png")
+    report.plot_skills(runs, tmp_path / "b.png")
     assert (tmp_path / "a.png").stat().st_size > 10_000 and (tmp_path / "b.png").stat().st_size > 10_000
