@@ -35,9 +35,12 @@ def gather(paths: list[str]) -> dict:
         graded = read_rows(path / "2_graded.jsonl")
         val = [row for row in graded if row["part"] == "Q_val"]
         difficult = {row["id"] for row in graded if row["part"] == "Q_test" and row["difficult"]}
-        runs.append(result | {"commit": env[-1]["commit"], "gpu": env[-1]["gpu"], "packages": env[-1]["packages"],
-                              "n_difficult": sum(row["difficult"] for row in val), "val_right": right(val)[0],
-                              **detection(val, args), "arms": count_arms(path, result, args["label_test"], difficult)})
+        profile = [row for row in read_rows(path / "4_profile.jsonl", there=False) if not row["fault"]]
+        run = result | {name: args[name] for name in ("seed", "student", "teacher", "embedder", "difficulty")} | {
+            "commit": env[-1]["commit"], "gpu": env[-1]["gpu"], "packages": env[-1]["packages"],
+            "n_val": len(val), "n_difficult": sum(row["difficult"] for row in val), "val_right": right(val)[0], "n_profile": len(profile),
+            "profile": Counter(skill for row in profile for skill in row["skills"]), **detection(val, args)}
+        runs.append(run | {"arms": count_arms(path, run, args["label_test"], difficult)})
     first, *others = arguments
     if odd := [path for path in others if arguments[path] != arguments[first]]:
         raise UserError(f"{odd[0]}: its arguments differ from those of {first}; gather runs that differ in their seed alone")
@@ -46,8 +49,9 @@ def gather(paths: list[str]) -> dict:
     return {"args": arguments[first], "runs": sorted(runs, key=lambda run: run["seed"])}
 
 
-def read_rows(path: Path) -> list[dict]:
-    return [row for _, row in read_jsonl(path)]
+def read_rows(path: Path, there: bool = True) -> list[dict]:
+    """The rows of a .jsonl file; none if it need not be there, as with given pairs, and is not."""
+    return [row for _, row in read_jsonl(path)] if there or path.exists() else []
 
 
 def right(rows: list[dict]) -> list[int]:
@@ -55,16 +59,17 @@ def right(rows: list[dict]) -> list[int]:
     return [sum(row["is_right"] is True for row in rows), len(rows)]
 
 
-def count_arms(path: Path, result: dict, label_test: bool, difficult: set[str]) -> dict[str, dict]:
-    """The arms of result.json with what their files say. difficult: the questions of Q_test that base's first draw makes so."""
+def count_arms(path: Path, run: dict, label_test: bool, difficult: set[str]) -> dict[str, dict]:
+    """What the files of each arm say. difficult: the questions of Q_test that base's first draw makes so."""
     own = {part: {} for part in ("P", "Q_val", "Q_test")}  # the data's own labels
     for question in read_rows(path / "0_questions.jsonl"):
         own[question["part"]][question["id"]] = question["skills"]
-    labels = path / "3_skill_map.jsonl"  # not there where the pairs were given
-    by_teacher = {row["id"]: row["skills"] for row in read_rows(labels)} if labels.exists() else {}
-    missed, needed, arms = set(most_missed([result])), by_teacher if label_test else own["Q_test"], {}
-    for arm, row in result["arms"].items():
-        questions = [pair["id"] for pair in (read_rows(path / f"train_{arm}.jsonl") if arm != "base" else [])]
+    by_teacher = {row["id"]: row["skills"] for row in read_rows(path / "3_skill_map.jsonl", there=False)}
+    missed, needed, arms = set(most_missed([run])), by_teacher if label_test else own["Q_test"], {}
+    logged = read_rows(path / "metrics.jsonl", there=False)
+    for arm in run["arms"]:
+        pairs = read_rows(path / f"train_{arm}.jsonl", there=arm != "base")
+        questions, epochs = [pair["id"] for pair in pairs], {row["epoch"]: row for row in logged if row.get("train") == arm}  # the last of each
         on_math, by_skill, others = [], defaultdict(list), defaultdict(lambda: defaultdict(list))
         for answer in read_rows(path / f"7_test_{arm}.jsonl"):
             if answer["set"] == "MATH":
@@ -74,7 +79,10 @@ def count_arms(path: Path, result: dict, label_test: bool, difficult: set[str]) 
             else:
                 others[answer["set"]][answer["id"]].append(answer)
         k, n = right(on_math)
-        arms[arm] = row | {
+        arms[arm] = {
+            "n_pairs": len(pairs), "n_questions": len({pair["messages"][-2]["content"] for pair in pairs}),
+            "train_seconds": sum(row["seconds"] for row in epochs.values()),
+            "peak_gib": max((row["peak_gib"] for row in epochs.values()), default=None),
             "k": k, "n": n, "no_answer": sum(a["is_right"] is None for a in on_math), "cut_off": sum(a["cut_off"] for a in on_math),
             "math_d": right([a for a in on_math if a["id"] in difficult]), "missed": right([a for a in on_math if a["needs"] & missed]),
             "other": right([a for a in on_math if not a["needs"] & missed]), "by_skill": {skill: right(rows) for skill, rows in by_skill.items()},
@@ -268,8 +276,7 @@ def arms_table(runs: list[dict], arms: list[str], reference: str) -> list[str]:
         on_math_d = shown(difference(runs, arm, reference, "math_d")) if arm != reference and "base" not in (arm, reference) else ""
         cost = ["", "", ""]
         if any(n_pairs := [row["n_pairs"] for row in rows]):
-            n_questions = [row["n_questions"] or 0 for row in rows]  # given pairs may not say
-            cost = [f"{statistics.fmean(n_questions):.0f}" if any(n_questions) else "",
+            cost = [f"{statistics.fmean(row['n_questions'] for row in rows):.0f}",
                     f"{statistics.fmean(row['train_seconds'] for row in rows):.0f}", f"{max(row['peak_gib'] for row in rows):.2f}"]
         out.append([arm, f"{k} / {n}", f"{no_answer}, {cut_off}", shown(t_interval([accuracy(run, arm) for run in runs]), ""), to_reference, to_base,
                     shown(t_interval([accuracy(run, arm, "math_d") for run in runs]), ""), on_math_d, span(n_pairs), *cost])

@@ -2,7 +2,6 @@
 import doctest
 import itertools
 import json
-import math
 import re
 
 import pytest
@@ -29,15 +28,6 @@ def test_t_interval_by_hand():
     assert report.t_interval([1, None, 2, 3]) == report.t_interval([1, 2, 3]) and report.t_interval([None]) is None
 
 
-@pytest.fixture(autouse=True)
-def equation_1(monkeypatch):
-    """Eq. 1 a second time, counted rather than compared: for a method file that does not have it yet."""
-    def is_difficult(rewards, tau1, tau2):
-        return len([r for r in [rewards[-1], math.fsum(rewards) / len(rewards)] if r <= tau1] + [r for r in rewards[:-1] if r <= tau2]) > 0
-    if not hasattr(stat_sel, "is_difficult"):
-        monkeypatch.setattr(stat_sel, "is_difficult", is_difficult, raising=False)
-
-
 QUESTIONS = {"P": {"p1": ["S: a"], "p2": ["S: a", "S: b"], "p3": []},
              "Q_val": {key: ["S: a"] for key in ("v1", "t4", "v3", "v4", "v5")},  # another set's t4, where --val names one
              "Q_test": {"t1": ["S: a"], "t2": ["S: b"], "t3": ["S: a", "S: b"], "t4": []}}
@@ -60,7 +50,7 @@ def write_run(path, seed=1, arms=("base", "augment", "stat"), rewards=True, embe
     def write(name, rows):
         (path / name).write_text("".join(json.dumps(row) + "\n" for row in rows) if name.endswith("l") else json.dumps(rows))
     args = {"seed": seed, "student": f"student-{seed}", "prm": f"prm-{seed}", "arms": arms, "label_test": False, "tau1": 0.85, "tau2": 0.7,
-            "length_words": 800} | args
+            "length_words": 800, "teacher": "toy", "difficulty": "prm", "embedder": embedder} | args
     with_pairs = bool(args.get("pairs"))
     write("args.json", args)
     write("env.json", [{"commit": "old", "gpu": "old", "packages": {}}, {"commit": "c" * 40, "gpu": "cpu", "packages": {"torch": "2"}}])
@@ -76,18 +66,23 @@ def write_run(path, seed=1, arms=("base", "augment", "stat"), rewards=True, embe
             ("p1", "S: b"), ("p2", "S: a"), ("p3", "S: c"), *[("t1", "S: c")] * args["label_test"])])
     for arm in arms:
         if arm != "base":
-            write(f"train_{arm}.jsonl", [{"id": key, "sample": 0, "messages": []} for key in DRAWN.get(arm, ["p1", "p2", "p3"])])
+            write(f"train_{arm}.jsonl", [{"id": key, "sample": 0, "messages": [{"content": f"{key}?"}, {"content": "!"}]}
+                                         for key in DRAWN.get(arm, ["p1", "p2", "p3"])])
         write(f"7_test_{arm}.jsonl", [
             {"set": "MATH", "id": key, "sample": 0, "is_right": right, "cut_off": right is None}
             for key, right in zip(QUESTIONS["Q_test"], RIGHT.get(arm, [False, True, True, True]), strict=True)] + [
             {"set": "AMC", "id": key, "sample": i, "is_right": right, "cut_off": False}
             for key, i, right in (("t1", 0, True), ("t1", 1, False), ("t2", 0, None), ("t2", 1, False))])
-    write("result.json", {
-        "method": "stat_sel", "student": args["student"], "teacher": "toy", "embedder": embedder, "difficulty": "prm", "seed": seed,
-        "n_val": 0 if with_pairs else 5, "n_profile": 0 if with_pairs else 3, "profile": {} if with_pairs else PROFILE,
-        "removed": {"MATH": 0, "AMC": 7}, "teacher_totals": {"3 label": {"calls": 3, "n_in": 20, "n_out": 10}},
-        "arms": {arm: {"n_pairs": len(DRAWN.get(arm, "123")) * (arm != "base"), "n_questions": 0 if arm in ("base", "pairs") else 2,
-                       "train_seconds": 1.0 * (arm != "base"), "peak_gib": None if arm == "base" else 0.5} for arm in arms}})
+        if arm != "base":
+            write_lines = [{"time": 0, "train": arm, "epoch": epoch, "seconds": seconds, "peak_gib": 0.5 - epoch / 10}
+                           for epoch, seconds in ((1, 9.0), (1, 0.25), (2, 0.75))]  # the first epoch was begun anew
+            with open(path / "metrics.jsonl", "a") as f:
+                f.write("".join(json.dumps(row) + "\n" for row in write_lines))
+    if not with_pairs:
+        write("4_profile.jsonl", [{"id": f"v{i}", "skills": skills, "fault": None} for i, skills in enumerate(
+            [["S: c", "S: b"], *[[f"S: k{i}" for i in range(9)]] * 5])] + [{"id": "v9", "skills": [], "fault": "malformed"}])
+    write("result.json", {"method": "stat_sel", "removed": {"MATH": 0, "AMC": 7},
+                          "teacher_totals": {"3 label": {"calls": 3, "n_in": 20, "n_out": 10}}, "arms": {arm: {} for arm in arms}})
     return str(path)
 
 
@@ -152,7 +147,7 @@ def test_the_arms_by_hand_and_nothing_on_math_d_against_base(gathered):
     assert head[4:9] == ["minus augment", "minus base", "MATH^D %", "MATH^D minus augment", "pairs"]
     assert base == ["base", "4 / 8", "2, 2", "50.0 [50.0, 50.0]", "+0.0 [+0.0, +0.0]", "", "0.0 [0.0, 0.0]", "", "", "", "", ""]
     assert stat == ["stat", "6 / 8", "0, 0", "75.0 [75.0, 75.0]", "+25.0 [+25.0, +25.0]", "+25.0 [+25.0, +25.0]", "100.0 [100.0, 100.0]",
-                    "+50.0 [+50.0, +50.0]", "3", "2", "1", "0.50"]
+                    "+50.0 [+50.0, +50.0]", "3", "2", "1", "0.40"]
     assert augment[7] == ""
 
 
