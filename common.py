@@ -838,9 +838,11 @@ def read_pairs(path: str, flag: str = "--pairs") -> list[dict]:
 
     Read are "messages" (role, content) and "conversations" (from, value; human and gpt, as ShareGPT has them).
     """
-    rows = list(enumerate(read_json(path), 1)) if path.endswith(".json") else read_jsonl(Path(path))
+    rows = read_json(path) if path.endswith(".json") else [row for _, row in read_jsonl(Path(path))]
+    if not rows or not isinstance(rows, list):
+        raise UserError(f"{flag} {path}: expected a list of at least one pair, came {rows!r:.40}; check the file")
     pairs = []
-    for n, row in rows:
+    for n, row in enumerate(rows, 1):
         turns = (row.get("messages") or row.get("conversations")) if isinstance(row, dict) else None
         try:
             turns = [{"role": t["role"], "content": t["content"]} if "role" in t else
@@ -852,8 +854,6 @@ def read_pairs(path: str, flag: str = "--pairs") -> list[dict]:
             raise UserError(f"{flag} {path}, row {n}: expected 'messages' of role and content that end with a question and its answer, came "
                             f"{json.dumps(row)!s:.80}; bring the file into this form")
         pairs.append({"id": row.get("id"), "messages": turns})
-    if not pairs:
-        raise UserError(f"{flag} {path}: expected at least one pair, found none; check the file")
     return pairs
 
 

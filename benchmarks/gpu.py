@@ -1,6 +1,6 @@
-"""STAT-Sel on a GPU: the toy world end to end, then answering and training at the shape of a 3B model with random weights.
+"""STAT-Sel on a GPU: the toy world end to end, then answering, scoring and training at the shapes of real models with random weights.
 
-    python benchmarks/gpu.py                # about 15 GB of disk and a GPU with 24 GB; no network
+    python benchmarks/gpu.py                # 3B student, 8B reward model: about 30 GB of disk and a GPU with 24 GB; no network
     python benchmarks/gpu.py --shape tiny   # the same steps at toy size, to see that they run
 
 Prints seconds and peak memory; random weights answer nonsense up to the length limit, so the answering time is that of the longest answers.
@@ -25,6 +25,7 @@ from toyworld import world  # noqa: E402
 SHAPES = {  # hidden size, layers, heads, key-value heads, feed-forward size, vocabulary
     "tiny": (64, 2, 4, 2, 128, 1024),
     "3b": (2048, 36, 16, 2, 11008, 151936),  # Qwen2.5-3B's, on Llama's architecture
+    "8b": (4096, 32, 32, 8, 14336, 128256),  # Llama-3.1-8B's
 }
 
 
@@ -57,6 +58,7 @@ def timed(label: str, work):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="3b")
+    parser.add_argument("--prm-shape", choices=SHAPES, default="8b")
     parser.add_argument("--new-tokens", type=int, default=512, help="length of every answer")
     parser.add_argument("--words", type=int, default=500, help="length of a training answer, in words of about two tokens")
     parser.add_argument("--scale", type=float, default=1.0, help="size of the toy world")
@@ -79,6 +81,13 @@ def main() -> int:
         timed(f"train on {len(rows)} pairs of {len(stat_sel.encode(student, chat, 4096)[0])} tokens, batch {run_args.batch} = "
               f"{run_args.batch // run_args.micro_batch} x {run_args.micro_batch}", lambda: stat_sel.train(run_args, run, student, rows, "arm"))
         run.lock.close()
+        del student
+        common.free()
+        prm = make_checkpoint(Path(folder), args.prm_shape, AutoTokenizer.from_pretrained(made / "prm"))
+        model, tokenizer = timed(f"load the reward model, {args.prm_shape}, in 4 bits", lambda: common.load_4bit(str(prm), "--prm"))
+        answers = [("What is 3+4?", ["seven " * (args.words // 10)] * 10)] * run_args.prm_batch
+        common.score_steps(model, tokenizer, answers[:1])  # the first pass also sets up the kernels
+        timed(f"score {len(answers)} answers of 10 steps, {args.words} words each", lambda: common.score_steps(model, tokenizer, answers))
     return 0
 
 

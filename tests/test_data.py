@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import common
 from common import HUB, MATH_CONFIGS, UserError, load, rng, split_math, torch_seed
 
 REAL_DATA = os.environ.get("REAL_DATA", "")
@@ -271,3 +272,81 @@ def test_split_math():
     for n_val in (0, 5000, -1):
         with pytest.raises(UserError, match="n_val"):
             split_math(rows, n_val, seed=0)
+
+
+# --- pairs in chat form, questions for a run
+CHAT = [{"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "\\boxed{5}"}]
+SHARE = [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "2+3?"}, {"from": "gpt", "value": "\\boxed{5}"}]
+
+
+def test_pairs_are_read_in_both_chat_forms(tmp_path):
+    lines, whole = tmp_path / "a.jsonl", tmp_path / "a.json"
+    lines.write_text(json.dumps({"id": "x", "messages": CHAT, "more": 1}) + "\n\n" + json.dumps({"conversations": SHARE}) + "\n")
+    whole.write_text(json.dumps([{"id": "x", "messages": CHAT}, {"conversations": SHARE}]))
+    expected = [{"id": "x", "messages": CHAT}, {"id": None, "messages": [{"role": "system", "content": "Be brief."}, *CHAT]}]
+    assert common.read_pairs(str(lines)) == common.read_pairs(str(whole)) == expected
+
+
+@pytest.mark.parametrize("row", [
+    {}, {"messages": []}, {"messages": CHAT[:1]}, {"messages": CHAT[::-1]}, {"messages": "2+3"}, {"messages": [{"role": "user"}]}, "text",
+    {"messages": 3}, {"messages": [{"role": "user", "content": None}, CHAT[1]]}, {"question": "2+3?", "answer": "5"},
+    {"conversations": [{"from": "robot", "value": "x"}, *SHARE[1:]]}, {"messages": [*CHAT, CHAT[1]]}])
+def test_other_pairs_are_refused_with_their_row(tmp_path, row):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"messages": CHAT}, row]))
+    with pytest.raises(UserError, match="--pairs .*a.json, row 2: expected 'messages'"):
+        common.read_pairs(str(path))
+    path.write_text("[]")
+    with pytest.raises(UserError, match="expected a list of at least one pair"):
+        common.read_pairs(str(path))
+    path.write_text("3")
+    with pytest.raises(UserError, match="expected a list"):
+        common.read_pairs(str(path))
+
+
+def write_sets(folder, train, test):
+    for name, texts in (("train", train), ("test", test)):
+        (folder / f"{name}.jsonl").write_text("".join(
+            json.dumps({"id": f"{name}/{i}", "problem": text, "solution": "\\boxed{1}", "answer": "1"}) + "\n" for i, text in enumerate(texts)))
+
+
+def test_no_question_has_two_uses(tmp_path):
+    """By their texts, whatever their ids: what is profiled on is not tested on, what is tested on is not trained on."""
+    write_sets(tmp_path, [f"train {i}" for i in range(30)] + ["TEST 3!", "few 2"], [f"test {i}" for i in range(20)])
+    write(tmp_path / "few.jsonl", *({"problem": text, "answer": "1"} for text in ["few 1", "few 2", "Test: 0", "test 1"]))
+    write(tmp_path / "many.jsonl", *({"problem": f"m {i}", "answer": "1"} for i in range(100)))
+    got = common.load_questions(str(tmp_path), 8, seed=0, ood=(str(tmp_path / "few.jsonl"), str(tmp_path / "many.jsonl")), samples=7)
+    few, many = f"{tmp_path.name}/few", f"{tmp_path.name}/many"
+    assert list(got.sets) == ["MATH", few, many] and got.n_samples == {"MATH": 1, few: 7, many: 1}
+    profiled = {row["problem"] for row in got.val}
+    assert len(profiled) == 8 and len(got.sets["MATH"]) == 12 and not profiled & {row["problem"] for row in got.sets["MATH"]}
+    assert got.removed == {"MATH": 0, few: len(profiled & {"test 0", "test 1"}), many: 0}
+    assert {row["problem"] for row in got.pool} == {f"train {i}" for i in range(30)}
+    other = common.load_questions(str(tmp_path), 90, seed=0, val=str(tmp_path / "many.jsonl"), samples=7)
+    assert len(other.val) == 50 == len(other.sets[many]) and len(other.sets["MATH"]) == 20 and other.n_samples[many] == 1
+    assert all(row["id"].startswith(f"{many}/") for row in other.val)
+    cut = common.load_questions(str(tmp_path), 8, seed=0, ood=(str(tmp_path / "many.jsonl"),), samples=7, limit=5)
+    assert {len(cut.pool), len(cut.val), *map(len, cut.sets.values())} == {5} and cut.n_samples[many] == 1  # by the whole set's size
+
+
+def test_questions_that_cannot_be_told_apart_or_are_all_profiled_on(tmp_path):
+    write_sets(tmp_path, ["a", "b"], [f"t {i}" for i in range(10)])
+    got = common.load_questions(str(tmp_path), 9, seed=0)
+    (tmp_path / "seen.jsonl").write_text(json.dumps({"problem": got.val[0]["problem"], "answer": "1"}) + "\n")
+    with pytest.raises(UserError, match="every question of it is profiled on"):
+        common.load_questions(str(tmp_path), 9, seed=0, ood=(str(tmp_path / "seen.jsonl"),))
+    rows = [json.loads(line) | {"id": f"test/{i}"} for i, line in enumerate((tmp_path / "train.jsonl").read_text().splitlines())]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="make the ids unique"):
+        common.load_questions(str(tmp_path), 9, seed=0)
+
+
+def test_math_500_loses_what_is_profiled_on(real_data, tmp_path):
+    """MATH-500 is a part of MATH's test split."""
+    rows = [json.loads(line) for line in (real_data / "math" / "test.jsonl").read_text().splitlines()]
+    (tmp_path / "math500.jsonl").write_text("".join(json.dumps(row | {"id": f"m/{i}"}) + "\n" for i, row in enumerate(rows) if row["math500"]))
+    got = common.load_questions(str(real_data / "math"), 1000, seed=0, ood=(str(tmp_path / "math500.jsonl"),))
+    name = f"{tmp_path.name}/math500"
+    profiled = {row["problem"] for row in got.val}
+    expected = sum(row["math500"] and row["problem"] in profiled for row in rows)
+    assert len(got.sets[name]) == 500 - got.removed[name] and got.removed[name] == expected and 60 < expected < 140
