@@ -1268,17 +1268,16 @@ def sets_table(tested: dict[str, list[dict]], reference: str, part: tuple[str, s
     return "\n".join(lines)
 
 
-def agreement(difficult: list[bool], wrong: list[bool]) -> dict[str, float]:
-    """How well a criterion of difficulty finds the wrong answers, in %. Difficult is the positive class; nan where there is none.
+def agreement(hits: int, false_alarms: int, misses: int, rejections: int) -> dict[str, float | None]:
+    """How well a criterion of difficulty finds the wrong answers, in %; None where the denominator is zero.
 
-    >>> {name: round(x) for name, x in agreement([True, True, True, False], [True, True, False, True]).items()}
-    {'accuracy': 50, 'precision': 67, 'recall': 67, 'F1': 67}
+    hits: difficult and wrong; false alarms: difficult and right; misses: not difficult and wrong; rejections: neither.
+    >>> agreement(6, 2, 0, 2)
+    {'accuracy': 80.0, 'precision': 75.0, 'recall': 100.0, 'F1': 85.71428571428571}
     """
-    pairs = Counter(zip(difficult, wrong, strict=True))
-    hits, false_alarms, missed = pairs[True, True], pairs[True, False], pairs[False, True]
-    parts = {"accuracy": (hits + pairs[False, False], len(wrong)), "precision": (hits, hits + false_alarms), "recall": (hits, hits + missed),
-             "F1": (2 * hits, 2 * hits + false_alarms + missed)}
-    return {name: 100 * a / b if b else math.nan for name, (a, b) in parts.items()}
+    parts = {"accuracy": (hits + rejections, hits + false_alarms + misses + rejections), "precision": (hits, hits + false_alarms),
+             "recall": (hits, hits + misses), "F1": (2 * hits, 2 * hits + false_alarms + misses)}
+    return {name: 100 * k / n if n else None for name, (k, n) in parts.items()}
 
 
 def bars(counts: dict[str, int], top: int = 10, width: int = 40) -> str:

@@ -16,7 +16,7 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from common import UserError, read_json, read_jsonl
+from common import UserError, agreement, read_json, read_jsonl
 
 MAY_DIFFER = ("student", "prm", "data", "skills", "seed", "out", "teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd",
               "usd_per_m_in", "usd_per_m_out", "plan", "micro_batch", "sample_batch", "prm_batch", "checkpointing")  # between the runs of one table
@@ -39,7 +39,7 @@ def gather(paths: list[str]) -> dict:
         run = result | {name: args[name] for name in ("seed", "student", "teacher", "embedder", "difficulty")} | {
             "commit": env[-1]["commit"], "gpu": env[-1]["gpu"], "packages": env[-1]["packages"],
             "n_val": len(val), "n_difficult": sum(row["difficult"] for row in val), "val_right": right(val)[0], "n_profile": len(profile),
-            "profile": Counter(skill for row in profile for skill in row["skills"]), **detection(val, args)}
+            "profile": Counter(skill for row in profile for skill in row["skills"]), **detection(val)}
         runs.append(run | {"arms": count_arms(path, run, args["label_test"], difficult)})
     first, *others = arguments
     if odd := [path for path in others if arguments[path] != arguments[first]]:
@@ -94,22 +94,19 @@ def count_arms(path: Path, run: dict, label_test: bool, difficult: set[str]) -> 
     return arms
 
 
-def detection(val: list[dict], args: dict) -> dict:
-    """How each criterion of difficulty agrees with the truth on Q_val, as [tp, fp, fn, tn]: positive is difficult, true is a wrong answer.
+def detection(val: list[dict]) -> dict:
+    """How each criterion of difficulty agrees with the truth on Q_val, as the four counts of common.agreement.
 
-    A criterion is counted on the rows that carry what it needs, and is not there where none does.
+    A criterion is counted on the rows that were graded by it, and is not there where none was.
     """
     from stat_sel import is_difficult  # here, because it brings torch along, which the tables do without
 
     def counts(says):
         n = Counter((says(row), row["is_right"] is not True) for row in val)
         return [n[True, True], n[True, False], n[False, True], n[False, False]]
-
-    def prm(tau1, tau2):
-        return counts(lambda row: is_difficult(row["rewards"], tau1, tau2) if row["rewards"] else None)
-    found = {"prm": prm(args["tau1"], args["tau2"]), "consistency": counts(lambda row: row["inconsistent"]),
-             "length": counts(lambda row: row["words"] >= args["length_words"])}
-    grid = {f"{tau1}, {tau2}": prm(tau1, tau2) for tau1 in TAU1 for tau2 in TAU2} if any(found["prm"]) else {}
+    found = {name: counts(lambda row, name=name: row["difficult_by"][name]) for name in ("prm", "consistency", "length")}
+    grid = {f"{tau1}, {tau2}": counts(lambda row, tau1=tau1, tau2=tau2: is_difficult(row["rewards"], tau1, tau2) if row["rewards"] else None)
+            for tau1 in TAU1 for tau2 in TAU2} if any(found["prm"]) else {}
     return {"detection": {name: n for name, n in found.items() if any(n)}, "grid": grid}
 
 
@@ -311,12 +308,6 @@ def sets_table(runs: list[dict], arms: list[str], reference: str) -> list[str]:
             *table(["set", "questions", "removed", "measure", *arms], rows)] if rows else []
 
 
-def rates(counts: list[int]) -> list[float | None]:
-    """Accuracy, precision, recall and F1 in % of [tp, fp, fn, tn]; None where the denominator is zero."""
-    tp, fp, fn, tn = counts
-    return [100 * k / n if n else None for k, n in ((tp + tn, sum(counts)), (tp, tp + fp), (tp, tp + fn), (2 * tp, 2 * tp + fp + fn))]
-
-
 def detection_tables(runs: list[dict]) -> list[str]:
     if not runs[0]["detection"]:
         return []
@@ -324,8 +315,8 @@ def detection_tables(runs: list[dict]) -> list[str]:
     rows = []
     for criterion in runs[0]["detection"]:
         counts = [run["detection"][criterion] for run in runs if criterion in run["detection"]]
-        rows.append([criterion, str(sum(map(sum, counts))), *(shown(t_interval(column), "") for column in zip(*map(rates, counts), strict=True)),
-                     PAPER_DETECTION[criterion]])
+        columns = zip(*(agreement(*found).values() for found in counts), strict=True)
+        rows.append([criterion, str(sum(map(sum, counts))), *(shown(t_interval(column), "") for column in columns), PAPER_DETECTION[criterion]])
     lines = ["", f"Difficulty against the truth (base's answer is wrong) on Q_val: {n_right} of {n_val} are right, {n_difficult} are difficult by "
              f"{runs[0]['difficulty']}: {100 * n_difficult / n_val:.1f} % (the paper, by reward filtering, Table 12: 62.3, 52.1 and 94.0 %).",
              *table(["criterion", "answers", "accuracy %", "precision %", "recall %", "F1 %", "in the paper, §E.1"], rows)]
@@ -333,7 +324,7 @@ def detection_tables(runs: list[dict]) -> list[str]:
         return lines
     grid = []
     for tau1 in TAU1:
-        columns = [list(zip(*(rates(run["grid"][f"{tau1}, {tau2}"]) for run in runs), strict=True)) for tau2 in TAU2]
+        columns = [list(zip(*(agreement(*run["grid"][f"{tau1}, {tau2}"]).values() for run in runs), strict=True)) for tau2 in TAU2]
         grid.append([f"tau1 {tau1}", *(f"{mean_shown(f1)} / {mean_shown(right)}" for right, _, _, f1 in columns)])
     return [*lines, "", "F1 / accuracy in % of reward filtering over its thresholds, means over runs (Table 8; the paper takes 0.85 and 0.7):",
             *table(["", *(f"tau2 {tau2}" for tau2 in TAU2)], grid)]

@@ -457,16 +457,17 @@ def grade(args, run, student, val: list[dict], tests: list[dict]) -> list[dict]:
                   "consistency": is_inconsistent([common.extract_answer(text) for text in texts]) if texts else None,
                   "prm": is_difficult(r, args.tau1, args.tau2) if r else None}
             graded.append({"id": row["id"], "part": "Q_val" if i < len(val) else "Q_test", "response": response, "is_right": is_right, "words": words,
-                           "rewards": r, "inconsistent": by["consistency"], "difficult_by": by, "difficult": by[args.difficulty]})
+                           "rewards": r, "difficult_by": by, "difficult": by[args.difficulty]})
         return graded
     graded = run.step("2_graded.jsonl", make)
     for part in ("Q_val", "Q_test"):
         there = [row for row in graded if row["part"] == part]
         print(f"  {part}: {sum(row['difficult'] for row in there)} of {len(there)} difficult, {sum(bool(row['is_right']) for row in there)} right")
-    for criterion in ("prm", "consistency", "length"):
-        if on := [row for row in graded if row["part"] == "Q_val" and row["difficult_by"][criterion] is not None]:
-            found = common.agreement([row["difficult_by"][criterion] for row in on], [not row["is_right"] for row in on])
-            print(f"  difficult by {criterion} against wrong: " + ", ".join(f"{name} {x:.1f} %" for name, x in found.items()))
+    for criterion in ("prm", "consistency", "length"):  # Tables 8, 11
+        pairs = Counter((row["difficult_by"][criterion], not row["is_right"]) for row in graded if row["part"] == "Q_val")
+        if any(counts := [pairs[True, True], pairs[True, False], pairs[False, True], pairs[False, False]]):
+            found = common.agreement(*counts)
+            print(f"  difficult by {criterion} against wrong: " + ", ".join(f"{name} {x:.1f} %" for name, x in found.items() if x is not None))
     return graded
 
 

@@ -57,10 +57,10 @@ def write_run(path, seed=1, arms=("base", "augment", "stat"), rewards=True, embe
     write("0_questions.jsonl", [{"id": key, "part": part, "subject": "S", "level": None, "skills": skills}
                                 for part, rows in QUESTIONS.items() for key, skills in rows.items()])
     graded = [{"id": key, "part": "Q_val", "response": "r", "is_right": right, "words": words, "rewards": steps if rewards else None,
-               "inconsistent": inconsistent, "difficult": hard}
+               "difficult_by": {"prm": hard if steps and rewards else None, "consistency": inconsistent, "length": words >= 800}, "difficult": hard}
               for key, (right, hard, steps, inconsistent, words) in zip(QUESTIONS["Q_val"], VAL, strict=True)]
     write("2_graded.jsonl", graded * (not with_pairs) + [{"id": key, "part": "Q_test", "response": "r", "is_right": True, "words": 1.0,
-          "rewards": None, "inconsistent": None, "difficult": key in ("t2", "t3")} for key in QUESTIONS["Q_test"]])
+          "rewards": None, "difficult": key in ("t2", "t3")} for key in QUESTIONS["Q_test"]])
     if not with_pairs:
         write("3_skill_map.jsonl", [{"id": key, "skills": [skill], "unknown": []} for key, skill in (
             ("p1", "S: b"), ("p2", "S: a"), ("p3", "S: c"), *[("t1", "S: c")] * args["label_test"])])
@@ -124,8 +124,6 @@ def test_detection_by_hand(gathered):
 
 
 def test_rates_by_hand_and_blanks_without_a_denominator(gathered):
-    assert report.rates([2, 1, 0, 1]) == pytest.approx([75, 200 / 3, 100, 80])
-    assert report.rates([0, 0, 2, 2]) == [50, None, 0, 0] and report.rates([0, 0, 0, 3]) == [100, None, None, None]
     results = gathered()
     shown = report.tables(results)
     assert "| prm | 8 | 75.0 [75.0, 75.0] | 66.7 [66.7, 66.7] | 100.0 [100.0, 100.0] | 80.0 [80.0, 80.0] | accuracy 78.0; precision 70" in shown

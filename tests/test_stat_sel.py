@@ -67,12 +67,10 @@ def test_eq_1_against_a_naive_version():
 
 
 def test_agreement_by_hand():
-    perfect = common.agreement([True, False], [True, False])
-    assert perfect == {"accuracy": 100, "precision": 100, "recall": 100, "F1": 100}
-    never = common.agreement([False, False, False], [True, False, False])
-    assert never["accuracy"] == pytest.approx(200 / 3) and math.isnan(never["precision"]) and never["recall"] == never["F1"] == 0
-    mixed = common.agreement([True] * 10 + [False] * 10, [True] * 7 + [False] * 3 + [True] * 1 + [False] * 9)
-    assert mixed == pytest.approx({"accuracy": 80, "precision": 70, "recall": 87.5, "F1": 2 * 70 * 87.5 / 157.5})
+    assert common.agreement(1, 0, 0, 1) == {"accuracy": 100, "precision": 100, "recall": 100, "F1": 100}
+    assert common.agreement(0, 0, 1, 3) == {"accuracy": 75, "precision": None, "recall": 0, "F1": 0}
+    assert common.agreement(7, 3, 1, 9) == pytest.approx({"accuracy": 80, "precision": 70, "recall": 87.5, "F1": 2 * 70 * 87.5 / 157.5})
+    assert set(common.agreement(0, 0, 0, 0).values()) == {None}
 
 
 def test_nearest_by_hand_and_ties_in_order():
