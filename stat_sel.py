@@ -21,7 +21,8 @@ Arms    base      the student as it is
 Differs Questions of Q_test are picked for MATH^D by one draw of the base student's answers, and the base is scored on another: else it would rise
         by regression to the mean. One learning rate for all arms, where the paper chooses one for each. Length-grouped batches without packing.
         The 112 skills printed in Tables 5 and 6; the text speaks of 128. A rewrite whose final answer is not the gold one is dropped; so is a
-        question of P that stands in an evaluation set, or has no answer.
+        question of P that stands in an evaluation set, or has no answer. The reward model sees the final answer as a step of its own, as in the
+        authors' earlier AdaptMI. Embeddings are mean-pooled, whatever the embedder's own way is.
 Run     python stat_sel.py --teacher gpt-4o-mini                                         # the paper's sizes, one GPU
         python stat_sel.py --teacher gpt-4o-mini --plan                                  # calls, tokens, one prompt of each kind; sends nothing
         python stat_sel.py --teacher MODEL --teacher-url http://localhost:8000/v1 --limit 100   # any OpenAI-compatible server, a small slice
