@@ -122,11 +122,11 @@ FRAMES = ("What is {}?", "Find {}.", "Compute {}.")
 # Second parts of two-skill problems take t in slot a; each must be defined for every value that a first part can have.
 FIRST = ("addition", "subtraction", "perimeters", "linear equations", "function values")
 SECOND = ("addition", "digit sums", "digit products")
-STYLES = (  # how a worked solution is written: before a step, between steps, before the box
-    ("", ", ", ". So "),
-    ("First ", ", then ", ". Answer: "),
-    ("We have ", " and ", ", giving "),
-    ("", "; ", "; hence "),
+STYLES = (  # how a worked solution is written, a step a line: before a step, between steps, before the box
+    ("", ",\n", ".\nSo "),
+    ("First ", ",\nthen ", ".\nAnswer: "),
+    ("We have ", "\nand ", ",\ngiving "),
+    ("", ";\n", ";\nhence "),
 )
 
 
