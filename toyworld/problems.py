@@ -20,7 +20,7 @@ class Skill(NamedTuple):
 
 
 def _digits(n: int) -> list[int]:
-    return [int(ch) for ch in str(n)]
+    return [int(ch) for ch in str(abs(n))]
 
 
 def _two_digit(rng: random.Random, size: int) -> int:
@@ -122,11 +122,11 @@ FRAMES = ("What is {}?", "Find {}.", "Compute {}.")
 # Second parts of two-skill problems take t in slot a; each must be defined for every value that a first part can have.
 FIRST = ("addition", "subtraction", "perimeters", "linear equations", "function values")
 SECOND = ("addition", "digit sums", "digit products")
-STYLES = (  # how a worked solution is written: before a step, between steps, before the box
-    ("", ", ", ". So "),
-    ("First ", ", then ", ". Answer: "),
-    ("We have ", " and ", ", giving "),
-    ("", "; ", "; hence "),
+STYLES = (  # how a worked solution is written, a step a line: before a step, between steps, before the box
+    ("", ",\n", ".\nSo "),
+    ("First ", ",\nthen ", ".\nAnswer: "),
+    ("We have ", "\nand ", ",\ngiving "),
+    ("", ";\n", ";\nhence "),
 )
 
 
@@ -212,7 +212,7 @@ def level(problem: Problem) -> int:
 
 
 # --- The exact checker -------------------------------------------------------------------------------------------------------------------
-def _value(side: str) -> int | None:
+def evaluate(side: str) -> int | None:
     """The integer that one side of an equation stands for; None where it is not arithmetic of this world."""
     found = re.fullmatch(r"(-?\d{1,9})(?:(\+|-|\*| mod )(\d{1,9}))?", side.strip())
     if not found:
@@ -232,7 +232,7 @@ def step_is_true(step: str) -> bool:
     (True, False, False)
     """
     left, _, right = step.partition("=")
-    return None is not _value(left) == _value(right)
+    return None is not evaluate(left) == evaluate(right)
 
 
 def check(problem: Problem, solution: str) -> dict:

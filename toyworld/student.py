@@ -46,30 +46,25 @@ def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
                                    chat_template=CHAT_TEMPLATE, model_max_length=2048)
 
 
-def encode(tokenizer, problem: toy.Problem, style: int, prompt: str) -> tuple[list[int], int]:
-    """Tokens of one worked problem in chat form, and how many of them are the prompt."""
+def encode(tokenizer, problem: toy.Problem, style: int, prompt: str) -> tuple[list[int], list[int]]:
+    """Tokens of one worked problem in chat form, and their labels: -100 in the prompt."""
     messages = [{"role": "user", "content": prompt.format(problem=problem.text)}, {"role": "assistant", "content": solution(problem, style)}]
     ids = tokenizer(tokenizer.apply_chat_template(messages, tokenize=False), add_special_tokens=False).input_ids
-    return ids, ids.index(tokenizer.convert_tokens_to_ids("<|answer|>")) + 1
+    n = ids.index(tokenizer.convert_tokens_to_ids("<|answer|>")) + 1
+    return ids, [-100] * n + ids[n:]
 
 
-def make_student(path: Path, seed: int, pool: list[toy.Problem], prompt: str, steps: int, weak_weight: float) -> None:
-    """Pretrains the student and saves checkpoint and tokenizer to `path`.
-
-    steps: optimiser steps of BATCH sequences each. The problems of `pool` are among them: the later P, as often as it is to be seen.
-    The rest is fresh, with weak skills `weak_weight` times as frequent as strong ones. prompt: the text that wraps a problem, with {problem}.
-    """
-    rng, started = random.Random(f"student {seed}"), time.time()
+def make_model(tokenizer, layers: int, seed: int) -> LlamaForCausalLM:
     torch.manual_seed(seed)
-    fresh = [draw_problem(rng, weak_weight, 0.2) for _ in range(steps * BATCH - len(pool))]
-    seen = fresh + pool
-    texts = [prompt.format(problem=p.text) + "<|answer|>" + solution(p, rng.randrange(4)) for p in rng.sample(seen, min(4000, len(seen)))]
-    tokenizer = make_tokenizer(texts)
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=FF, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=FF, num_hidden_layers=layers, num_attention_heads=HEADS,
         num_key_value_heads=HEADS, tie_word_embeddings=True, max_position_embeddings=2048,
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None))
-    encoded = [encode(tokenizer, p, rng.randrange(4), prompt) for p in seen]
+
+
+def pretrain(path: Path, model: LlamaForCausalLM, tokenizer, encoded: list[tuple[list[int], list[int]]], rng: random.Random) -> None:
+    """Trains all weights on pairs (tokens, labels), each once, and saves checkpoint and tokenizer to `path`."""
+    started = time.time()
     rng.shuffle(encoded)
     chunks = [sorted(encoded[i:i + 20 * BATCH], key=lambda pair: len(pair[0])) for i in range(0, len(encoded), 20 * BATCH)]
     batches = [chunk[i:i + BATCH] for chunk in chunks for i in range(0, len(chunk), BATCH)]
@@ -79,11 +74,11 @@ def make_student(path: Path, seed: int, pool: list[toy.Problem], prompt: str, st
     # In a trial Muon needed far fewer steps than AdamW on these tasks; the embedding and the norms stay with AdamW.
     optimizers = [torch.optim.Muon(matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
                   torch.optim.AdamW(others, weight_decay=0.01, betas=(0.9, 0.95))]
-    bar = tqdm(batches, desc="pretrain the toy student", unit="step")
+    bar = tqdm(batches, desc=f"pretrain the toy {path.name}", unit="step")
     for step, batch in enumerate(bar):
         width = max(len(ids) for ids, _ in batch)
         ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in batch])  # (B, T)
-        labels = torch.tensor([[-100] * n + ids[n:] + [-100] * (width - len(ids)) for ids, n in batch])
+        labels = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in batch])
         mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in batch])
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -100,4 +95,18 @@ def make_student(path: Path, seed: int, pool: list[toy.Problem], prompt: str, st
     model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
     aside.rename(path)
-    print(f"toy student: {sum(p.numel() for p in model.parameters())} parameters, {len(batches)} steps, {time.time() - started:.0f} s")
+    print(f"toy {path.name}: {sum(p.numel() for p in model.parameters())} parameters, {len(batches)} steps, {time.time() - started:.0f} s")
+
+
+def make_student(path: Path, seed: int, pool: list[toy.Problem], prompt: str, steps: int, weak_weight: float) -> None:
+    """Pretrains the student and saves it to `path`.
+
+    steps: optimiser steps of BATCH sequences each. The problems of `pool` are among them: the later P, as often as it is to be seen.
+    The rest is fresh, with weak skills `weak_weight` times as frequent as strong ones. prompt: the text that wraps a problem, with {problem}.
+    """
+    rng = random.Random(f"student {seed}")
+    fresh = [draw_problem(rng, weak_weight, 0.2) for _ in range(steps * BATCH - len(pool))]
+    seen = fresh + pool
+    texts = [prompt.format(problem=p.text) + "<|answer|>" + solution(p, rng.randrange(4)) for p in rng.sample(seen, min(4000, len(seen)))]
+    tokenizer = make_tokenizer(texts)
+    pretrain(path, make_model(tokenizer, LAYERS, seed), tokenizer, [encode(tokenizer, p, rng.randrange(4), prompt) for p in seen], rng)

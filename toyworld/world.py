@@ -1,4 +1,7 @@
-"""Makes a world on disk: problem sets in MATH's fields, a list of skills, and a student checkpoint. Everything follows from one seed."""
+"""Makes a world on disk: problem sets in MATH's fields, a list of skills, checkpoints of a student and of a process reward model.
+
+Everything follows from one seed.
+"""
 import hashlib
 import json
 import os
@@ -12,6 +15,7 @@ N_TRAIN, N_VAL, N_TEST = 1500, 1000, 2000
 WEAK_IN_DATA = 0.3  # how often a weak skill comes in P and in the test questions, beside a strong one
 WEAK_IN_PRETRAINING = 0.005  # and in what the student saw before, P aside
 PRETRAINING_STEPS = 2400
+PRM_STEPS = 700
 
 
 def row(problem: toy.Problem, row_id: str, style: int) -> dict:
@@ -37,11 +41,12 @@ def make_world(root: Path, seed: int, prompt: str, scale: float = 1.0, times_see
 
     scale: below 1, a smaller, worse-trained world for tests. times_seen: how often the student saw P in its pretraining.
     """
-    makers = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("problems.py", "student.py", "world.py"))
+    makers = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("problems.py", "student.py", "prm.py", "world.py"))
     digest = hashlib.sha256((makers + prompt).encode()).hexdigest()[:8]  # so that a changed world is never taken for an older one
     world = root / f"world-{seed}-{digest}{'' if scale == 1 else f'-scale-{scale}'}{'' if times_seen == 1 else f'-seen-{times_seen}'}"
-    if (world / "student").is_dir():
+    if (world / "prm").is_dir():  # made last
         return world
+    from toyworld.prm import make_prm
     from toyworld.student import make_student
     world.mkdir(parents=True, exist_ok=True)
     rng, taken = random.Random(f"world {seed}"), set()
@@ -57,7 +62,9 @@ def make_world(root: Path, seed: int, prompt: str, scale: float = 1.0, times_see
     for subject in {toy.BY_NAME[name].subject for name in toy.SECOND}:
         lists[subject] += [name for name in toy.FIRST if name not in lists[subject]]
     (world / "skills.json").write_text(json.dumps(lists), encoding="utf-8")
-    make_student(world / "student", seed, pool * times_seen, prompt, int(PRETRAINING_STEPS * scale), WEAK_IN_PRETRAINING)
+    if not (world / "student").is_dir():
+        make_student(world / "student", seed, pool * times_seen, prompt, int(PRETRAINING_STEPS * scale), WEAK_IN_PRETRAINING)
+    make_prm(world / "prm", world / "student", seed, int(PRM_STEPS * scale))
     return world
 
 
