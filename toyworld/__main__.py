@@ -15,7 +15,7 @@ from toyworld import teacher, world
 
 FLAGS = {  # what the toy's scale needs; fixed on pilot seeds, as in world.py
     "stat_sel": ["--n-val", str(world.N_VAL), "--n-pairs", "1900", "--lr", "2e-3", "--batch", "32", "--micro-batch", "32", "--no-checkpointing",
-                 "--sample-batch", "100", "--max-new-tokens", "100", "--concurrency", "8"],
+                 "--sample-batch", "100", "--prm-batch", "100", "--max-new-tokens", "100", "--concurrency", "8", "--compare", "--length-words", "12"],
 }
 
 
@@ -35,7 +35,8 @@ def main() -> int:
     given = {flag.partition("=")[0] for flag in rest}
     made = world.make_world(world.default_root(), args.seed, stat_sel.STUDENT_PROMPT, args.scale, args.times_seen)
     server, url = teacher.serve()
-    flags = ["--seed", str(args.seed), "--student", str(made / "student"), "--teacher", "toy", "--teacher-url", url, *FLAGS[args.method]]
+    flags = ["--seed", str(args.seed), "--student", str(made / "student"), "--prm", str(made / "prm"), "--teacher", "toy", "--teacher-url", url,
+             *FLAGS[args.method]]
     if args.scale != 1:
         flags += ["--n-val", str(int(world.N_VAL * args.scale))]
     if "--data" not in given:
