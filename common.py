@@ -926,6 +926,12 @@ def load_questions(data: str, n_val: int, seed: int, val: str | None = None, ood
 
 
 # --- Models: 4-bit weights from the Hub or a folder. ----------------------------------------------------------------------------------
+def check_checkpoint(name: str, flag: str) -> None:
+    """Refuses what is neither a folder nor a Hub name, before anything asks the Hub for it."""
+    if not Path(name).is_dir() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
+        raise UserError(f"{flag} {name}: no such folder; give a folder with a checkpoint or a Hub name such as Qwen/Qwen2.5-3B")
+
+
 def load_4bit(name: str, flag: str) -> tuple:
     """(model, tokenizer) of a causal language model, frozen, in NF4; compute in bfloat16, on a machine without a GPU in float32."""
     import logging
@@ -938,8 +944,7 @@ def load_4bit(name: str, flag: str) -> tuple:
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
     from transformers.utils import logging as hf_logging
     hf_logging.disable_progress_bar()
-    if not Path(name).is_dir() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
-        raise UserError(f"{flag} {name}: no such folder; give a folder with a checkpoint or a Hub name such as Qwen/Qwen2.5-3B")
+    check_checkpoint(name, flag)
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True)
     try:
@@ -968,6 +973,8 @@ class Student(NamedTuple):
 
 def load_student(name: str, adapter: str | Path | None = None) -> Student:
     """A chat model in NF4, with a LoRA adapter that training may go on from, if one is given."""
+    if adapter:
+        check_checkpoint(str(adapter), "--adapter")
     model, tokenizer = load_4bit(name, "--student")
     if tokenizer.chat_template is None:
         raise UserError(f"--student {name}: its tokenizer has no chat template; use an instruction-tuned model, or add one")

@@ -325,7 +325,7 @@ def test_given_pairs_need_no_teacher(whole_run, small_world, tmp_path, run_file)
     (["--val", "nowhere.jsonl"], "nowhere.jsonl"),
     (["--ood", "gsm9k"], "gsm9k"),
     (["--pairs", "nowhere.jsonl"], "nowhere.jsonl"),
-    (["--pairs", str(ROOT / "results" / "scorer.json")], "expected 'messages'"),
+    (["--pairs", str(ROOT / "results" / "scorer.json")], "expected a list"),
     (["--tau1", "1.5"], "--tau1"),
     (["--samples", "0"], "--samples"),
     (["--n-pairz", "3"], "n-pairz"),
