@@ -1,5 +1,6 @@
 PYTHON ?= python3
 BIN = .venv/bin
+ARMS = base train augment hard embed stat shuffled
 # One thread each for the tests: two torch processes with two threads each slow one another down many times.
 export TOKENIZERS_PARALLELISM = false
 
@@ -13,7 +14,7 @@ test: .venv  ## the whole suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 results: .venv  ## the runs behind results/toy_*.json, their tables and plots
-	for seed in 6 7 8 9 10; do $(BIN)/python -m toyworld stat_sel --seed $$seed || exit; done
+	for seed in 6 7 8 9 10; do $(BIN)/python -m toyworld stat_sel --seed $$seed --arms $(ARMS) || exit; done
 	$(BIN)/python report.py $(foreach seed,6 7 8 9 10,runs/toy_stat_sel/seed-$(seed)) --save results/toy_stat_sel.json --plots docs
 	for seed in 6 7 8 9 10; do $(BIN)/python -m toyworld stat_sel --seed $$seed --times-seen 4 || exit; done
 	$(BIN)/python report.py $(foreach seed,6 7 8 9 10,runs/toy_stat_sel_seen_4/seed-$(seed)) --save results/toy_stat_sel_seen_4.json

@@ -858,9 +858,9 @@ def read_pairs(path: str, flag: str = "--pairs") -> list[dict]:
 
 
 def without(rows: list[dict], others: list[dict]) -> list[dict]:
-    """The rows whose problem is not, but for case, spacing and punctuation, one of `others`."""
+    """The rows whose problem is not, but for case, spacing, stops and brackets, one of `others`."""
     def plain(row):
-        return re.sub(r"\W", "", row["problem"].casefold())
+        return re.sub(r"[^\w+\-*/^<>=.,]|[.,](?!\d)", "", row["problem"].casefold())  # 1.5 is not 15, x+1 not x-1
     texts = set(map(plain, others))
     return [row for row in rows if plain(row) not in texts]
 

@@ -304,6 +304,12 @@ def test_other_pairs_are_refused_with_their_row(tmp_path, row):
         common.read_pairs(str(path))
 
 
+def test_questions_are_the_same_but_for_case_spacing_and_stops():
+    rows = [{"problem": text} for text in ("Find  $12+3$.", "Find 12*3", "Find 1.5", "Find 15", "Find 12 + 3, please!")]
+    assert common.without(rows, [{"problem": "find 12 + 3"}, {"problem": "FIND 15?"}]) == [rows[1], rows[2], rows[4]]
+    assert common.without(rows, []) == rows
+
+
 def write_sets(folder, train, test):
     for name, texts in (("train", train), ("test", test)):
         (folder / f"{name}.jsonl").write_text("".join(
@@ -312,8 +318,8 @@ def write_sets(folder, train, test):
 
 def test_no_question_has_two_uses(tmp_path):
     """By their texts, whatever their ids: what is profiled on is not tested on, what is tested on is not trained on."""
-    write_sets(tmp_path, [f"train {i}" for i in range(30)] + ["TEST 3!", "few 2"], [f"test {i}" for i in range(20)])
-    write(tmp_path / "few.jsonl", *({"problem": text, "answer": "1"} for text in ["few 1", "few 2", "Test: 0", "test 1"]))
+    write_sets(tmp_path, [f"train {i}" for i in range(30)] + ["TEST  3!", "few 2"], [f"test {i}" for i in range(20)])
+    write(tmp_path / "few.jsonl", *({"problem": text, "answer": "1"} for text in ["few 1", "few 2", "Test 0.", "test 1"]))
     write(tmp_path / "many.jsonl", *({"problem": f"m {i}", "answer": "1"} for i in range(100)))
     got = common.load_questions(str(tmp_path), 8, seed=0, ood=(str(tmp_path / "few.jsonl"), str(tmp_path / "many.jsonl")), samples=7)
     few, many = f"{tmp_path.name}/few", f"{tmp_path.name}/many"

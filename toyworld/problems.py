@@ -20,7 +20,7 @@ class Skill(NamedTuple):
 
 
 def _digits(n: int) -> list[int]:
-    return [int(ch) for ch in str(abs(n))]
+    return [int(ch) for ch in str(n)]
 
 
 def _two_digit(rng: random.Random, size: int) -> int:
@@ -212,7 +212,7 @@ def level(problem: Problem) -> int:
 
 
 # --- The exact checker -------------------------------------------------------------------------------------------------------------------
-def evaluate(side: str) -> int | None:
+def _value(side: str) -> int | None:
     """The integer that one side of an equation stands for; None where it is not arithmetic of this world."""
     found = re.fullmatch(r"(-?\d{1,9})(?:(\+|-|\*| mod )(\d{1,9}))?", side.strip())
     if not found:
@@ -232,7 +232,7 @@ def step_is_true(step: str) -> bool:
     (True, False, False)
     """
     left, _, right = step.partition("=")
-    return None is not evaluate(left) == evaluate(right)
+    return None is not _value(left) == _value(right)
 
 
 def check(problem: Problem, solution: str) -> dict:

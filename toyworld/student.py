@@ -54,20 +54,21 @@ def encode(tokenizer, problem: toy.Problem, style: int, prompt: str) -> tuple[li
     return ids, [-100] * n + ids[n:]
 
 
-def make_model(tokenizer, layers: int, seed: int) -> LlamaForCausalLM:
+def make_model(tokenizer, seed: int) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     return LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=FF, num_hidden_layers=layers, num_attention_heads=HEADS,
+        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=FF, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
         num_key_value_heads=HEADS, tie_word_embeddings=True, max_position_embeddings=2048,
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None))
 
 
-def pretrain(path: Path, model: LlamaForCausalLM, tokenizer, encoded: list[tuple[list[int], list[int]]], rng: random.Random) -> None:
-    """Trains all weights on pairs (tokens, labels), each once, and saves checkpoint and tokenizer to `path`."""
+def pretrain(path: Path, model: LlamaForCausalLM, tokenizer, encoded: list[tuple[list[int], list[int]]], rng: random.Random,
+             batch: int, peak: float) -> None:
+    """Trains all weights on pairs (tokens, labels), each once, and saves checkpoint and tokenizer to `path`. peak: of the learning rate."""
     started = time.time()
     rng.shuffle(encoded)
-    chunks = [sorted(encoded[i:i + 20 * BATCH], key=lambda pair: len(pair[0])) for i in range(0, len(encoded), 20 * BATCH)]
-    batches = [chunk[i:i + BATCH] for chunk in chunks for i in range(0, len(chunk), BATCH)]
+    chunks = [sorted(encoded[i:i + 20 * batch], key=lambda pair: len(pair[0])) for i in range(0, len(encoded), 20 * batch)]
+    batches = [chunk[i:i + batch] for chunk in chunks for i in range(0, len(chunk), batch)]
     rng.shuffle(batches)
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
@@ -75,14 +76,14 @@ def pretrain(path: Path, model: LlamaForCausalLM, tokenizer, encoded: list[tuple
     optimizers = [torch.optim.Muon(matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
                   torch.optim.AdamW(others, weight_decay=0.01, betas=(0.9, 0.95))]
     bar = tqdm(batches, desc=f"pretrain the toy {path.name}", unit="step")
-    for step, batch in enumerate(bar):
-        width = max(len(ids) for ids, _ in batch)
-        ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in batch])  # (B, T)
-        labels = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in batch])
-        mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in batch])
+    for step, pairs in enumerate(bar):
+        width = max(len(ids) for ids, _ in pairs)
+        ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in pairs])  # (B, T)
+        labels = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in pairs])
+        mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in pairs])
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = 3e-3 * min(1, (step + 1) / 50) * (1 - step / len(batches))
+                group["lr"] = peak * min(1, (step + 1) / 50) * (1 - step / len(batches))
         loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -109,4 +110,5 @@ def make_student(path: Path, seed: int, pool: list[toy.Problem], prompt: str, st
     seen = fresh + pool
     texts = [prompt.format(problem=p.text) + "<|answer|>" + solution(p, rng.randrange(4)) for p in rng.sample(seen, min(4000, len(seen)))]
     tokenizer = make_tokenizer(texts)
-    pretrain(path, make_model(tokenizer, LAYERS, seed), tokenizer, [encode(tokenizer, p, rng.randrange(4), prompt) for p in seen], rng)
+    pretrain(path, make_model(tokenizer, seed), tokenizer, [encode(tokenizer, p, rng.randrange(4), prompt) for p in seen], rng,
+             BATCH, peak=3e-3)

@@ -15,7 +15,6 @@ N_TRAIN, N_VAL, N_TEST = 1500, 1000, 2000
 WEAK_IN_DATA = 0.3  # how often a weak skill comes in P and in the test questions, beside a strong one
 WEAK_IN_PRETRAINING = 0.005  # and in what the student saw before, P aside
 PRETRAINING_STEPS = 2400
-PRM_STEPS = 700
 
 
 def row(problem: toy.Problem, row_id: str, style: int) -> dict:
@@ -64,7 +63,7 @@ def make_world(root: Path, seed: int, prompt: str, scale: float = 1.0, times_see
     (world / "skills.json").write_text(json.dumps(lists), encoding="utf-8")
     if not (world / "student").is_dir():
         make_student(world / "student", seed, pool * times_seen, prompt, int(PRETRAINING_STEPS * scale), WEAK_IN_PRETRAINING)
-    make_prm(world / "prm", world / "student", seed, int(PRM_STEPS * scale))
+    make_prm(world / "prm", world / "student", seed, scale)
     return world
 
 
