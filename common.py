@@ -1037,9 +1037,9 @@ def grouped_batches(lengths: list[int], size: int, rng: random.Random) -> list[l
 
 
 def split_steps(response: str) -> list[str]:
-    """The steps of an answer for a reward model: its paragraphs, or its lines if it is one paragraph; a display formula is never cut.
+    r"""The steps of an answer for a reward model: its paragraphs, or its lines if it is one paragraph; a display formula is never cut.
 
-    The final answer, if there is one, comes as a last step of its own, as RLHFlow's reward models were trained; at least one step.
+    The final answer, if there is one, comes as a last step of its own, as STAT's authors showed it to such a model before (AdaptMI). Never none.
     >>> split_steps("x+1=3.\n\nSo\n\\[x\n\n=2\\]"), split_steps("2+3=5\nSo \\boxed{5}.")[1:]
     (['x+1=3.', 'So\n\\[x\n\n=2\\]'], ['So \\boxed{5}.', 'The final answer is: \\boxed{5}.'])
     """

@@ -1,13 +1,14 @@
 """The toy world: its problems can be read back, its checker misses no spoilt step, its teacher errs as often as it says."""
 import doctest
 import random
+import re
 
 import pytest
 
 import common
 import stat_sel
+from toyworld import prm, teacher, world
 from toyworld import problems as toy
-from toyworld import teacher, world
 from toyworld.student import draw_problem, solution
 
 
@@ -17,7 +18,7 @@ def draws(n, seed=0):
 
 
 def test_doctests():
-    assert doctest.testmod(toy) == doctest.TestResults(failed=0, attempted=1)
+    assert doctest.testmod(toy) == doctest.testmod(prm) == doctest.TestResults(failed=0, attempted=1)
 
 
 def test_there_are_skills_enough():
@@ -109,7 +110,7 @@ def test_the_teacher_follows_the_request_and_its_seed():
 
 def test_over_http_with_the_openai_client(teacher_url, tmp_path):
     client = common.Teacher("toy", teacher_url, cache=tmp_path / "cache.jsonl")
-    request = stat_sel.rewrite_request(stat_sel.Args(), {"problem": "What is 3+4?", "solution": "3+4=7. So \\boxed{7}."}, 0)
+    request, *_ = stat_sel.rewrite_requests(stat_sel.Args(), [{"problem": "What is 3+4?", "solution": "3+4=7. So \\boxed{7}."}])
     first, = client.ask([request])
     assert "\\boxed" in first.text or "{7}" in first.text
     assert common.Teacher("toy", teacher_url, cache=tmp_path / "other.jsonl").ask([request]) == [first]
@@ -127,3 +128,33 @@ def test_a_world_holds_what_the_method_needs(small_world):
 def test_the_command_explains_itself(flag, run_file):
     shown = run_file("-m", "toyworld", flag)
     assert shown.returncode == 0 and "stat_sel" in shown.stdout
+
+
+def test_marks_of_right_and_spoilt_answers():
+    """Every step of a worked solution is right; from the first one that is spoilt, left out or boxed wrongly on, none is."""
+    rng = random.Random(2)
+    for problem in draws(600, seed=2):
+        text, answer = solution(problem, rng.randrange(4)), toy.solve(problem)[1]
+        steps = common.split_steps(text)
+        assert prm.marks(problem, steps) == [True] * len(steps) and len(steps) == len(toy.solve(problem)[0]) + 2
+        i = rng.randrange(len(steps) - 2)
+        left, value = re.search(r"(\S+(?: mod \d+)?)=(-?\d+)", steps[i]).groups()
+        spoilt = [*steps[:i], steps[i].replace(f"{left}={value}", f"{left}={int(value) + 1}"), *steps[i + 1:]]
+        assert prm.marks(problem, spoilt) == [True] * i + [False] * (len(steps) - i)
+        left_out = steps[:i] + steps[i + 1:]
+        assert not any(prm.marks(problem, left_out)[i:])
+        wrong_box = [step.replace(f"{{{answer}}}", f"{{{int(answer) + 1}}}") for step in steps]
+        assert prm.marks(problem, wrong_box) == [True] * (len(steps) - 2) + [False] * 2
+        assert prm.marks(problem, steps[:-2])[-1] is False  # it stops before the answer
+        assert prm.marks(problem, ["I do not know."]) == [False]
+
+
+def test_the_reward_model_has_learnt_from_the_answers(small_world):
+    """The small world's student is nearly always wrong, and its reward model has hardly more to learn than that: with the marks at other places or
+    the signs exchanged it would not say so. How good a full-sized one is, stands in the results."""
+    model, tokenizer = common.load_4bit(str(small_world / "prm"), "--prm")
+    problems, rng = draws(50, seed=3), random.Random(0)
+    answers = [(p.text, common.split_steps(solution(rng.choice(problems), rng.randrange(4)))) for p in problems]  # of other problems
+    rewards = common.score_steps(model, tokenizer, answers)
+    assert [len(found) for found in rewards] == [len(steps) for _, steps in answers] and all(0 < r < 1 for found in rewards for r in found)
+    assert sum(found[-1] for found in rewards) / 50 < 0.2
