@@ -933,7 +933,10 @@ def check_checkpoint(name: str, flag: str) -> None:
 
 
 def load_4bit(name: str, flag: str) -> tuple:
-    """(model, tokenizer) of a causal language model, frozen, in NF4; compute in bfloat16, on a machine without a GPU in float32."""
+    """(model, tokenizer) of a causal language model, frozen, in NF4; compute in bfloat16, on a machine without a GPU in float32.
+
+    The memory of models that nothing refers to any more is given back first, and the GPU's peak counted anew.
+    """
     import logging
     import warnings
 
@@ -945,6 +948,10 @@ def load_4bit(name: str, flag: str) -> tuple:
     from transformers.utils import logging as hf_logging
     hf_logging.disable_progress_bar()
     check_checkpoint(name, flag)
+    gc.collect()  # PEFT's wrappers refer to one another
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True)
     try:
@@ -990,15 +997,6 @@ def load_student(name: str, adapter: str | Path | None = None) -> Student:
             message = str(error).strip().split("\n")[0]
             raise UserError(f"--adapter {adapter}: expected a folder with a LoRA adapter of {name}, but: {message}; check both") from error
     return Student(model, tokenizer, end, frozenset(stop - {None}), model.device)
-
-
-def free() -> None:
-    """Give back the memory of models that nothing refers to any more, before another one is loaded, and count its peak anew."""
-    gc.collect()  # PEFT's wrappers refer to one another
-    torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
 
 
 def apply_template(tokenizer, messages: list[dict], **kwargs) -> str:
@@ -1080,7 +1078,6 @@ def step_rewards(run: "Run", name: str, prm: str, answered: list[tuple[dict, str
     """The rewards of the steps of every (question, response), by the question's id; in batches of similar length, kept in the file `name`."""
     if not answered:
         return {}
-    free()
     load_prm = functools.cache(lambda: load_4bit(prm, "--prm"))  # only if something is left to do
     by_id = {row["id"]: (row["problem"], response) for row, response in answered}
     items = [{"id": i} for i in sorted(by_id, key=lambda i: (sum(map(len, by_id[i])), i))]

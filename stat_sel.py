@@ -619,9 +619,7 @@ def main(args: Args) -> None:
         adapter = args.adapter if arm == "base" else run.path / "adapter" / arm
         student.cache_clear()
         if arm != "base" and not adapter.exists():
-            common.free()
             train(args, run, common.load_student(args.student, args.adapter), run.read(f"train_{arm}.jsonl"), arm)
-        common.free()
         student = functools.cache(lambda adapter=adapter: common.load_student(args.student, adapter))  # what is tested is what was saved
         tested[arm] = test(args, run, student, questions, arm)
     print(common.sets_table(tested, "augment" if "augment" in tested else list(tested)[0],

@@ -62,10 +62,11 @@ def main() -> int:
     parser.add_argument("--new-tokens", type=int, default=512, help="length of every answer")
     parser.add_argument("--words", type=int, default=500, help="length of a training answer, in words of about two tokens")
     parser.add_argument("--scale", type=float, default=1.0, help="size of the toy world")
+    parser.add_argument("--limit", type=int, default=1500, help="questions of each kind in the toy run")
     args = parser.parse_args()
     print(f"device: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'}")
     with tempfile.TemporaryDirectory() as folder:
-        toy = [sys.executable, "-m", "toyworld", "stat_sel", "--scale", str(args.scale), "--out", f"{folder}/toy"]
+        toy = [sys.executable, "-m", "toyworld", "stat_sel", "--scale", str(args.scale), "--limit", str(args.limit), "--out", f"{folder}/toy"]
         if code := timed("toy world, end to end", lambda: subprocess.call(toy, cwd=ROOT)):
             return code
         made = world.make_world(ROOT / world.default_root(), 0, stat_sel.STUDENT_PROMPT, args.scale)
@@ -82,7 +83,6 @@ def main() -> int:
               f"{run_args.batch // run_args.micro_batch} x {run_args.micro_batch}", lambda: stat_sel.train(run_args, run, student, rows, "arm"))
         run.lock.close()
         student = None  # the reward model needs its place
-        common.free()
         prm = make_checkpoint(Path(folder), args.prm_shape, AutoTokenizer.from_pretrained(made / "prm"))
         model, tokenizer = timed(f"load the reward model, {args.prm_shape}, in 4 bits", lambda: common.load_4bit(str(prm), "--prm"))
         answers = [("What is 3+4?", ["seven " * (args.words // 10)] * 10)] * run_args.prm_batch
