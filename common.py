@@ -291,10 +291,10 @@ class Teacher:
             raise UserError(f"teacher: {self.path} is no cache of replies: none of its {n_bad} lines is one; name another file")
 
 
-def open_teacher(args) -> Teacher:
-    """The teacher that a method's flags name, with its cache in the run directory. With args.plan nothing is written."""
+def open_teacher(args, write: bool = True) -> Teacher:
+    """The teacher that a method's flags name, its cache in the run directory. write=False, for a plan, makes no file."""
     cache = Path(args.cache or Path(args.out, "teacher.jsonl"))
-    return Teacher(args.teacher, args.teacher_url, cache=os.devnull if args.plan and not cache.exists() else cache, concurrency=args.concurrency,
+    return Teacher(args.teacher, args.teacher_url, cache=cache if write or cache.exists() else os.devnull, concurrency=args.concurrency,
                    max_usd=args.max_usd, usd_per_m_in=args.usd_per_m_in, usd_per_m_out=args.usd_per_m_out, seed=args.seed, max_lost=0.01)
 
 
@@ -828,8 +828,9 @@ def read_json(path: str | Path):
 def read_lists(path: str, flag: str, what: str) -> dict[str, list[str]]:
     """A JSON file {what: [name, ...]} that a flag names."""
     lists = read_json(path)
-    if not isinstance(lists, dict) or not all(isinstance(v, list) and all(isinstance(x, str) and "," not in x for x in v) for v in lists.values()):
-        raise UserError(f"{flag} {path}: expected {{{what}: [skill, ...]}} with no comma in a skill's name; correct the file")
+    if not isinstance(lists, dict) or not all(
+            isinstance(names, list) and all(isinstance(x, str) and not re.search(r"[,;|\n]", x) for x in names) for names in lists.values()):
+        raise UserError(f"{flag} {path}: expected {{{what}: [skill, ...]}} with none of , ; | in a skill's name; correct the file")
     return lists
 
 
@@ -857,12 +858,27 @@ def read_pairs(path: str, flag: str = "--pairs") -> list[dict]:
     return pairs
 
 
+def plain(text: str) -> str:
+    """A question without case, spacing, stops and brackets; 1.5 is not 15, nor x+1 x-1."""
+    return re.sub(r"[^\w+\-*/^<>=.,]|[.,](?!\d)", "", text.casefold())
+
+
 def without(rows: list[dict], others: list[dict]) -> list[dict]:
-    """The rows whose problem is not, but for case, spacing, stops and brackets, one of `others`."""
-    def plain(row):
-        return re.sub(r"[^\w+\-*/^<>=.,]|[.,](?!\d)", "", row["problem"].casefold())  # 1.5 is not 15, x+1 not x-1
-    texts = set(map(plain, others))
-    return [row for row in rows if plain(row) not in texts]
+    """The rows whose problem is not, in plain form, one of `others`."""
+    texts = {plain(row["problem"]) for row in others}
+    return [row for row in rows if plain(row["problem"]) not in texts]
+
+
+def untested(pairs: list[dict], tests: list[dict]) -> list[dict]:
+    """The training pairs, {"messages"}, whose question does not hold one of the test problems; says how many do."""
+    questions = [plain(pair["messages"][-2]["content"]) for pair in pairs]
+    everything = "\n".join(questions)
+    tested = [text for text in {plain(row["problem"]) for row in tests} if text in everything]
+    left = [pair for pair, question in zip(pairs, questions, strict=True) if not any(text in question for text in tested)]
+    print(f"{len(pairs)} pairs, {len(pairs) - len(left)} of them left out because they hold a question that is tested on")
+    if not left:
+        raise UserError("--pairs: every pair holds a question that is tested on; check --data and the file")
+    return left
 
 
 def torch_seed(seed: int, *names: str) -> int:
@@ -901,7 +917,10 @@ def load_questions(data: str, n_val: int, seed: int, val: str | None = None, ood
     if data.endswith(".jsonl"):
         raise UserError(f"--data {data}: expected a folder with train.jsonl and test.jsonl, came one file; give the folder")
     train, tests = load(data, "train"), load(data, "test")
-    others = {"/".join(Path(name).with_suffix("").parts[-2:]): load(name) for name in [val] * bool(val) + list(ood)}
+    names = {name: "/".join(Path(name).with_suffix("").parts[-2:]) for name in dict.fromkeys([val] * bool(val) + list(ood))}
+    if twice := [name for name, count in Counter(["MATH", *names.values()]).items() if count > 1]:
+        raise UserError(f"--ood: two sets would be called {twice[0]}, by the last two parts of their paths; rename one")
+    others = {short: load(name) for name, short in names.items()}
     if val:
         name, rows = next(iter(others.items()))
         chosen, _ = split_math(rows, min(n_val, len(rows) // 2), seed)
@@ -926,10 +945,25 @@ def load_questions(data: str, n_val: int, seed: int, val: str | None = None, ood
 
 
 # --- Models: 4-bit weights from the Hub or a folder. ----------------------------------------------------------------------------------
-def check_checkpoint(name: str, flag: str) -> None:
-    """Refuses what is neither a folder nor a Hub name, before anything asks the Hub for it."""
-    if not Path(name).is_dir() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
+def check_checkpoint(name: str | None, flag: str) -> None:
+    """Refuse early what is neither a folder with a model or an adapter nor one on the Hub; None is fine."""
+    file = "adapter_config.json" if flag == "--adapter" else "config.json"
+    if name is None or (Path(name) / file).is_file():
+        return
+    if Path(name).is_dir():
+        raise UserError(f"{flag} {name}: there is no {file} in that folder; give the folder that a checkpoint was saved to")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(f"{flag} {name}: no such folder; give a folder with a checkpoint or a Hub name such as Qwen/Qwen2.5-3B")
+    from huggingface_hub import hf_hub_download
+    try:
+        hf_hub_download(name, file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{flag} {name} can't be loaded: {loading_advice(error)}") from error
+
+
+def loading_advice(error: Exception) -> str:
+    gated = "gated" in str(error).lower() or "401" in str(error)
+    return "the weights are gated: accept their licence on the Hub, then run `hf auth login`" if gated else str(error).strip().split("\n")[0]
 
 
 def load_4bit(name: str, flag: str) -> tuple:
@@ -947,7 +981,6 @@ def load_4bit(name: str, flag: str) -> tuple:
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
     from transformers.utils import logging as hf_logging
     hf_logging.disable_progress_bar()
-    check_checkpoint(name, flag)
     gc.collect()  # PEFT's wrappers refer to one another
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -956,12 +989,12 @@ def load_4bit(name: str, flag: str) -> tuple:
     quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(
-            name, quantization_config=quantization, dtype=dtype, device_map={"": 0} if torch.cuda.is_available() else None)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name, quantization_config=quantization, dtype=dtype, device_map={"": 0} if torch.cuda.is_available() else None, output_loading_info=True)
     except (OSError, ValueError) as error:
-        gated = "gated" in str(error).lower() or "401" in str(error)
-        advice = "the weights are gated: accept their licence on the Hub, then run `hf auth login`" if gated else str(error).split("\n")[0]
-        raise UserError(f"{flag} {name} can't be loaded: {advice}") from error
+        raise UserError(f"{flag} {name} can't be loaded: {loading_advice(error)}") from error
+    if info["missing_keys"] and flag != "--embedder":  # a reward model with a head of its own would score at random
+        raise UserError(f"{flag} {name}: expected a causal language model, but {min(info['missing_keys'])} is not among its weights; take another")
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False  # else one forward pass in eval mode silently breaks all later gradients on such CPUs
@@ -973,15 +1006,13 @@ def load_4bit(name: str, flag: str) -> tuple:
 class Student(NamedTuple):
     model: object  # a torch module, with a LoRA adapter if it has one
     tokenizer: object
-    end: str  # what the chat template puts behind an answer
+    end: str  # what training puts behind an answer
     stop_ids: frozenset[int]  # every token that ends an answer
     device: object
 
 
 def load_student(name: str, adapter: str | Path | None = None) -> Student:
     """A chat model in NF4, with a LoRA adapter that training may go on from, if one is given."""
-    if adapter:
-        check_checkpoint(str(adapter), "--adapter")
     model, tokenizer = load_4bit(name, "--student")
     if tokenizer.chat_template is None:
         raise UserError(f"--student {name}: its tokenizer has no chat template; use an instruction-tuned model, or add one")
@@ -989,6 +1020,8 @@ def load_student(name: str, adapter: str | Path | None = None) -> Student:
     end = shown.rpartition("@answer@")[2].strip() or tokenizer.eos_token
     stop = model.generation_config.eos_token_id
     stop = set(stop if isinstance(stop, list) else [stop]) | {tokenizer.eos_token_id, tokenizer(end, add_special_tokens=False).input_ids[-1]}
+    # Qwen2.5's base models have a template but never saw its end of turn: with the embeddings frozen, LoRA could hardly teach it to them.
+    end = end if tokenizer.eos_token in end else tokenizer.eos_token
     if adapter:
         from peft import PeftModel
         try:
@@ -1020,7 +1053,7 @@ def pad(rows: list[list[int]], device) -> tuple:
 def hidden_states(model, ids, mask):
     """The last hidden states, (B, T, d), of a causal model with or without LoRA layers; no logits are computed."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return base.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    return base.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
 
 
 def grouped_batches(lengths: list[int], size: int, rng: random.Random) -> list[list[int]]:
@@ -1344,7 +1377,7 @@ def cli(main, Args, description: str) -> None:
         if isinstance(error, UserError):
             message = str(error)
         elif type(error).__name__ == "OutOfMemoryError":  # torch's, known by name since torch may not be loaded
-            flags = ["--" + field.name.replace("_", "-") for field in dataclasses.fields(Args) if "batch" in field.name]
+            flags = ["--" + field.name.replace("_", "-") for field in dataclasses.fields(Args) if field.name.endswith("_batch")]
             message = f"the GPU's memory is full; lower {' or '.join(flags) or 'the batch size'}, or take a smaller model"
         elif isinstance(error, OSError) and errno.errorcode.get(error.errno) in (
                 "ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "EEXIST", "ENOTDIR", "ENAMETOOLONG"):

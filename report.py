@@ -18,7 +18,7 @@ from pathlib import Path
 
 from common import UserError, agreement, read_json, read_jsonl
 
-MAY_DIFFER = ("student", "prm", "data", "skills", "seed", "out", "teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd",
+MAY_DIFFER = ("prm", "data", "skills", "seed", "out", "teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd",
               "usd_per_m_in", "usd_per_m_out", "plan", "micro_batch", "sample_batch", "prm_batch", "checkpointing")  # between the runs of one table
 TAU1, TAU2 = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95), (0.5, 0.6, 0.7, 0.8)  # the grid that Table 8 is compared with
 
@@ -31,7 +31,7 @@ def gather(paths: list[str]) -> dict:
         if missing := [name for name in ("result.json", "0_questions.jsonl") if not (path / name).exists()]:
             raise UserError(f"{path}: expected a finished run with a {missing[0]}, found none; finish it, or leave it out")
         result, args, env = (read_json(path / name) for name in ("result.json", "args.json", "env.json"))
-        arguments[str(path)] = {name: value for name, value in args.items() if name not in MAY_DIFFER}
+        arguments[str(path)] = {name: value for name, value in args.items() if name not in MAY_DIFFER} | {"student": Path(args["student"]).name}
         graded = read_rows(path / "2_graded.jsonl")
         val = [row for row in graded if row["part"] == "Q_val"]
         difficult = {row["id"] for row in graded if row["part"] == "Q_test" and row["difficult"]}
@@ -219,7 +219,8 @@ def claims(runs: list[dict]) -> list[str]:
         sizes = [span([run["arms"][arm]["n_pairs"] for run in runs]) for arm in (a, b)]
         unequal = f", with {sizes[0]} pairs against {sizes[1]}" if b != "base" and sizes[0] != sizes[1] else ""
         no_embedder = b == "embed" and runs[0]["embedder"] is None
-        rows.append([name, "not testable here: the student's own hidden states stood in for an embedder" if no_embedder else verdict(found),
+        pooled = " (with mean-pooled embeddings, whatever that embedder's own way is)" if b == "embed" else ""
+        rows.append([name, "not testable here: the student's own hidden states stood in for an embedder" if no_embedder else verdict(found) + pooled,
                      f"{shown(found)} points{unequal}", ", ".join(paper) + " (the first alone)" * (len(paper) == 1) or "not run there"])
     if {"stat", "augment"} <= set(arms):
         distances = [[distance_to_profile(run, arm, "skills_by_data") for arm in ("augment", "stat")] for run in runs]
@@ -250,7 +251,7 @@ def tables(results: dict) -> str:
     lines += arms_table(runs, arms, reference) + claims(runs)
     calls, tokens_in, tokens_out = (statistics.fmean(sum(step.get(name, 0) for step in run["teacher_totals"].values()) for run in runs)
                                     for name in ("calls", "n_in", "n_out"))
-    lines += ["", f"The teacher in a run: {calls:,.0f} calls, {tokens_in:,.0f} tokens in, {tokens_out:,.0f} out."]
+    lines += ["", f"The teacher in a run, by all that its cache file holds: {calls:,.0f} calls, {tokens_in:,.0f} tokens in, {tokens_out:,.0f} out."]
     for labels, words in (("skills_by_data", "labels that nothing was drawn by"), ("skills_by_teacher", "the labels drawn by")):
         distances = {arm: t_interval([distance_to_profile(run, arm, labels) for run in runs]) for arm in trained}
         if any(distances.values()):

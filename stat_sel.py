@@ -56,7 +56,7 @@ HOW = ("teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd", "
 @dataclass(frozen=True)
 class Args:
     student: str = "Qwen/Qwen2.5-3B"  # model to improve: Hub name or folder (§3.1)
-    adapter: str | None = None  # LoRA adapter of an earlier run to start from, such as runs/stat_sel/adapter/stat; its rank counts (§3.3)
+    adapter: str | None = None  # LoRA adapter of an earlier run to start from, such as runs/stat_sel/adapter/stat; its own LoRA settings count (§3.3)
     data: str = "math"  # "math", or a folder with train.jsonl (P) and test.jsonl (split into Q_val and Q_test)
     val: str | None = None  # profile on this set, such as math_perturb_hard or a .jsonl file; on half of it at most, the rest is tested on (§3.3)
     ood: tuple[str, ...] = ()  # other sets to test on: gsm8k math500 amc23 aime24 aime25 math_perturb_simple math_perturb_hard, .jsonl files (§3.1)
@@ -81,20 +81,20 @@ class Args:
     plan: bool = False  # print the teacher calls ahead, one prompt of each kind, and stop
 
     n_val: int = 1000  # size of Q_val; the rest of the test split is Q_test (§3.1)
-    difficulty: Literal["prm", "consistency", "length", "answer"] = "prm"  # by Eq. 1; five samples never agree twice; long; wrong (§2.1, §E.1)
+    difficulty: Literal["prm", "consistency", "length", "answer"] = "prm"  # Eq. 1 (§2.1); five samples disagree, or are long (§E.1); wrong (ours)
     compare: bool = False  # grade Q_val by the other criteria too, to see how well each finds the wrong answers (Tables 8, 11)
     prm: str = "RLHFlow/Llama3.1-8B-PRM-Mistral-Data"  # process reward model that marks each step with + or - (§C.1)
     tau1: float = 0.85  # difficult if the last or the mean step reward is no higher (Eq. 1, §C.1)
     tau2: float = 0.7  # or that of an earlier step (Eq. 1, §C.1)
-    length_words: int = 800  # difficult by length if the mean response has as many words (§E.1)
-    temperature: float = 0.1  # of the student's answers (§3.1)
+    length_words: int = 800  # difficult by length if five samples have as many words in the mean (§E.1)
+    temperature: float = 0.1  # of the student's answers (§3.1); at 0 the two draws of MATH^D are one
     max_new_tokens: int = 2048  # length limit of an answer (ours: because MATH's longest solution has 6,767 characters)
     questions_per_skill: int = 5  # drawn for every (difficult question, missing skill) (§B.2; Algorithm 1 says 3), and by Embed-Sel (§C.2)
     embedder: str | None = None  # model whose mean-pooled hidden states are Embed-Sel's embeddings (§C.2: gte-Qwen2-7B-instruct); else the student
     n_rewrites: int = 3  # rewritten answers of a drawn question (§B.2)
     n_pairs: int = 9500  # question-answer pairs in every trained arm but train (§B.2)
 
-    lr: float = 1e-4  # peak; the paper chooses from 5e-4, 2e-4, 1e-4, 8e-5, 2e-5 for each method (§C.1)
+    lr: float = 1e-4  # peak (ours: the middle one, untuned); the paper chooses from 5e-4, 2e-4, 1e-4, 8e-5, 2e-5 for each method (§C.1)
     epochs: int = 3  # (§C.1)
     batch: int = 8  # pairs in an optimiser step (§C.1: 2 x 4)
     micro_batch: int = 2  # pairs in a forward pass: lower it if memory is short
@@ -161,10 +161,6 @@ REWRITE_PROMPT = """Here are a problem and a correct solution.
 
 Write the solution anew in your own words: complete, step by step, with every calculation shown, not mentioning that a solution was given.
 Keep the final answer and put it in \\boxed{{}}."""
-
-
-def teacher_messages(prompt: str, **fields: str) -> list[dict]:
-    return [{"role": "user", "content": prompt.format(**fields)}]
 
 
 # --- The method: pure functions in the paper's order. No files, no network. -----------------------------------------------------------------
@@ -405,26 +401,16 @@ def train(args, run, student: common.Student, rows: list[dict], name: str) -> No
     model.save_pretrained(final.with_suffix(".tmp"))
     student.tokenizer.save_pretrained(final.with_suffix(".tmp"))
     final.with_suffix(".tmp").rename(final)
-    checkpoint.unlink()
 
 
 # --- The stages, with files and network. ----------------------------------------------------------------------------------------------------
-def label_requests(args, rows: list[dict], skills: dict[str, list[str]]) -> list[Request]:
-    # ours: T = 0 for labels and diagnoses, because one answer is wanted, the likeliest
-    return [Request(teacher_messages(LABEL_PROMPT, subject=row["subject"], problem=row["problem"], skills="\n".join(skills[row["subject"]])),
-                    max_tokens=args.teacher_max_tokens) for row in rows]
-
-
-def profile_requests(args, rows: list[dict], responses: list[str], skills: dict[str, list[str]]) -> list[Request]:
-    return [Request(teacher_messages(PROFILE_PROMPT, subject=row["subject"], problem=row["problem"], response=response,
-                                     skills="\n".join(skills[row["subject"]])), max_tokens=args.teacher_max_tokens)
-            for row, response in zip(rows, responses, strict=True)]
-
-
-def rewrite_requests(args, rows: list[dict]) -> list[Request]:
-    # ours: T = 1, because at a low one the rewrites of a question would hardly differ
-    return [Request(teacher_messages(REWRITE_PROMPT, problem=row["problem"], solution=row["solution"]), temperature=1.0,
-                    max_tokens=args.teacher_max_tokens, sample=i) for row in rows for i in range(args.n_rewrites)]
+def requests(args, prompt: str, rows: list[dict], skills=None, responses=None, n: int = 1, temperature: float = 0.0) -> list[Request]:
+    """n requests for each question, with its subject's skills and the student's response where the prompt asks for them."""
+    # ours: T = 0 but for rewrites, because one label or diagnosis is wanted, the likeliest, but n rewrites that differ
+    return [Request([{"role": "user", "content": prompt.format(
+                subject=row["subject"], problem=row["problem"], solution=row["solution"], response=response,
+                skills="\n".join(skills[row["subject"]]) if skills else "")}], temperature, args.teacher_max_tokens, sample)
+            for row, response in zip(rows, responses or [""] * len(rows), strict=True) for sample in range(n)]
 
 
 def own_skills(rows: list[dict], skills: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -432,7 +418,7 @@ def own_skills(rows: list[dict], skills: dict[str, list[str]]) -> dict[str, list
 
     ours: that limit, because names of another list agree with this one by accident only, and a table of accidents looks like a result.
     """
-    read = {row["id"]: read_skills(",".join(row["skills"] or []), row["subject"], skills[row["subject"]]) for row in rows}
+    read = {row["id"]: read_skills(",".join(row["skills"] or []), row["subject"] or "", skills.get(row["subject"], [])) for row in rows}
     n_known, n_unknown = (sum(len(found[i]) for found in read.values()) for i in (0, 1))
     return {row_id: known if n_unknown <= 0.05 * (n_known + n_unknown) else [] for row_id, (known, _) in read.items()}
 
@@ -441,7 +427,7 @@ def grade(args, run, student, val: list[dict], tests: list[dict]) -> list[dict]:
     """Stage 1: the questions of Q_val and Q_test with the student's answer and whether it is difficult (§2.1; Q_test for MATH^D)."""
     rows = val + tests
     answers = {i: drawn[0]["response"] for i, drawn in answer(args, run, "1_answers.jsonl", student, rows, args.temperature).items()}
-    sampled, scored = (rows if args.difficulty == criterion else val if args.compare else [] for criterion in ("consistency", "prm"))
+    sampled, scored = (rows if args.difficulty in by else val if args.compare else [] for by in (("consistency", "length"), ("prm",)))
     # ours: at T = 1, because at 0.1 five samples nearly always agree
     samples = answer(args, run, "1_samples.jsonl", student, sampled, temperature=1.0, n=5) if sampled else {}
     student.cache_clear()  # the reward model needs the student's place
@@ -452,9 +438,9 @@ def grade(args, run, student, val: list[dict], tests: list[dict]) -> list[dict]:
         for i, row in enumerate(rows):
             response, r = answers[row["id"]], rewards.get(row["id"])
             texts = [sample["response"] for sample in samples.get(row["id"], [])]
-            words = sum(len(text.split()) for text in texts or [response]) / len(texts or [response])
+            words = sum(len(text.split()) for text in texts) / len(texts) if texts else None
             is_right = common.score(response, row["answer"])
-            by = {"answer": not is_right, "length": words >= args.length_words,
+            by = {"answer": not is_right, "length": words >= args.length_words if texts else None,
                   "consistency": is_inconsistent([common.extract_answer(text) for text in texts]) if texts else None,
                   "prm": is_difficult(r, args.tau1, args.tau2) if r else None}
             graded.append({"id": row["id"], "part": "Q_val" if i < len(val) else "Q_test", "response": response, "is_right": is_right, "words": words,
@@ -477,11 +463,12 @@ def label(args, run, teacher, rows: list[dict], skills) -> dict[str, list[str]]:
     def make():
         if args.skill_map:
             given = common.read_lists(args.skill_map, "--skill-map", "question id")
-            replies = [",".join(given.get(row["id"], [])) for row in rows]
+            texts = ["\n".join(given.get(row["id"], [])) for row in rows]
         else:
-            replies = [reply and (read_tag(reply.text, "skill") or "") for reply in teacher.ask(label_requests(args, rows, skills), "3 label")]
-        read = [read_skills(reply or "", row["subject"], skills[row["subject"]]) for row, reply in zip(rows, replies, strict=True)]
-        return [{"id": row["id"], "skills": known[:5], "unknown": unknown} for row, (known, unknown) in zip(rows, read, strict=True)]
+            texts = [reply and read_tag(reply.text, "skill") for reply in teacher.ask(requests(args, LABEL_PROMPT, rows, skills), "3 label")]
+        read = [read_skills(text or "", row["subject"], skills[row["subject"]]) for row, text in zip(rows, texts, strict=True)]
+        most = None if args.skill_map else 5
+        return [{"id": row["id"], "skills": known[:most], "unknown": unknown} for row, (known, unknown) in zip(rows, read, strict=True)]
     labels = run.step("3_skill_map.jsonl", make)
     print(f"  {sum(not row['skills'] for row in labels)} of {len(labels)} questions without a skill, "
           f"{sum(len(row['unknown']) for row in labels)} names not on the list")
@@ -494,8 +481,8 @@ def diagnose(args, run, teacher, val: list[dict], graded: list[dict], skills) ->
         by_id = {row["id"]: row for row in val}
         difficult = [row for row in graded if row["part"] == "Q_val" and row["difficult"]]
         rows = [by_id[row["id"]] for row in difficult]
-        out, requests = [], profile_requests(args, rows, [row["response"] for row in difficult], skills)
-        for row, reply in zip(rows, teacher.ask(requests, "4 diagnose"), strict=True):
+        out, asked = [], requests(args, PROFILE_PROMPT, rows, skills, [row["response"] for row in difficult])
+        for row, reply in zip(rows, teacher.ask(asked, "4 diagnose"), strict=True):
             lost = {"judge": None, "skills": [], "unknown": [], "fault": "no reply", "reason": None}
             out.append({"id": row["id"]} | (read_profile(reply.text, row["subject"], skills[row["subject"]]) if reply else lost))
         return out
@@ -506,6 +493,21 @@ def diagnose(args, run, teacher, val: list[dict], graded: list[dict], skills) ->
           f"{sum(len(row['unknown']) for row in rows)} names not on the list")
     print(common.bars(Counter(skill for missing in profile.values() for skill in missing)))
     return profile
+
+
+def rewrite(args, run, teacher, rows: list[dict]) -> dict[str, list[dict]]:
+    """The rewritten answers of each question that end in its gold answer, by id; n_rewrites are asked for (§B.2)."""
+    def make():
+        keys = [(row, i) for row in rows for i in range(args.n_rewrites)]
+        replies = teacher.ask(requests(args, REWRITE_PROMPT, rows, n=args.n_rewrites, temperature=1.0), "5 rewrite") if rows else []
+        return [{"id": row["id"], "sample": i, "response": reply and reply.text, "is_right": reply and common.score(reply.text, row["answer"])}
+                for (row, i), reply in zip(keys, replies, strict=True)]
+    rewrites, right = run.step("5_rewrites.jsonl", make), {}
+    for row in rewrites:
+        if row["is_right"]:
+            right.setdefault(row["id"], []).append(row)
+    print(f"  {sum(not row['is_right'] for row in rewrites)} of {len(rewrites)} rewrites dropped for a wrong or missing answer")
+    return right
 
 
 def draw(args, run, teacher, student, pool: list[dict], profile, labels, difficult: list[dict]) -> None:
@@ -533,25 +535,16 @@ def draw(args, run, teacher, student, pool: list[dict], profile, labels, difficu
         elif arm in ("stat", "shuffled"):
             source = profile if arm == "stat" else shuffle_profile(profile, skill_map, k, common.rng(args.seed, "shuffle"))
             drawn[arm] = draw_stat(source, skill_map, k, common.rng(args.seed, "draw", arm))
-    asked = [row for row in pool if row["id"] in set(itertools.chain(*drawn.values()))]
-
-    def rewrite():
-        keys = [(row, i) for row in asked for i in range(args.n_rewrites)]
-        replies = teacher.ask(rewrite_requests(args, asked), "5 rewrite") if asked else []
-        return [{"id": row["id"], "sample": i, "response": reply and reply.text, "is_right": reply and common.score(reply.text, row["answer"])}
-                for (row, i), reply in zip(keys, replies, strict=True)]
-    rewrites = run.step("5_rewrites.jsonl", rewrite)
-    right: dict[str, list[dict]] = {}
-    for row in rewrites:
-        if row["is_right"]:
-            right.setdefault(row["id"], []).append(row)
-    print(f"  {sum(not row['is_right'] for row in rewrites)} of {len(rewrites)} rewrites dropped for a wrong or missing answer")
-    pairs = {}
+        if drawn.get(arm) == []:
+            raise UserError(f"arm {arm}: no question of P to draw (difficult ones: {len(difficult)}, profile: {len(profile)}, levels 4 and 5 for "
+                            "hard); take more questions, or leave the arm out")
+    asked = set(itertools.chain(*drawn.values()))
+    right, pairs = rewrite(args, run, teacher, [row for row in pool if row["id"] in asked]), {}
     for arm, ids in drawn.items():
         rows = [row for i in ids for row in right.get(i, [])]
         pairs[arm] = common.rng(args.seed, "pairs", arm).sample(rows, len(rows))
         if not rows:
-            raise UserError(f"arm {arm}: no question of P to train on; read {run.path}/4_profile.jsonl and 5_rewrites.jsonl, or take more questions")
+            raise UserError(f"arm {arm}: none of its rewrites has the gold answer; read {run.path}/5_rewrites.jsonl, or take more questions")
     n = min([args.n_pairs, *(len(rows) for arm, rows in pairs.items() if arm != "hard")])
     if "train" in args.arms:
         pairs["train"] = [{"id": row["id"], "sample": None, "response": row["solution"]} for row in pool]
@@ -560,8 +553,7 @@ def draw(args, run, teacher, student, pool: list[dict], profile, labels, difficu
             {"id": row["id"], "sample": row["sample"],
              "messages": question(by_id[row["id"]]["problem"]) + [{"role": "assistant", "content": row["response"]}]}
             for row in (rows if arm == "train" else rows[:n])])
-        few = f", fewer than --n-pairs {args.n_pairs}" if len(rows) < args.n_pairs else ""
-        print(f"  {arm}: {len(rows)} pairs of {len({row['id'] for row in rows})} questions{few}")
+        print(f"  {arm}: {len(rows)} pairs of {len({row['id'] for row in rows})} questions, of {len(pairs[arm])} that it could have")
 
 
 def test(args, run, student, questions, arm: str) -> list[dict]:
@@ -582,22 +574,28 @@ def main(args: Args) -> None:
     skills = common.read_lists(args.skills, "--skills", "subject") if args.skills else common.MATH_SKILLS
     if args.skill_map:
         common.read_lists(args.skill_map, "--skill-map", "question id")
-    given = common.read_pairs(args.pairs) if args.pairs else []
+    for flag, name in (("--student", args.student), ("--adapter", args.adapter), ("--embedder", args.embedder if "embed" in args.arms else None),
+                       ("--prm", args.prm if args.difficulty == "prm" or args.compare else None)):
+        common.check_checkpoint(name, flag)  # now, not after hours
     questions = common.load_questions(args.data, args.n_val, args.seed, args.val, args.ood, args.samples, args.limit)
-    pool, val, tests = questions.pool, [] if given else questions.val, questions.sets["MATH"]
-    if unknown := {str(row["subject"]) for row in pool + questions.val + tests} - skills.keys():
-        raise UserError(f"--data {args.data}: subject {min(unknown)!r} is not in the skill list ({', '.join(skills)}); give a list by --skills")
-    if not args.plan:
-        run = common.open_run(args, args.out, HOW)
-    teacher, labels, profile = None, {}, {}
-    if not given and set(args.arms) - {"base", "train"}:
-        teacher = common.open_teacher(args)
+    pool, val, tests = questions.pool, [] if args.pairs else questions.val, questions.sets["MATH"]
+    given = common.untested(common.read_pairs(args.pairs), tests) if args.pairs else []
+    taught = set() if given else set(args.arms) - {"base", "train"}
+    targeted = bool(taught & {"stat", "shuffled"})
+    if taught:
+        for flag, rows in ((f"--data {args.data}", pool + tests), (f"--val {args.val}", val)):
+            if unknown := {str(row["subject"]) for row in rows} - skills.keys():
+                raise UserError(f"{flag}: subject {min(unknown)!r} is not in the skill list ({', '.join(skills)}); give a list by --skills")
         longest = ["(the student's response)"] + ["x" * 3 * args.max_new_tokens] * (len(val) - 1)  # the first is shown; three bytes count as a token
-        teacher.plan({"3 label": [] if args.skill_map else label_requests(args, pool + tests * args.label_test, skills),
-                      "4 diagnose, at most": profile_requests(args, val, longest, skills),
-                      "5 rewrite, at most": rewrite_requests(args, pool)}, show=args.plan)
+        to_label = (pool if targeted else []) + tests * args.label_test
+        common.open_teacher(args, write=False).plan({
+            "3 label": [] if args.skill_map else requests(args, LABEL_PROMPT, to_label, skills),
+            "4 diagnose, at most": requests(args, PROFILE_PROMPT, val, skills, longest) if targeted else [],
+            "5 rewrite, at most": requests(args, REWRITE_PROMPT, pool, n=args.n_rewrites, temperature=1.0)}, show=args.plan)
     if args.plan:
         return
+    run = common.open_run(args, args.out, HOW)
+    teacher, labels, profile = common.open_teacher(args) if taught else None, {}, {}
     run.step("0_questions.jsonl", lambda: [
         {"id": row["id"], "part": part, "subject": row["subject"], "level": row["level"], "skills": own[row["id"]]}
         for part, rows in (("P", pool), ("Q_val", val), ("Q_test", tests)) for own in [own_skills(rows, skills)] for row in rows])
@@ -608,10 +606,11 @@ def main(args: Args) -> None:
         print(f"  {args.pairs}: {sum(question('')[0]['content'].strip() not in row['messages'][-2]['content'] for row in given)} of {len(given)} "
               "questions lack the sentence that the test questions end with")
         run.step("train_pairs.jsonl", lambda: given)
-    if teacher:
-        labels = label(args, run, teacher, pool + tests * args.label_test, skills)
-        profile = diagnose(args, run, teacher, val, graded, skills)
-    if not given:
+    else:
+        if taught and to_label:
+            labels = label(args, run, teacher, to_label, skills)
+        if targeted:
+            profile = diagnose(args, run, teacher, val, graded, skills)
         draw(args, run, teacher, student, pool, profile, labels, [row for row in val if row["id"] in hard])
 
     tested = {}
@@ -620,6 +619,8 @@ def main(args: Args) -> None:
         student.cache_clear()
         if arm != "base" and not adapter.exists():
             train(args, run, common.load_student(args.student, args.adapter), run.read(f"train_{arm}.jsonl"), arm)
+        if arm != "base":
+            adapter.with_suffix(".checkpoint.pt").unlink(missing_ok=True)
         student = functools.cache(lambda adapter=adapter: common.load_student(args.student, adapter))  # what is tested is what was saved
         tested[arm] = test(args, run, student, questions, arm)
     print(common.sets_table(tested, "augment" if "augment" in tested else list(tested)[0],

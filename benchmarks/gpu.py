@@ -36,7 +36,7 @@ def make_checkpoint(folder: Path, shape: str, tokenizer) -> Path:
     torch.set_default_dtype(torch.bfloat16)
     model = LlamaForCausalLM(LlamaConfig(
         hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads, intermediate_size=ff,
-        vocab_size=vocab, tie_word_embeddings=True, max_position_embeddings=4096, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+        vocab_size=vocab, tie_word_embeddings=shape != "8b", max_position_embeddings=4096, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
         pad_token_id=tokenizer.pad_token_id))
     torch.set_default_dtype(torch.float32)
     model.save_pretrained(folder / shape)
@@ -67,8 +67,10 @@ def main() -> int:
     print(f"device: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'}")
     with tempfile.TemporaryDirectory() as folder:
         toy = [sys.executable, "-m", "toyworld", "stat_sel", "--scale", str(args.scale), "--limit", str(args.limit), "--out", f"{folder}/toy"]
-        if code := timed("toy world, end to end", lambda: subprocess.call(toy, cwd=ROOT)):
+        started = time.time()
+        if code := subprocess.call(toy, cwd=ROOT):
             return code
+        print(f"toy world, end to end: {time.time() - started:.1f} s; its memory stands in the lines above")
         made = world.make_world(ROOT / world.default_root(), 0, stat_sel.STUDENT_PROMPT, args.scale)
         checkpoint = make_checkpoint(Path(folder), args.shape, AutoTokenizer.from_pretrained(made / "student"))
         run_args = stat_sel.Args(student=str(checkpoint), out=f"{folder}/run", epochs=1)

@@ -356,3 +356,23 @@ def test_math_500_loses_what_is_profiled_on(real_data, tmp_path):
     profiled = {row["problem"] for row in got.val}
     expected = sum(row["math500"] and row["problem"] in profiled for row in rows)
     assert len(got.sets[name]) == 500 - got.removed[name] and got.removed[name] == expected and 60 < expected < 140
+
+
+def test_sets_that_would_share_a_name_are_refused(tmp_path):
+    write_sets(tmp_path, ["a"], [f"t {i}" for i in range(10)])
+    for folder in ("one/x", "two/x"):
+        write(tmp_path / folder / "test.jsonl", {"problem": "p", "answer": "1"})
+    with pytest.raises(UserError, match="two sets would be called x/test"):
+        common.load_questions(str(tmp_path), 3, seed=0, ood=(str(tmp_path / "one/x/test.jsonl"), str(tmp_path / "two/x/test.jsonl")))
+    same = str(tmp_path / "one/x/test.jsonl")
+    assert list(common.load_questions(str(tmp_path), 3, seed=0, ood=(same, same)).sets) == ["MATH", "x/test"]
+
+
+def test_given_pairs_that_are_tested_on_are_left_out(capsys):
+    def pair(question):
+        return {"id": None, "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "!"}]}
+    pairs = [pair("What is $2+3$?\nReason step by step."), pair("What is 2-3?"), pair("Why?")]
+    assert common.untested(pairs, [{"problem": "What is 2 + 3?"}, {"problem": "What is 9?"}]) == pairs[1:]
+    assert "3 pairs, 1 of them left out" in capsys.readouterr().out
+    with pytest.raises(UserError, match="every pair holds a question that is tested on"):
+        common.untested(pairs[:1], [{"problem": "What is 2 + 3?"}])

@@ -49,7 +49,7 @@ def write_run(path, seed=1, arms=("base", "augment", "stat"), rewards=True, embe
 
     def write(name, rows):
         (path / name).write_text("".join(json.dumps(row) + "\n" for row in rows) if name.endswith("l") else json.dumps(rows))
-    args = {"seed": seed, "student": f"student-{seed}", "prm": f"prm-{seed}", "arms": arms, "label_test": False, "tau1": 0.85, "tau2": 0.7,
+    args = {"seed": seed, "student": f"worlds/{seed}/student", "prm": f"prm-{seed}", "arms": arms, "label_test": False, "tau1": 0.85, "tau2": 0.7,
             "length_words": 800, "teacher": "toy", "difficulty": "prm", "embedder": embedder} | args
     with_pairs = bool(args.get("pairs"))
     write("args.json", args)

@@ -185,8 +185,8 @@ def test_two_end_tokens_are_found(small_world, tmp_path):
     (tmp_path / "student" / "generation_config.json").write_text(json.dumps(config | {"eos_token_id": [1, 7]}))
     student = common.load_student(str(tmp_path / "student"))
     user = student.tokenizer.convert_tokens_to_ids("<|user|>")
-    assert student.stop_ids == {1, 7, user} and student.end == "<|user|>"
-    assert stat_sel.encode(student, chat("p", "r"), 100)[0][-1] == user
+    assert student.stop_ids == {1, 7, user} and student.end == "<|end|>"  # trained with the one that the weights know
+    assert stat_sel.encode(student, chat("p", "r"), 100)[0][-1] == 1
 
 
 def test_tokenizer_survives_saving(student, rows):
@@ -273,8 +273,9 @@ def test_training_goes_on_from_an_adapter(small_world, rows, tmp_path):
 
 def test_an_adapter_that_does_not_fit(small_world, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(common.UserError, match="--adapter .*no such folder"):
-        common.load_student(str(small_world / "student"), tmp_path / "no")
+    for name, words in ((tmp_path / "no", "no such folder"), (tmp_path / "empty", "no adapter_config.json")):
+        with pytest.raises(common.UserError, match=f"--adapter .*{words}"):
+            common.check_checkpoint(str(name), "--adapter")
     with pytest.raises(common.UserError, match="--adapter .*expected a folder with a LoRA adapter"):
         common.load_student(str(small_world / "student"), tmp_path / "empty")
 
@@ -298,18 +299,41 @@ def test_merging_on_the_dequantised_base_keeps_the_answers(small_world, rows, tm
 def test_a_student_that_is_not_there(tmp_path):
     for name in (str(tmp_path / "no"), "./no", "no"):
         with pytest.raises(common.UserError, match="no such folder"):
-            common.load_student(name)
+            common.check_checkpoint(name, "--student")
     (tmp_path / "empty").mkdir()
+    with pytest.raises(common.UserError, match="there is no config.json"):
+        common.check_checkpoint(str(tmp_path / "empty"), "--student")
     with pytest.raises(common.UserError, match="can't be loaded"):
         common.load_student(str(tmp_path / "empty"))
+    common.check_checkpoint(None, "--adapter")
 
 
-def test_gated_weights_are_said_to_be_gated(monkeypatch):
-    import transformers
+def test_names_on_the_hub_are_asked_for_at_once(monkeypatch):
+    import huggingface_hub
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *args: asked.append(args))
+    common.check_checkpoint("x/y", "--student")
+    common.check_checkpoint("x/y", "--adapter")
+    assert asked == [("x/y", "config.json"), ("x/y", "adapter_config.json")]
+
     def gated(*args, **kwargs):
         raise OSError("You are trying to access a gated repo.\nMake sure to have access to it at https://huggingface.co/x/y. 401 Client Error.")
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", gated)
-    with pytest.raises(common.UserError, match="gated: accept their licence"):
-        common.load_student("x/y")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", gated)
+    with pytest.raises(common.UserError, match="--prm x/y can't be loaded: the weights are gated: accept their licence"):
+        common.check_checkpoint("x/y", "--prm")
 
 
+def test_weights_without_a_vocabulary_are_refused_but_as_an_embedder(small_world, tmp_path):
+    """As a reward model with a head of its own: its marks would come from a head drawn at random."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+    shutil.copytree(small_world / "student", tmp_path / "headless")
+    config = json.loads((tmp_path / "headless" / "config.json").read_text())
+    (tmp_path / "headless" / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    weights = {name: w for name, w in load_file(tmp_path / "headless" / "model.safetensors").items() if "lm_head" not in name}
+    save_file(weights, tmp_path / "headless" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(common.UserError, match="--prm .*lm_head"):
+        common.load_4bit(str(tmp_path / "headless"), "--prm")
+    model, tokenizer = common.load_4bit(str(tmp_path / "headless"), "--embedder")
+    assert common.embed(model, tokenizer, ["1+1", "2"], 2).shape == (2, 128)

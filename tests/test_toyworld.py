@@ -110,7 +110,8 @@ def test_the_teacher_follows_the_request_and_its_seed():
 
 def test_over_http_with_the_openai_client(teacher_url, tmp_path):
     client = common.Teacher("toy", teacher_url, cache=tmp_path / "cache.jsonl")
-    request, *_ = stat_sel.rewrite_requests(stat_sel.Args(), [{"problem": "What is 3+4?", "solution": "3+4=7. So \\boxed{7}."}])
+    row = {"subject": "Prealgebra", "problem": "What is 3+4?", "solution": "3+4=7. So \\boxed{7}."}
+    request, = stat_sel.requests(stat_sel.Args(), stat_sel.REWRITE_PROMPT, [row], temperature=1.0)
     first, = client.ask([request])
     assert "\\boxed" in first.text or "{7}" in first.text
     assert common.Teacher("toy", teacher_url, cache=tmp_path / "other.jsonl").ask([request]) == [first]

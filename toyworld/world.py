@@ -41,7 +41,9 @@ def make_world(root: Path, seed: int, prompt: str, scale: float = 1.0, times_see
     scale: below 1, a smaller, worse-trained world for tests. times_seen: how often the student saw P in its pretraining.
     """
     makers = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("problems.py", "student.py", "prm.py", "world.py"))
-    digest = hashlib.sha256((makers + prompt).encode()).hexdigest()[:8]  # so that a changed world is never taken for an older one
+    # So a changed world is not taken for an older one. The reward model also follows from stat_sel.sample and common.split_steps: after a change
+    # of those, delete the folder.
+    digest = hashlib.sha256((makers + prompt).encode()).hexdigest()[:8]
     world = root / f"world-{seed}-{digest}{'' if scale == 1 else f'-scale-{scale}'}{'' if times_seen == 1 else f'-seen-{times_seen}'}"
     if (world / "prm").is_dir():  # made last
         return world
