@@ -859,8 +859,8 @@ def read_pairs(path: str, flag: str = "--pairs") -> list[dict]:
 
 
 def plain(text: str) -> str:
-    """A question without case, spacing, stops and brackets; 1.5 is not 15, nor x+1 x-1."""
-    return re.sub(r"[^\w+\-*/^<>=.,]|[.,](?!\d)", "", text.casefold())
+    """A question without case, spacing, stops, braces and dollars; 1.5 is not 15, x+1 not x-1, |2-3| not 2-3."""
+    return re.sub(r"[^\w+\-*/^<>=|().,]|[.,](?!\d)", "", text.casefold())
 
 
 def without(rows: list[dict], others: list[dict]) -> list[dict]:
