@@ -518,8 +518,9 @@ def draw(args, run, teacher, student, pool: list[dict], profile, labels, difficu
     """
     k, by_id = args.questions_per_skill, {row["id"]: row for row in pool}
     skill_map = invert({row["id"]: labels.get(row["id"], []) for row in pool})
-    print(f"  {len(skill_map)} skills, {sum(len(linked) < k for linked in skill_map.values())} of them with fewer than {k} questions: "
-          "all of those are drawn, none twice at once")
+    if skill_map:
+        print(f"  {len(skill_map)} skills, {sum(len(linked) < k for linked in skill_map.values())} of them with fewer than {k} questions: "
+              "all of those are drawn, none twice at once")
 
     def find_nearest():  # ours: mean-pooled hidden states, because any causal model has them
         model, tokenizer, *_ = common.load_4bit(args.embedder, "--embedder") if args.embedder else student()
