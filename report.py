@@ -142,7 +142,8 @@ def t_interval(values: list[float | None], comparisons: int = 1) -> tuple[float,
 
 
 def shown(interval: tuple[float, float, float] | None, sign: str = "+") -> str:
-    return "{:{s}.1f} [{:{s}.1f}, {:{s}.1f}]".format(*interval, s=sign) if interval else ""
+    """A mean with its interval; alone, where there is one run and so no interval."""
+    return "" if not interval else ("{:{s}.1f} [{:{s}.1f}, {:{s}.1f}]" if math.isfinite(interval[1]) else "{:{s}.1f}").format(*interval, s=sign)
 
 
 def mean_shown(values: list[float | None]) -> str:
@@ -206,6 +207,8 @@ COMPARISONS = (("C1: STAT-Sel > MATH-Augment", "stat", "augment"), ("C1: MATH-Au
 
 
 def verdict(interval: tuple[float, float, float]) -> str:
+    if math.isinf(interval[1]):
+        return "is open: one run says nothing of others"
     return "holds" if interval[1] > 0 else "is reversed" if interval[2] < 0 else "is open: the interval holds 0"
 
 

@@ -21,6 +21,12 @@ def test_t_quantile_equals_the_printed_tables(p, df, table):
     assert report.t_quantile(p, df) == pytest.approx(table, abs=1e-4)
 
 
+def test_one_run_has_no_interval():
+    one = report.t_interval([5.0])
+    assert report.shown(one) == "+5.0" and report.verdict(one) == "is open: one run says nothing of others"
+    assert report.shown(report.t_interval([2.0, 2.0]), "") == "2.0 [2.0, 2.0]" and report.verdict(report.t_interval([2.0, 2.0])) == "holds"
+
+
 def test_t_interval_by_hand():
     assert report.t_interval([1, 2, 3]) == pytest.approx((2, 2 - 4.30265 / 3 ** 0.5, 2 + 4.30265 / 3 ** 0.5), abs=1e-4)
     assert report.t_interval([5.0])[1:] == (-float("inf"), float("inf"))
