@@ -291,6 +291,12 @@ class Teacher:
             raise UserError(f"teacher: {self.path} is no cache of replies: none of its {n_bad} lines is one; name another file")
 
 
+def read_tag(reply: str, tag: str) -> str | None:
+    """The text of the last <tag>...</tag>; None if there is none."""
+    found = re.findall(rf"<{tag}>(.*?)</{tag}>", reply, re.DOTALL | re.IGNORECASE)
+    return found[-1].strip() if found else None
+
+
 def open_teacher(args, write: bool = True) -> Teacher:
     """The teacher that a method's flags name, its cache in the run directory. write=False, for a plan, makes no file."""
     cache = Path(args.cache or Path(args.out, "teacher.jsonl"))
@@ -1133,6 +1139,11 @@ def embed(model, tokenizer, texts: list[str], batch: int):
         mean = torch.nn.functional.normalize(hidden.sum(1), dim=-1)
         rows |= dict(zip(order[i:i + batch], mean.cpu(), strict=True))
     return torch.stack([rows[i] for i in range(len(texts))])
+
+
+def nearest(queries, keys, k: int) -> list[list[int]]:
+    """The k keys (M, d) of the largest inner product with each query (N, d), equal ones in their order."""
+    return (queries @ keys.T).sort(descending=True, stable=True).indices[:, :k].tolist()
 
 
 # --- Run: one directory per run; a file that is there is whole, and a rerun goes on after it. ---------------------------------------

@@ -185,12 +185,6 @@ def is_inconsistent(answers: list[str | None]) -> bool:
     return not any(common.is_equiv(a, b) for i, a in enumerate(found) for b in found[:i])
 
 
-def read_tag(reply: str, tag: str) -> str | None:
-    """The text of the last <tag>...</tag>; None if there is none."""
-    found = re.findall(rf"<{tag}>(.*?)</{tag}>", reply, re.DOTALL | re.IGNORECASE)
-    return found[-1].strip() if found else None
-
-
 def read_skills(text: str, subject: str, names: list[str]) -> tuple[list[str], list[str]]:
     """The listed skills in a comma-separated text, as "subject: name", without repeats; and what is not on the list.
 
@@ -211,7 +205,7 @@ def read_skills(text: str, subject: str, names: list[str]) -> tuple[list[str], l
 
 def read_profile(reply: str, subject: str, names: list[str]) -> dict:
     """Judge and missing skills of one reply (§2.2, §C.3.2). `fault` says why a reply puts nothing into the profile."""
-    judge, text = read_tag(reply, "judge"), read_tag(reply, "skill")
+    judge, text = common.read_tag(reply, "judge"), common.read_tag(reply, "skill")
     known, unknown = read_skills(text or "", subject, names)
     judge = re.sub(r"[^a-z]", "", (judge or "").casefold())
     if text is None or judge not in ("correct", "incorrect"):
@@ -220,7 +214,7 @@ def read_profile(reply: str, subject: str, names: list[str]) -> dict:
         fault = "judged correct"  # ours: out of the profile even if skills are named, because a right answer shows no lack
     else:
         fault = None if known else "no listed skill"
-    return {"judge": judge, "skills": [] if fault else known, "unknown": unknown, "fault": fault, "reason": read_tag(reply, "reason")}
+    return {"judge": judge, "skills": [] if fault else known, "unknown": unknown, "fault": fault, "reason": common.read_tag(reply, "reason")}
 
 
 def invert(labels: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -257,11 +251,6 @@ def shuffle_profile(profile: dict[str, list[str]], skill_map: dict[str, list[str
     few = sorted({skill for skills in profile.values() for skill in skills} - other.keys())
     other |= {skill: rng.choice(names) for skill in few if names}
     return {question: [other[skill] for skill in skills if skill in other] for question, skills in profile.items()}
-
-
-def nearest(queries: torch.Tensor, keys: torch.Tensor, k: int) -> list[list[int]]:
-    """Embed-Sel: the k keys (M, d) of the largest inner product with each query (N, d), equal ones in their order (§C.2)."""
-    return (queries @ keys.T).sort(descending=True, stable=True).indices[:, :k].tolist()
 
 
 # --- The student: sampling and training. -----------------------------------------------------------------------------------------------------
@@ -465,7 +454,7 @@ def label(args, run, teacher, rows: list[dict], skills) -> dict[str, list[str]]:
             given = common.read_lists(args.skill_map, "--skill-map", "question id")
             texts = ["\n".join(given.get(row["id"], [])) for row in rows]
         else:
-            texts = [reply and read_tag(reply.text, "skill") for reply in teacher.ask(requests(args, LABEL_PROMPT, rows, skills), "3 label")]
+            texts = [reply and common.read_tag(reply.text, "skill") for reply in teacher.ask(requests(args, LABEL_PROMPT, rows, skills), "3 label")]
         read = [read_skills(text or "", row["subject"], skills[row["subject"]]) for row, text in zip(rows, texts, strict=True)]
         most = None if args.skill_map else 5
         return [{"id": row["id"], "skills": known[:most], "unknown": unknown} for row, (known, unknown) in zip(rows, read, strict=True)]
@@ -524,8 +513,8 @@ def draw(args, run, teacher, student, pool: list[dict], profile, labels, difficu
 
     def find_nearest():  # ours: mean-pooled hidden states, because any causal model has them
         model, tokenizer, *_ = common.load_4bit(args.embedder, "--embedder") if args.embedder else student()
-        vectors = common.embed(model, tokenizer, [row["problem"] for row in difficult + pool], args.sample_batch)
-        found = nearest(vectors[:len(difficult)], vectors[len(difficult):], k)
+        hard, all_of_p = (common.embed(model, tokenizer, [row["problem"] for row in rows], args.sample_batch) for rows in (difficult, pool))
+        found = common.nearest(hard, all_of_p, k)
         return {row["id"]: [pool[i]["id"] for i in near] for row, near in zip(difficult, found, strict=True)}
     drawn = {}
     for arm in args.arms:
@@ -577,7 +566,7 @@ def main(args: Args) -> None:
         common.read_lists(args.skill_map, "--skill-map", "question id")
     for flag, name in (("--student", args.student), ("--adapter", args.adapter), ("--embedder", args.embedder if "embed" in args.arms else None),
                        ("--prm", args.prm if args.difficulty == "prm" or args.compare else None)):
-        common.check_checkpoint(name, flag)  # now, not after hours
+        common.check_checkpoint(None if args.plan else name, flag)  # now, not after hours
     questions = common.load_questions(args.data, args.n_val, args.seed, args.val, args.ood, args.samples, args.limit)
     pool, val, tests = questions.pool, [] if args.pairs else questions.val, questions.sets["MATH"]
     given = common.untested(common.read_pairs(args.pairs), tests) if args.pairs else []

@@ -89,7 +89,7 @@ def test_the_teacher_labels_and_diagnoses():
     names = list(toy.BY_NAME)
     problem = toy.read("Let t be 12+7. Find the digit sum of t.")
     fields = {"subject": "Number Theory", "problem": problem.text, "skills": "\n".join(names)}
-    labels = [stat_sel.read_skills(stat_sel.read_tag(ask(stat_sel.LABEL_PROMPT.format(**fields), seed), "skill") or "", "Number Theory", names)[0]
+    labels = [stat_sel.read_skills(common.read_tag(ask(stat_sel.LABEL_PROMPT.format(**fields), seed), "skill") or "", "Number Theory", names)[0]
               for seed in range(200)]
     assert labels.count(["Number Theory: addition", "Number Theory: digit sums"]) > 160
     for response, missing in (("12+7=18, 1+8=9. So \\boxed{9}.", "addition"), ("12+7=19, 1+9=11. So \\boxed{11}.", "digit sums"),
