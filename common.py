@@ -1,4 +1,4 @@
-"""What the method files share: teacher calls, MATH scoring, data loading, the run directory, the command line.
+"""What the method files share: teacher calls, MATH scoring, data, 4-bit models and reward models, the run directory, the command line.
 
 Copy this file with the method file that you take. Importing it loads none of torch, openai, datasets or math-verify.
 """
@@ -929,11 +929,12 @@ def load_questions(data: str, n_val: int, seed: int, val: str | None = None, ood
     others = {short: load(name) for name, short in names.items()}
     if val:
         name, rows = next(iter(others.items()))
-        chosen, _ = split_math(rows, min(n_val, len(rows) // 2), seed)
+        chosen, _ = split_math(rows, min(n_val, len(rows) // 2), seed)  # ours: half at most, because something must be left to test on
         chosen = [row | {"id": f"{name}/{row['id']}"} for row in chosen]
     else:
         chosen, tests = split_math(tests, n_val, seed)
     sets = {"MATH": tests, **others}
+    # ours: by size, because the sets that STAT samples often (AMC23, AIME; §3.1) have 30 or 40 questions and all others hundreds
     n_samples = {name: samples if name != "MATH" and len(rows) < 100 else 1 for name, rows in sets.items()}
     left = {name: without(rows, chosen) for name, rows in sets.items()}
     removed = {name: len(sets[name]) - len(rows) for name, rows in left.items()}
@@ -992,6 +993,7 @@ def load_4bit(name: str, flag: str) -> tuple:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    # ours: double quantisation, because it saves 0.4 bit a weight, and STAT's §C.1 names NF4 and bfloat16 but does not speak of it
     quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -1026,7 +1028,8 @@ def load_student(name: str, adapter: str | Path | None = None) -> Student:
     end = shown.rpartition("@answer@")[2].strip() or tokenizer.eos_token
     stop = model.generation_config.eos_token_id
     stop = set(stop if isinstance(stop, list) else [stop]) | {tokenizer.eos_token_id, tokenizer(end, add_special_tokens=False).input_ids[-1]}
-    # Qwen2.5's base models have a template but never saw its end of turn: with the embeddings frozen, LoRA could hardly teach it to them.
+    # ours: a base model may have a template whose end of turn it was never trained on (so users report of Qwen2.5's), and LoRA leaves embeddings as
+    # they are: then its own end of text, because that one it knows.
     end = end if tokenizer.eos_token in end else tokenizer.eos_token
     if adapter:
         from peft import PeftModel
@@ -1076,7 +1079,8 @@ def grouped_batches(lengths: list[int], size: int, rng: random.Random) -> list[l
 def split_steps(response: str) -> list[str]:
     r"""The steps of an answer for a reward model: its paragraphs, or its lines if it is one paragraph; a display formula is never cut.
 
-    The final answer, if there is one, comes as a last step of its own, as STAT's authors showed it to such a model before (AdaptMI). Never none.
+    ours: where to cut, because STAT does not say. The final answer, if there is one, comes as a last step of its own, because STAT's authors
+    showed it to such a model so before (AdaptMI). Never none.
     >>> split_steps("x+1=3.\n\nSo\n\\[x\n\n=2\\]"), split_steps("2+3=5\nSo \\boxed{5}.")[1:]
     (['x+1=3.', 'So\n\\[x\n\n=2\\]'], ['So \\boxed{5}.', 'The final answer is: \\boxed{5}.'])
     """
@@ -1100,7 +1104,7 @@ def chat_of_steps(tokenizer, problem: str, steps: list[str], plus: int) -> tuple
 
 
 def score_steps(model, tokenizer, answers: list[tuple[str, list[str]]]) -> list[list[float]]:
-    """P("+") / (P("+") + P("-")) for every step of each (problem, steps), by a process reward model.
+    """r_q,1..r_q,t of STAT's §2.1 for each (problem, steps): P("+") / (P("+") + P("-")) by a process reward model.
 
     All steps of an answer take one forward pass: attention is causal, and every earlier mark is "+" whatever its score.
     """
@@ -1311,7 +1315,7 @@ def sets_table(tested: dict[str, list[dict]], reference: str, part: tuple[str, s
         lines += ["", f"{name}, pass@{k}" + "".join(f"; avg@{k} of {arm} {mean:.1f} %" for arm, mean in means.items() if k > 1),
                   arms_table({arm: [any(draws) for draws in found.values()] for arm, found in right.items()}, reference)]
         inside = {arm: [draws[0] for i, draws in found.items() if i in part[1]] for arm, found in right.items()}
-        if len(lines) == 3 and inside[reference]:
+        if name == tested[reference][0]["set"] and inside[reference]:
             lines += ["", part[0], arms_table(inside, reference)]
     return "\n".join(lines)
 

@@ -420,6 +420,7 @@ def grade(args, run, student, val: list[dict], tests: list[dict]) -> list[dict]:
     # ours: at T = 1, because at 0.1 five samples nearly always agree
     samples = answer(args, run, "1_samples.jsonl", student, sampled, temperature=1.0, n=5) if sampled else {}
     student.cache_clear()  # the reward model needs the student's place
+    # r_q,1..r_q,t of every answer, all steps of one in one forward pass
     rewards = common.step_rewards(run, "2_rewards.jsonl", args.prm, [(row, answers[row["id"]]) for row in scored], args.prm_batch)
 
     def make():
