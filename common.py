@@ -561,7 +561,7 @@ def is_equiv(pred: str, gold: str) -> bool:
 
 def score(text: str, gold: str) -> bool | None:
     """Whether the answer in a reply is the gold one; None where the reply holds no answer."""
-    answer, boxes = extract_answer(text), _boxes(text)
+    answer, boxes = extract_answer(text), read_boxes(text)
     if answer is None or is_equiv(answer, gold):
         return None if answer is None else True
     n = next((n for n in range(1, len(boxes)) if not _BETWEEN.fullmatch(text, boxes[-n - 1][1], boxes[-n][0])), len(boxes))
@@ -575,7 +575,7 @@ _MARK = re.compile(
 _MATH = r"\$\$?([^$]*)\$\$?|\\\((.*?)\\\)|\\\[(.*?)\\\]"
 _STOP = re.compile(_MATH + r"|(\.(?=[\s*\"<]|$)|\n|<\||,?\s(?:since|because|which|where|so)\b)", re.DOTALL)
 
-def _boxes(text: str) -> list[tuple[int, int, str]]:
+def read_boxes(text: str) -> list[tuple[int, int, str]]:
     """Start, end and content of every balanced, non-empty box, in order of their ends."""
     boxes, opened = [], []
     for m in _BOX.finditer(text if isinstance(text, str) else ""):
@@ -593,7 +593,7 @@ def extract_answer(text: str) -> str | None:
     >>> extract_answer(r"So \boxed{\frac{1}{2}}, as asked in \boxed{} form."), extract_answer("The answer is $3.5$. Done")
     ('\\frac{1}{2}', '3.5')
     """
-    if boxes := _boxes(text):
+    if boxes := read_boxes(text):
         return boxes[-1][2]
     answer = ""
     for m in list(_MARK.finditer(text if isinstance(text, str) else ""))[:-20:-1]:

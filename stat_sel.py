@@ -500,6 +500,16 @@ def rewrite(args, run, teacher, rows: list[dict]) -> dict[str, list[dict]]:
     return right
 
 
+def retrieve(args, run, student, difficult: list[dict], pool: list[dict], k: int) -> dict[str, list[str]]:
+    """The k questions of P nearest to each difficult one, by id, the nearest first (§C.2)."""
+    def make():  # ours: mean-pooled hidden states, because any causal model has them
+        model, tokenizer, *_ = common.load_4bit(args.embedder, "--embedder") if args.embedder else student()
+        hard, all_of_p = (common.embed(model, tokenizer, [row["problem"] for row in rows], args.sample_batch) for rows in (difficult, pool))
+        found = common.nearest(hard, all_of_p, k)
+        return {row["id"]: [pool[i]["id"] for i in near] for row, near in zip(difficult, found, strict=True)}
+    return run.step("5_nearest.json", make)
+
+
 def draw(args, run, teacher, student, pool: list[dict], profile, labels, difficult: list[dict]) -> None:
     """Stage 3: train_<arm>.jsonl for each arm, in chat form (§2.3, §B.2, §C.2).
 
@@ -512,17 +522,12 @@ def draw(args, run, teacher, student, pool: list[dict], profile, labels, difficu
         print(f"  {len(skill_map)} skills, {sum(len(linked) < k for linked in skill_map.values())} of them with fewer than {k} questions: "
               "all of those are drawn, none twice at once")
 
-    def find_nearest():  # ours: mean-pooled hidden states, because any causal model has them
-        model, tokenizer, *_ = common.load_4bit(args.embedder, "--embedder") if args.embedder else student()
-        hard, all_of_p = (common.embed(model, tokenizer, [row["problem"] for row in rows], args.sample_batch) for rows in (difficult, pool))
-        found = common.nearest(hard, all_of_p, k)
-        return {row["id"]: [pool[i]["id"] for i in near] for row, near in zip(difficult, found, strict=True)}
     drawn = {}
     for arm in args.arms:
         if arm in ("augment", "hard"):
             drawn[arm] = [row["id"] for row in pool if arm == "augment" or (row["level"] or 0) >= 4]
         elif arm == "embed":
-            drawn[arm] = list(itertools.chain(*run.step("5_nearest.json", find_nearest).values()))
+            drawn[arm] = list(itertools.chain(*retrieve(args, run, student, difficult, pool, k).values()))
         elif arm in ("stat", "shuffled"):
             source = profile if arm == "stat" else shuffle_profile(profile, skill_map, k, common.rng(args.seed, "shuffle"))
             drawn[arm] = draw_stat(source, skill_map, k, common.rng(args.seed, "draw", arm))

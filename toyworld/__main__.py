@@ -5,6 +5,7 @@
     python -m toyworld stat_sel --data ../MATH --limit 20   # toy student and toy teacher on other data: shows that it runs, nothing more
 """
 import argparse
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,9 @@ import tyro
 
 from toyworld import teacher, world
 
-FLAGS = {  # what the toy's scale needs; fixed on pilot seeds, as in world.py
-    "stat_sel": ["--n-val", str(world.N_VAL), "--n-pairs", "1900", "--lr", "2e-3", "--batch", "32", "--micro-batch", "32", "--no-checkpointing",
-                 "--sample-batch", "100", "--prm-batch", "100", "--max-new-tokens", "100", "--concurrency", "8", "--compare", "--length-words", "12"],
-}
+STAT = ["--n-val", str(world.N_VAL), "--n-pairs", "1900", "--lr", "2e-3", "--batch", "32", "--micro-batch", "32", "--no-checkpointing",
+        "--sample-batch", "100", "--prm-batch", "100", "--max-new-tokens", "100", "--concurrency", "8", "--compare", "--length-words", "12"]
+FLAGS = {"stat_sel": STAT, "stat_syn": [*STAT, "--n-new", "8"]}  # what the toy's scale needs; fixed on pilot seeds, as in world.py
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -30,10 +30,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     args, rest = make_parser().parse_known_args()
-    import stat_sel
-    tyro.cli(stat_sel.Args, args=FLAGS[args.method] + rest)  # a wrong flag is refused before a world is made for it
+    method = importlib.import_module(args.method)
+    tyro.cli(method.Args, args=FLAGS[args.method] + rest)  # a wrong flag is refused before a world is made for it
     given = {flag.partition("=")[0] for flag in rest}
-    made = world.make_world(world.default_root(), args.seed, stat_sel.STUDENT_PROMPT, args.scale, args.times_seen)
+    made = world.make_world(world.default_root(), args.seed, method.STUDENT_PROMPT, args.scale, args.times_seen)
     server, url = teacher.serve()
     flags = ["--seed", str(args.seed), "--student", str(made / "student"), "--prm", str(made / "prm"), "--teacher", "toy", "--teacher-url", url,
              *FLAGS[args.method]]
@@ -41,8 +41,12 @@ def main() -> int:
         flags += ["--n-val", str(int(world.N_VAL * args.scale))]
     if "--data" not in given:
         flags += ["--data", str(made), "--skills", str(made / "skills.json")]
+    run = f"{'' if args.times_seen == 1 else f'_seen_{args.times_seen}'}/seed-{args.seed}"
     if "--out" not in given:
-        flags += ["--out", f"runs/toy_{args.method}{'' if args.times_seen == 1 else f'_seen_{args.times_seen}'}/seed-{args.seed}"]
+        flags += ["--out", f"runs/toy_{args.method}{run}"]
+    earlier = Path(f"runs/toy_stat_sel{run}")
+    if args.method == "stat_syn" and not {"--profile-from", "--data"} & given and (earlier / "result.json").exists():
+        flags += ["--profile-from", str(earlier), "--cache", f"{earlier}/teacher.jsonl"]
     code = subprocess.call([sys.executable, str(Path(__file__).parent.parent / f"{args.method}.py"), *flags, *rest])
     server.shutdown()
     return code

@@ -1,8 +1,8 @@
 """A simulated teacher: an OpenAI-compatible server on loopback that answers the method files' own prompts by solving the problem it reads.
 
-It labels, diagnoses and rewrites. A set share of its replies is wrong or malformed, as an LLM's are. What it says follows from the request's
-text and `seed` alone. On problems of another world (real mathematics) it only plays its part: skills by chance, rewrites that repeat the
-given solution.
+It labels, diagnoses and rewrites, proposes new problems and solves them. A set share of its replies is wrong or malformed, as an LLM's are. What it
+says follows from the request's text and `seed` alone. On problems of another world (real mathematics) it only plays its part: skills by chance,
+rewrites that repeat the given solution, new problems around a given one, made-up answers.
 """
 import json
 import random
@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from toyworld import problems as toy
 
 P_WRONG, P_MALFORMED = 0.08, 0.03  # shares of replies that are wrong (a skill or a number), or not in the form asked for
+P_COPY, P_UNSOLVABLE, P_OFF_SKILL = 0.08, 0.05, 0.05  # of new problems: a given one with other numbers, one without an answer, one of another skill
+P_SLIP = 0.2  # of solutions without a given one: the last number is off. Half of the slips are the one that the problem invites, so they may agree
 
 
 def section(prompt: str, tag: str) -> str | None:
@@ -25,12 +27,16 @@ def reply(prompt: str, seed: int) -> str:
     rng = random.Random(f"{seed} {prompt}")
     text, response, solution, skills = (section(prompt, tag) for tag in ("problem", "response", "solution", "skills"))
     names = [line.strip("- ") for line in (skills or "").splitlines() if line.strip()]
+    if "<draft>" in prompt:
+        return propose(rng, re.findall(r"<problem>\n(.*?)\n</problem>", prompt, re.DOTALL), section(prompt, "skill"), rng.random() < P_MALFORMED)
     problem = toy.read(text or "")
     wrong, malformed = rng.random() < P_WRONG, rng.random() < P_MALFORMED
     if response is not None:
         return diagnose(rng, problem, response, names, wrong, malformed)
     if solution is not None:
         return rewrite(rng, problem, solution, wrong, malformed)
+    if not names:
+        return solve(rng, problem, text or "", malformed)
     return label(rng, problem, names, wrong, malformed)
 
 
@@ -62,13 +68,66 @@ def diagnose(rng, problem, response, names, wrong, malformed) -> str:
 def rewrite(rng, problem, solution, wrong, malformed) -> str:
     if problem is None:
         return f"Let us work it out.\n{solution}"
+    digit = rng.choice([d for d in "0123456789" if d != toy.solve(problem)[1][-1]]) if wrong else None
+    return write(rng, problem, digit, malformed)
+
+
+def write(rng, problem, last_digit, malformed) -> str:
+    """A worked solution; with last_digit, one whose last number ends in that."""
     steps, answer = toy.solve(problem)
     steps, style = [step for step, _ in steps], rng.randrange(len(toy.STYLES))
-    if wrong:  # the last number is off
-        digit = rng.choice([d for d in "0123456789" if d != steps[-1][-1]])
-        steps[-1], answer = steps[-1][:-1] + digit, answer[:-1] + digit
+    if last_digit:
+        steps[-1], answer = steps[-1][:-1] + last_digit, answer[:-1] + last_digit
     text = toy.write_solution(steps, answer, style)
     return text.replace("\\boxed", "") if malformed else text
+
+
+def propose(rng, given: list[str], skill: str | None, malformed) -> str:
+    """A new problem of the skill "subject: name", or of the kind of the given ones, in a form that none of them has."""
+    read = [problem for text in given if (problem := toy.read(text))]
+    if not read:
+        text = f"Let A be the answer to this: {rng.choice(given)} What is A plus {rng.randint(2, 9)}?"
+    else:
+        kind, like = rng.random(), rng.choice(read)
+        forms, texts = {hide_numbers(text) for text in given}, [draw_new(rng, like, skill, kind < P_OFF_SKILL) for _ in range(20)]
+        if kind > 1 - P_COPY:  # nothing but the numbers is new
+            texts = [draw_new(rng, like, None, False) for _ in range(200)]
+            text = next((text for text in texts if hide_numbers(text) in forms), like.text)
+        else:
+            text = next((text for text in texts if hide_numbers(text) not in forms), texts[0])
+        if P_OFF_SKILL < kind < P_OFF_SKILL + P_UNSOLVABLE:
+            text = re.sub(r"\d+", "t", text.partition(". ")[2] or text, count=1)  # what t is, is not said
+    tag = "problem" if malformed else "question"
+    return f"<reason>They have it in common.</reason>\n<draft>The same skill in another form.</draft>\n<{tag}>{text}</{tag}>"
+
+
+def hide_numbers(text: str) -> str:
+    return re.sub(r"\d+", "0", text)
+
+
+def draw_new(rng, like: toy.Problem, skill: str | None, off_skill: bool) -> str:
+    """A problem of the skill, as large as `like`; without a skill, or where it comes alone in another subject, of the parts that it takes."""
+    size, names = (toy.level(like) - 1) % 3 + 1, [part.skill.name for part in like.parts]
+    if skill:
+        subject, _, name = skill.partition(": ")
+        seconds = [second for second in toy.SECOND if toy.BY_NAME[second].subject == subject]
+        alone = toy.BY_NAME[name].subject == subject
+        names = [name] if alone else [name, rng.choice(seconds)]
+        if alone and rng.random() < 0.2:  # as the second part of two
+            names = [rng.choice(toy.FIRST), name] if name in toy.SECOND else names
+    if off_skill:
+        names = [rng.choice([name for name in toy.BY_NAME if name not in names])]
+    return toy.make(rng, names[0], min(size, 2) if len(names) > 1 else size, *names[1:]).text
+
+
+def solve(rng, problem, text: str, malformed) -> str:
+    """A solution from the problem alone; what it can't solve it guesses at."""
+    if problem is None:
+        guess = rng.randint(1, 2) if text.startswith("Let A be") else rng.randint(1, 20)
+        return f"It must be \\boxed{{{guess}}}."
+    digit, other = toy.solve(problem)[1][-1], rng.choice("123456789")
+    slip = None if rng.random() > P_SLIP else other if rng.random() < 0.5 else "1"
+    return write(rng, problem, slip and str((int(digit) + int(slip)) % 10), malformed)
 
 
 class Handler(BaseHTTPRequestHandler):

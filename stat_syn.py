@@ -1,0 +1,888 @@
+r"""STAT-Syn: the teacher writes new problems for the skills a student lacks; the student is fine-tuned on those that the teacher solves consistently.
+
+Paper   He, Panigrahi, Lin, Arora, "Skill-Targeted Adaptive Training", arXiv 2510.10023v1. The authors published data, no code.
+Steps   1 answer    to 4 diagnose: the Missing-Skill-Profile, as in stat_sel.py                             (§2.1, §2.2)
+        5 write     for every (question, missing skill) the teacher reads three questions of P with that skill and writes new ones (§2.3, §B.2)
+          screen    out go copies of a question read, of P, of one another, and what stands in a test set   (§2.3 forbids the first)
+          solve     the teacher solves each new question three times                                       (§2.3, §B.2)
+          keep      questions on whose answer two solutions agree, with the solutions that agree            (§2.3, §B.2)
+        6 train     QLoRA on the new pairs, and on the same number of pairs made otherwise                  (§C.1, §C.2)
+        7 test      accuracy on the questions that were not profiled on, and on other sets                  (§3.1)
+Names   As in stat_sel.py: P = pool, Q_val = val, Q_test = tests, Skill-Map = skill_map, Missing-Skill-Profile = profile, MATH^D = the difficult part
+        of Q_test. The consistency score (§2.3) of a question = the size of its agreeing() group. Questions read = references.
+Arms    base      the student as it is
+        augment   random pairs of rewritten answers over all of P: MATH-Augment
+        stat      STAT-Syn
+        shuffled  STAT-Syn with the profile's skills permuted among the skills: does the targeting help, or any new problem? (ours)
+        embed     new questions from the questions of P nearest to each difficult one: Embed-Syn (§C.2)
+        sel, embed_sel  not trained here: STAT-Sel and Embed-Sel of the run of stat_sel.py that --profile-from names
+Differs What stat_sel.py says of MATH^D, the learning rate, batches, the 112 skills, the reward model and the embeddings. The paper only asks the
+        teacher for novel questions; here what is not novel, or stands in a test set, is dropped. It does not say how many questions Embed-Syn writes
+        for a difficult question: here as many in all as STAT-Syn.
+Run     python stat_syn.py --teacher gpt-4o-mini --writer gpt-4o                          # the paper's sizes and models, one GPU
+        python stat_syn.py --profile-from runs/stat_sel --cache runs/stat_sel/teacher.jsonl   # after stat_sel.py; pays nothing twice
+        python stat_syn.py --plan                                                        # calls, tokens, one prompt of each kind; sends nothing
+        python stat_syn.py --teacher MODEL --teacher-url http://localhost:8000/v1 --limit 100   # any OpenAI-compatible server, a small slice
+        python -m toyworld stat_syn                                                      # no GPU, no key, minutes
+Writes  runs/stat_syn/  args.json env.json 0_questions.jsonl 1_answers.jsonl (1_samples.jsonl 2_rewards.jsonl) 2_graded.jsonl 3_skill_map.jsonl
+        4_profile.jsonl (5_nearest.json) (5_rewrites.jsonl) 5_written.jsonl 5_solutions.jsonl dropped.jsonl train_<arm>.jsonl loss_<arm>.jsonl
+        adapter/<arm>/ 7_answers_<arm>_<set>.jsonl 7_test_<arm>.jsonl teacher.jsonl metrics.jsonl result.json
+"""
+import dataclasses
+import functools
+import itertools
+import math
+import random
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+
+import common
+from common import Request, UserError
+
+# May differ between the starts of one run. The batch sizes move the draws of dropout and of sampling: what is there already is kept.
+HOW = ("teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd", "usd_per_m_in", "usd_per_m_out", "plan", "micro_batch", "sample_batch",
+       "prm_batch", "checkpointing", "profile_from", "writer_url", "writer_usd_per_m_in", "writer_usd_per_m_out")
+# What steps 1 to 4 follow from: these must agree with the run that --profile-from names.
+PROFILED_BY = ("student", "adapter", "data", "val", "skills", "skill_map", "label_test", "seed", "limit", "teacher", "n_val", "difficulty", "prm",
+               "tau1", "tau2", "length_words", "temperature", "max_new_tokens")
+TAKEN = {"stat": "sel", "embed": "embed_sel"}  # arms of that run, and their names here
+
+
+@dataclass(frozen=True)
+class Args:
+    student: str = "Qwen/Qwen2.5-3B"  # model to improve: Hub name or folder (§3.1)
+    adapter: str | None = None  # LoRA adapter of an earlier run to start from, such as runs/stat_sel/adapter/stat; its own LoRA settings count (§3.3)
+    data: str = "math"  # "math", or a folder with train.jsonl (P) and test.jsonl (split into Q_val and Q_test)
+    val: str | None = None  # profile on this set, such as math_perturb_hard or a .jsonl file; on half of it at most, the rest is tested on (§3.3)
+    ood: tuple[str, ...] = ()  # other sets to test on: gsm8k math500 amc23 aime24 aime25 math_perturb_simple math_perturb_hard, .jsonl files (§3.1)
+    samples: int = 64  # answers to each question of another set with fewer than 100, at T = 1 (§3.1: AMC23, AIME)
+    profile_from: str | None = None  # directory of a run of stat_sel.py with the same student and seed: steps 1 to 4 are taken over from it
+    skills: str | None = None  # JSON file {subject: [skill, ...]} instead of the paper's list (Tables 5, 6)
+    skill_map: str | None = None  # JSON file {question id: [skill, ...]} instead of asking the teacher for labels (§C.3.1)
+    label_test: bool = False  # ask the teacher for the skills of Q_test too, for accuracy by skill (Fig. 4); toy data has them
+    out: str = "runs/stat_syn"  # run directory; the same command goes on where it stopped
+    seed: int = 0  # moves everything that is drawn (paper: 0, §C.1)
+    limit: int | None = None  # take only so many questions of Q_val, of P and of each test set: a quick look
+    arms: tuple[Literal["base", "augment", "stat", "shuffled", "embed"], ...] = ("base", "augment", "stat")  # see Arms
+
+    teacher: str = "gpt-4o-mini"  # model that labels, diagnoses, rewrites and solves (§C.3)
+    teacher_url: str | None = None  # address of any OpenAI-compatible server; default: OpenAI, key from OPENAI_API_KEY
+    teacher_max_tokens: int = 2048  # length limit of a teacher's reply; raise it for a model that thinks aloud
+    writer: str | None = None  # stronger model that writes the new questions (§C.3.3: gpt-4o); else the teacher
+    writer_url: str | None = None  # its address, if it is not the teacher's
+    cache: str | None = None  # file of teacher replies; default: teacher.jsonl in the run directory
+    concurrency: int = 16  # teacher calls in flight
+    usd_per_m_in: float | None = None  # price of a million input tokens
+    usd_per_m_out: float | None = None  # price of a million output tokens
+    writer_usd_per_m_in: float | None = None  # the writer's, if it is another model
+    writer_usd_per_m_out: float | None = None  # the writer's
+    max_usd: float | None = None  # stop cleanly before spending more; needs both prices
+    plan: bool = False  # print the teacher calls ahead, one prompt of each kind, and stop
+
+    n_val: int = 1000  # size of Q_val; the rest of the test split is Q_test (§3.1)
+    difficulty: Literal["prm", "consistency", "length", "answer"] = "prm"  # Eq. 1 (§2.1); five samples disagree, or are long (§E.1); wrong (ours)
+    compare: bool = False  # grade Q_val by the other criteria too, to see how well each finds the wrong answers (Tables 8, 11)
+    prm: str = "RLHFlow/Llama3.1-8B-PRM-Mistral-Data"  # process reward model that marks each step with + or - (§C.1)
+    tau1: float = 0.85  # difficult if the last or the mean step reward is no higher (Eq. 1, §C.1)
+    tau2: float = 0.7  # or that of an earlier step (Eq. 1, §C.1)
+    length_words: int = 800  # difficult by length if five samples have as many words in the mean (§E.1)
+    temperature: float = 0.1  # of the student's answers (§3.1); at 0 the two draws of MATH^D are one
+    max_new_tokens: int = 2048  # length limit of an answer (ours: because MATH's longest solution has 6,767 characters)
+    n_references: int = 3  # questions of P that the teacher reads before it writes (§B.2)
+    n_new: int = 2  # questions that it then writes (§B.2)
+    n_solutions: int = 3  # solutions of each (§B.2)
+    min_agreeing: int = 2  # a question is kept if so many of them agree on the answer (§B.2)
+    n_nearest: int = 5  # questions of P retrieved for each difficult one by Embed-Syn, which reads n_references of them (§C.2)
+    embedder: str | None = None  # model whose mean-pooled hidden states are Embed-Syn's embeddings (§C.2: gte-Qwen2-7B-instruct); else the student
+    n_rewrites: int = 3  # rewritten answers of a question of MATH-Augment (§B.2)
+    n_pairs: int = 9500  # question-answer pairs in every trained arm (§B.2)
+
+    lr: float = 1e-4  # peak (ours: the middle one, untuned); the paper chooses from 5e-4, 2e-4, 1e-4, 8e-5, 2e-5 for each method (§C.1)
+    epochs: int = 3  # (§C.1)
+    batch: int = 8  # pairs in an optimiser step (§C.1: 2 x 4)
+    micro_batch: int = 2  # pairs in a forward pass: lower it if memory is short
+    max_tokens: int = 2048  # a training pair is cut after this many tokens (ours: the length limit of an answer)
+    lora_rank: int = 16  # (§C.1)
+    lora_alpha: int = 32  # (§C.1)
+    lora_dropout: float = 0.05  # (§C.1)
+    weight_decay: float = 0.1  # (§C.1)
+    max_grad_norm: float = 0.3  # gradient clip (§C.1)
+    warmup: float = 0.03  # share of the steps, then cosine to zero (§C.1)
+    checkpointing: bool = True  # gradient checkpointing: less memory, a third more time
+    sample_batch: int = 32  # answers generated at once: lower it if memory is short
+    prm_batch: int = 8  # answers scored at once: lower it if memory is short
+
+
+# --- Prompts, in our own words, with the fields of §C.3. -----------------------------------------------------------------------------------
+WRITE_PROMPT = """Here are problems from the subject {subject}, each with its solution.
+
+{examples}
+
+{link}
+
+Write one new problem. It must be novel: not one of these with other numbers or with other names of its variables. It must be about as
+difficult as they are, say all that is needed to solve it, and have one final answer that can be checked. First say how the problems above
+relate to the skill that they need, then draft how a new one can be made, then write the problem alone, without its solution. Answer in this form:
+<reason>how the problems relate to the skill</reason>
+<draft>how to make the new problem</draft>
+<question>the new problem</question>"""
+EXAMPLE = "<problem>\n{problem}\n</problem>\n\n<solution>\n{solution}\n</solution>"
+SKILL_LINK = "They share a skill, which the new problem must need most of all:\n\n<skill>\n{skill}\n</skill>"
+EMBED_LINK = "They are alike, and the new problem must be of their kind."
+
+SOLVE_PROMPT = """Solve this problem.
+
+<problem>
+{problem}
+</problem>
+
+Reason step by step, show every calculation, and put the final answer, once, in \\boxed{{}}."""
+
+# Copied from stat_sel.STUDENT_PROMPT
+STUDENT_PROMPT = "{problem}\n\nReason step by step and put the final answer in \\boxed{{}}."
+
+# Copied from stat_sel.LABEL_PROMPT
+LABEL_PROMPT = """Here is a problem from the subject {subject}, and the list of skills that the subject calls for.
+
+<problem>
+{problem}
+</problem>
+
+<skills>
+{skills}
+</skills>
+
+Which of the listed skills does a solution of this problem need? Name the most important ones, at most five, exactly as they are listed.
+Answer in this form:
+<reason>why the solution needs them</reason>
+<skill>first skill, second skill</skill>"""
+
+# Copied from stat_sel.PROFILE_PROMPT
+PROFILE_PROMPT = """A student answered a problem from the subject {subject}. Find out which skills the student still lacks.
+
+<problem>
+{problem}
+</problem>
+
+<response>
+{response}
+</response>
+
+<skills>
+{skills}
+</skills>
+
+Follow the response step by step and judge whether it is correct. If it is not, name the listed skills that the student must improve to get it
+right, exactly as they are listed. Answer in this form:
+<judge>correct or incorrect</judge>
+<reason>where the response goes wrong, and what was missing</reason>
+<skill>first skill, second skill</skill>"""
+
+# Copied from stat_sel.REWRITE_PROMPT
+REWRITE_PROMPT = """Here are a problem and a correct solution.
+
+<problem>
+{problem}
+</problem>
+
+<solution>
+{solution}
+</solution>
+
+Write the solution anew in your own words: complete, step by step, with every calculation shown, not mentioning that a solution was given.
+Keep the final answer and put it in \\boxed{{}}."""
+
+
+# --- Step 5: pure functions in the paper's order. No files, no network. ----------------------------------------------------------------------
+def draw_references(profile: dict[str, list[str]], skill_map: dict[str, list[str]], k: int, rng: random.Random) -> list[dict]:
+    """k questions of P with the skill, for every difficult question and every skill it lacks: {"for", "skill", "references"} (§2.3, §B.2).
+
+    All of them where the Skill-Map has fewer; nothing for a skill that no question of P has.
+    """
+    return [{"for": question, "skill": skill, "references": rng.sample(linked, min(k, len(linked)))}
+            for question, skills in profile.items() for skill in skills if (linked := skill_map.get(skill))]
+
+
+def draw_neighbours(nearest: dict[str, list[str]], n: int, k: int, rng: random.Random) -> list[dict]:
+    """n groups of k among the questions nearest to a difficult one, the difficult ones in turn (Embed-Syn, §C.2)."""
+    turns = rng.sample(list(nearest), len(nearest))
+    return [{"for": question, "skill": None, "references": rng.sample(nearest[question], min(k, len(nearest[question])))}
+            for question in itertools.islice(itertools.cycle(turns), n)]
+
+
+def read_question(reply: str | None) -> dict:
+    """Reason, draft and question of a reply (§C.3.3). `fault` says why there is no question in it."""
+    reason, draft, problem = (common.read_tag(reply or "", tag) for tag in ("reason", "draft", "question"))
+    fault = "no reply" if reply is None else "missing tag" if not problem else "holds an answer" if common.read_boxes(problem) else None
+    return {"reason": reason, "draft": draft, "problem": problem, "fault": fault}
+
+
+def read_solution(reply: str | None) -> dict:
+    """A solution and its final answer. `fault` says why there is none, or none for certain."""
+    answer = common.extract_answer(reply or "")
+    boxed = [box for *_, box in common.read_boxes(reply or "")]
+    several = any(not common.is_equiv(box, answer) for box in boxed)
+    return {"response": reply, "answer": answer,
+            "fault": "no reply" if reply is None else "no final answer" if answer is None else "several boxes" if several else None}
+
+
+def agreeing(answers: list[str | None]) -> list[int]:
+    """Which solutions have the answer that most of them have (§2.3, §B.2); how many they are is the question's consistency score.
+
+    None, no answer found, agrees with nothing, not even None. Of equally large groups the first.
+    >>> agreeing(["7", "1/2", "0.5"]), agreeing(["1", None, "2"]), agreeing([None, None, None])
+    ([1, 2], [0], [])
+    """
+    groups = [[j for j, b in enumerate(answers) if b is not None and common.is_equiv(a, b)] for a in answers if a is not None]
+    return max(groups, key=len, default=[])
+
+
+def masked(problem: str) -> str:
+    """A problem in plain form, numbers and single letters made alike: what is left is the same after renaming and renumbering (§2.3).
+
+    >>> masked("If $x + 2.5y = 10$, find $y$.") == masked("If $a+3b=7$, find $c$."), masked("Find $x-1$.") == masked("Find $x+1$.")
+    (True, False)
+    """
+    numbers = re.sub(r"\d+(?:,\d{3}(?!\d))*(?:\.\d+)?", "0", problem)
+    return common.plain(re.sub(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])", "x", numbers))
+
+
+def fingerprints(problem: str) -> set[str]:
+    """What two questions share if one of them leaks the other: all of it in plain form, or 13 words in a row.
+
+    ours: 13 words, because that is the usual measure of contamination since GPT-3's; the paper does not speak of any.
+    """
+    words = re.findall(r"\w+", problem.casefold())
+    return {common.plain(problem), *(" ".join(words[i:i + 13]) for i in range(len(words) - 12))}
+
+
+def screen(written: list[dict], pool: list[dict], tests: list[dict]) -> tuple[list[dict], list[dict]]:
+    """The new questions, and those that are dropped: {..., "dropped": why, "matched": the text that one is too near to}.
+
+    written: rows of arm, problem, references (ids of `pool`), fault. Dropped are, in this order: faulty ones; what leaks a test question; copies of a
+    question read, renamed or renumbered (§2.3); what equals a question of P; what equals an earlier one of the same arm.
+    """
+    problems, earlier, new, dropped = {row["id"]: row["problem"] for row in pool}, {}, [], []
+    of_pool = {common.plain(problem): problem for problem in problems.values()}
+    tested = {mark: row["problem"] for row in tests for mark in fingerprints(row["problem"])}
+    for row in written:
+        if row["fault"]:
+            dropped.append(row | {"dropped": row["fault"], "matched": None})
+            continue
+        own, text = masked(row["problem"]), common.plain(row["problem"])
+        found = {"in a test set": next((tested[mark] for mark in sorted(fingerprints(row["problem"])) if mark in tested), None),
+                 "copy of a question read": next((problems[i] for i in row["references"] if masked(problems[i]) == own), None),
+                 "in P": of_pool.get(text), "written before": earlier.get((row["arm"], text))}
+        if why := next((why for why in found if found[why]), None):
+            dropped.append(row | {"dropped": why, "matched": found[why]})
+        else:
+            new.append(row)
+            earlier[row["arm"], text] = row["problem"]
+    return new, dropped
+
+
+# --- Step 5, with files and network. ----------------------------------------------------------------------------------------------------------
+def ask_twice(teacher, asked: list[Request], read, step: str) -> list[dict]:
+    """read(reply) of each request; where that has a fault, of one more attempt, and `first_fault` says what came before."""
+    found = [read(reply and reply.text) for reply in teacher.ask(asked, step)]
+    again = [i for i, row in enumerate(found) if row["fault"]]
+    retries = [asked[i]._replace(sample=-1 - asked[i].sample) for i in again]  # negative: no first attempt has that number
+    for i, reply in zip(again, teacher.ask(retries, f"{step}, 2nd attempt") if again else [], strict=True):
+        found[i] = read(reply and reply.text) | {"first_fault": found[i]["fault"]}
+    firsts, lasts = Counter(found[i]["first_fault"] for i in again), Counter(found[i]["fault"] for i in again if found[i]["fault"])
+    print(f"  {step}: asked again for {dict(firsts) or 'none'}; given up: {dict(lasts) or 'none'}")
+    return found
+
+
+def writing(args, groups: list[dict], by_id: dict[str, dict]) -> list[Request]:
+    """n_new requests for each group of references. Two groups of one arm may be the same: then they are different samples, not one."""
+    asked, seen = [], Counter()
+    for group in groups:
+        rows, skill = [by_id[i] for i in group["references"]], group["skill"]
+        text = WRITE_PROMPT.format(subject=rows[0]["subject"], examples="\n\n".join(EXAMPLE.format(**row) for row in rows),
+                                   link=SKILL_LINK.format(skill=skill) if skill else EMBED_LINK)
+        for _ in range(args.n_new):  # ours: at T = 1, because several that differ are wanted
+            asked.append(Request([{"role": "user", "content": text}], 1.0, args.teacher_max_tokens, seen[group["arm"], text]))
+            seen[group["arm"], text] += 1
+    return asked
+
+
+def group_references(args, run, student, pool: list[dict], profile, labels, difficult: list[dict]) -> list[dict]:
+    """What the teacher reads for each arm: rows {"arm", "for", "skill", "references"}."""
+    k, skill_map = args.n_references, invert({row["id"]: labels.get(row["id"], []) for row in pool})
+    lacking = sum(skill not in skill_map for skills in profile.values() for skill in skills)
+    few = sum(0 < len(skill_map.get(skill, [])) < k for skills in profile.values() for skill in skills)
+    print(f"  {sum(map(len, profile.values()))} missing skills: for {lacking} of them P has no question, and nothing is written; for {few} it has "
+          f"fewer than {k}")
+    groups = []
+    for arm in args.arms:
+        if arm in ("stat", "shuffled"):
+            source = profile if arm == "stat" else shuffle_profile(profile, skill_map, k, common.rng(args.seed, "shuffle"))
+            drawn = draw_references(source, skill_map, k, common.rng(args.seed, "references", arm))
+        elif arm == "embed":
+            nearest = retrieve(args, run, student, difficult, pool, args.n_nearest)
+            n = sum(map(len, profile.values())) or len(nearest)  # ours: as many as STAT-Syn has, because equal numbers of pairs are compared
+            drawn = draw_neighbours(nearest, n, k, common.rng(args.seed, "references", arm)) if nearest else []
+        else:
+            continue
+        if not drawn:
+            raise UserError(f"arm {arm}: nothing to write from (difficult questions: {len(difficult)}, profile: {len(profile)}); take more "
+                            "questions, or leave the arm out")
+        groups += [{"arm": arm} | group for group in drawn]
+    return groups
+
+
+def synthesise(args, run, teacher, writer, groups: list[dict], pool: list[dict], tests: list[dict]) -> dict[str, list[dict]]:
+    """Step 5: the pairs of each arm, {"id", "sample", "skill", "problem", "response"}; what is dropped on the way goes to dropped.jsonl."""
+    by_id = {row["id"]: row for row in pool}
+
+    def write():
+        asked, numbers = writing(args, groups, by_id), {arm: itertools.count() for arm in args.arms}
+        writer.plan({"5 write": asked})
+        found = ask_twice(writer, asked, read_question, "5 write")
+        repeated = [group for group in groups for _ in range(args.n_new)]
+        return [{"id": f"{group['arm']}/{next(numbers[group['arm']])}"} | group | row for group, row in zip(repeated, found, strict=True)]
+    written = run.step("5_written.jsonl", write)
+    new, dropped = screen(written, pool, tests)
+
+    def solve():
+        keys = [(row["id"], i) for row in new for i in range(args.n_solutions)]
+        asked = requests(args, SOLVE_PROMPT, [row | {"subject": None, "solution": None} for row in new], n=args.n_solutions, temperature=1.0)
+        teacher.plan({"5 solve": asked})
+        found = ask_twice(teacher, asked, read_solution, "5 solve")
+        return [{"id": i, "sample": sample} | row for (i, sample), row in zip(keys, found, strict=True)]
+    solutions: dict[str, list[dict]] = {row["id"]: [] for row in new}
+    for row in run.step("5_solutions.jsonl", solve):
+        solutions[row["id"]].append(row)
+    pairs: dict[str, list[dict]] = {group["arm"]: [] for group in groups}
+    scores: dict[str, Counter] = {arm: Counter() for arm in pairs}
+    for row in new:
+        answers = [None if one["fault"] else one["answer"] for one in solutions[row["id"]]]
+        chosen = agreeing(answers)
+        scores[row["arm"]][len(chosen)] += 1
+        if len(chosen) < args.min_agreeing:
+            dropped.append(row | {"dropped": "inconsistent", "matched": None, "answers": answers})
+        else:
+            pairs[row["arm"]] += [{"id": row["id"], "sample": i, "skill": row["skill"], "problem": row["problem"],
+                                   "response": solutions[row["id"]][i]["response"]} for i in chosen]
+    run.step("dropped.jsonl", lambda: dropped)
+    for arm, rows in pairs.items():
+        print(f"  {arm}: {sum(row['arm'] == arm for row in written)} questions asked for; dropped: "
+              f"{dict(Counter(row['dropped'] for row in dropped if row['arm'] == arm)) or 'none'}; consistency scores "
+              f"{dict(sorted(scores[arm].items()))}; kept {len({row['id'] for row in rows})} with {len(rows)} solutions")
+    return pairs
+
+
+def draw(args, run, pairs: dict[str, list[dict]]) -> None:
+    """train_<arm>.jsonl for each arm: as many random pairs of each, in chat form (§B.2)."""
+    n = min([args.n_pairs, *map(len, pairs.values())])
+    for arm, rows in pairs.items():
+        if not rows:
+            raise UserError(f"arm {arm}: no pair is left; read {run.path}/dropped.jsonl or 5_rewrites.jsonl, or take more questions")
+        drawn = common.rng(args.seed, "pairs", arm).sample(rows, len(rows))[:n]
+        made = run.step(f"train_{arm}.jsonl", lambda drawn=drawn: [
+            {"id": row["id"], "sample": row["sample"], "skill": row["skill"],
+             "messages": question(row["problem"]) + [{"role": "assistant", "content": row["response"]}]} for row in drawn])
+        print(f"  {arm}: {len(made)} pairs of {len({row['id'] for row in made})} questions, of {len(rows)} that it could have")
+
+
+# --- A run of stat_sel.py to go on from. ----------------------------------------------------------------------------------------------------
+def check_source(args) -> None:
+    """Refuse a --profile-from whose steps 1 to 4 are not finished, or follow from other arguments: another student, another seed."""
+    path = Path(args.profile_from)
+    if missing := [name for name in ("args.json", "3_skill_map.jsonl", "4_profile.jsonl") if not (path / name).is_file()]:
+        raise UserError(f"--profile-from {path}: expected a run of stat_sel.py with arm stat, found no {missing[0]}; let that run finish first")
+    there, here = common.read_json(path / "args.json"), dataclasses.asdict(args)
+    if odd := [f"{name} was {there.get(name)}, is {here[name]}" for name in PROFILED_BY if there.get(name) != here[name]]:
+        raise UserError(f"--profile-from {path}: its profile follows from other arguments ({'; '.join(odd)}); give those, or leave it out")
+
+
+def take_over(args, run) -> None:
+    """Copy the files of steps 1 to 4 of the run that --profile-from names, and the tests of its arms stat and embed, as sel and embed_sel."""
+    source = Path(args.profile_from)
+    if [row for _, row in common.read_jsonl(source / "0_questions.jsonl")] != run.read("0_questions.jsonl"):
+        raise UserError(f"--profile-from {source}: its questions are others, though its arguments are the same; has --data changed since?")
+    names = {f"{name}.jsonl": f"{name}.jsonl" for name in ("1_answers", "1_samples", "2_rewards", "2_graded", "3_skill_map", "4_profile")}
+    there, here = common.read_json(source / "args.json"), run.read("args.json")
+    odd = [f"{name} was {there[name]}, is {here[name]}" for name in sorted(there.keys() & here.keys() - {"out", "arms", *HOW})
+           if there[name] != here[name]]
+    if odd:
+        print(f"  {source}: its arms do not stand beside these, since they were made with other arguments ({'; '.join(odd)})")
+    else:
+        names |= {f"{part}_{arm}.jsonl": f"{part}_{name}.jsonl" for arm, name in TAKEN.items() for part in ("train", "7_test")}
+    for old, new in names.items():
+        if (source / old).exists() and not (run.path / new).exists():
+            run.write(new, [row for _, row in common.read_jsonl(source / old)])
+            print(f"{new}: taken over from {source}")
+
+
+# --- Copied from stat_sel.py, where it is explained: steps 1 to 4, the control, the student's sampling and training. ---------------------------
+# Copied from stat_sel.is_difficult
+def is_difficult(rewards: list[float], tau1: float, tau2: float) -> bool:
+    """Whether R(q) = 0, by the rewards r_q,1..r_q,t of one answer's steps, in [0, 1], t >= 1 (§2.1, Eq. 1).
+
+    >>> is_difficult([0.71, 1.0], 0.85, 0.7), is_difficult([0.7, 1.0, 1.0], 0.85, 0.7), is_difficult([0.99, 0.85], 0.85, 0.7)
+    (False, True, True)
+    """
+    *earlier, last = rewards
+    return last <= tau1 or math.fsum(rewards) / len(rewards) <= tau1 or any(r <= tau2 for r in earlier)  # Eq. 1
+
+
+# Copied from stat_sel.is_inconsistent
+def is_inconsistent(answers: list[str | None]) -> bool:
+    """Whether a question is difficult by the consistency heuristic: its most common answer appears fewer than two times (§E.1).
+
+    answers: the final answers of five samples; None (no answer found) agrees with nothing.
+    >>> is_inconsistent(["1", "2", "3", None, None]), is_inconsistent(["1", "2", "1.0", "3", "4"])
+    (True, False)
+    """
+    found = [a for a in answers if a is not None]
+    return not any(common.is_equiv(a, b) for i, a in enumerate(found) for b in found[:i])
+
+
+# Copied from stat_sel.read_skills
+def read_skills(text: str, subject: str, names: list[str]) -> tuple[list[str], list[str]]:
+    """The listed skills in a comma-separated text, as "subject: name", without repeats; and what is not on the list.
+
+    >>> read_skills("Factoring_Skills, magic", "Algebra", ["factoring skills", "function skills"])
+    (['Algebra: factoring skills'], ['magic'])
+    """
+    def plain(name):
+        return " ".join(re.sub(r"^\W*\d+[.)]\s", "", name).replace("_", " ").casefold().strip(" \n-*•\"'`.[]").split())
+    listed, known, unknown = {plain(name): name for name in names}, [], []
+    for item in re.split(r"[,;\n|]", text):
+        name = plain(item).removeprefix(f"{plain(subject)}: ")
+        if name in listed:
+            known.append(f"{subject}: {listed[name]}")
+        elif name and name != "none":
+            unknown.append(name)
+    return list(dict.fromkeys(known)), unknown
+
+
+# Copied from stat_sel.read_profile
+def read_profile(reply: str, subject: str, names: list[str]) -> dict:
+    """Judge and missing skills of one reply (§2.2, §C.3.2). `fault` says why a reply puts nothing into the profile."""
+    judge, text = common.read_tag(reply, "judge"), common.read_tag(reply, "skill")
+    known, unknown = read_skills(text or "", subject, names)
+    judge = re.sub(r"[^a-z]", "", (judge or "").casefold())
+    if text is None or judge not in ("correct", "incorrect"):
+        fault = "malformed"
+    elif judge == "correct":
+        fault = "judged correct"  # ours: out of the profile even if skills are named, because a right answer shows no lack
+    else:
+        fault = None if known else "no listed skill"
+    return {"judge": judge, "skills": [] if fault else known, "unknown": unknown, "fault": fault, "reason": common.read_tag(reply, "reason")}
+
+
+# Copied from stat_sel.invert
+def invert(labels: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Skill-Map: S -> subset of P, from the skills of each question (§2)."""
+    skill_map: dict[str, list[str]] = {}
+    for question, skills in labels.items():
+        for skill in skills:
+            skill_map.setdefault(skill, []).append(question)
+    return skill_map
+
+
+# Copied from stat_sel.shuffle_profile
+def shuffle_profile(profile: dict[str, list[str]], skill_map: dict[str, list[str]], k: int, rng: random.Random) -> dict[str, list[str]]:
+    """The profile with its skills permuted among those with k questions or more in the Skill-Map (or the most that any has): no fewer draws.
+
+    ours: a control, because a gain of any redraw would look like one of the targeting. A skill with fewer questions becomes any of the others,
+    because a control that drew fewer questions would lose by that alone.
+    """
+    k = min(k, max(map(len, skill_map.values()), default=0))
+    names = sorted(skill for skill, linked in skill_map.items() if len(linked) >= k)
+    other = dict(zip(names, rng.sample(names, len(names)), strict=True))
+    few = sorted({skill for skills in profile.values() for skill in skills} - other.keys())
+    other |= {skill: rng.choice(names) for skill in few if names}
+    return {question: [other[skill] for skill in skills if skill in other] for question, skills in profile.items()}
+
+
+# Copied from stat_sel.question
+def question(problem: str) -> list[dict]:
+    """The chat that asks a problem: the only place where a prompt is made, for answering, training and testing."""
+    return [{"role": "user", "content": STUDENT_PROMPT.format(problem=problem)}]
+
+
+# Copied from stat_sel.sample
+@torch.no_grad()
+def sample(student: common.Student, prompts: list[list[int]], temperature: float, max_new_tokens: int, seed: int) -> list[dict]:
+    """One answer to each prompt of a batch: {"response", "cut_off", "n_tokens"}. temperature 0 takes the likeliest token.
+
+    The prompts are left-padded; rows that are done leave the batch. No top-k, no top-p.
+    """
+    from transformers import DynamicCache
+    model, device = student.model.eval(), student.device
+    generator, stop = torch.Generator(device).manual_seed(seed), torch.tensor(sorted(student.stop_ids), device=device)
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=device)  # (B, T)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)  # (B, T)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    rows, alive = torch.arange(len(prompts), device=device), torch.ones(len(prompts), dtype=torch.bool, device=device)
+    cache, tokens = DynamicCache(config=model.config), stop[0].repeat(len(prompts), max_new_tokens)
+    for t in range(max_new_tokens):
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1).logits[:, -1].float()
+        ids = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator) if temperature > 0 else logits.argmax(-1, keepdim=True)
+        tokens[rows, t] = ids[:, 0]
+        alive &= ~torch.isin(ids[:, 0], stop)
+        if not alive.any():
+            break
+        mask, positions = torch.cat([mask, mask.new_ones(len(mask), 1)], 1), positions[:, -1:] + 1
+        if alive.sum() <= 0.75 * len(alive):  # ours: not for every single row, because it copies the cache
+            keep = alive.nonzero()[:, 0]
+            cache.batch_select_indices(keep)
+            ids, mask, positions, rows, alive = (x[keep] for x in (ids, mask, positions, rows, alive))
+    written = [list(itertools.takewhile(lambda token: token not in student.stop_ids, row)) for row in tokens.tolist()]
+    texts = student.tokenizer.batch_decode(written, skip_special_tokens=True)
+    return [{"response": text, "cut_off": len(w) == max_new_tokens, "n_tokens": len(w)} for text, w in zip(texts, written, strict=True)]
+
+
+# Copied from stat_sel.answer
+def answer(args, run, name: str, student, rows: list[dict], temperature: float, n: int = 1) -> dict[str, list[dict]]:
+    """n answers to every question, by id; written batch by batch, so a killed run goes on from the last batch.
+
+    student: a function that loads it, called only if something is left to do.
+    """
+    order = sorted((len(row["problem"]), row["id"], i) for row in rows for i in range(n))  # length-sorted batches waste less padding
+    items = [{"id": row_id, "sample": i} for _, row_id, i in order]
+    problems = {row["id"]: row["problem"] for row in rows}
+    batches = [items[i:i + args.sample_batch] for i in range(0, len(items), args.sample_batch)]
+
+    def make(batch):
+        prompts = [common.prompt_ids(student().tokenizer, question(problems[item["id"]])) for item in batch]
+        seed = common.torch_seed(args.seed, name, batch[0]["id"], batch[0]["sample"])
+        return [item | out for item, out in zip(batch, sample(student(), prompts, temperature, args.max_new_tokens, seed), strict=True)]
+    found: dict[str, list[dict]] = {row["id"]: [] for row in rows}
+    for out in run.batches(name, batches, make, unit="answer"):
+        found[out["id"]].append(out)
+    return found
+
+
+# Copied from stat_sel.encode
+def encode(student: common.Student, messages: list[dict], max_tokens: int) -> tuple[list[int], int] | None:
+    """Tokens of a chat that ends in the answer to learn, and how many come before it; None if nothing of it is left within max_tokens."""
+    prompt = common.prompt_ids(student.tokenizer, messages[:-1])
+    ids = prompt + student.tokenizer(messages[-1]["content"] + student.end, add_special_tokens=False).input_ids
+    return (ids[:max_tokens], len(prompt)) if len(prompt) < max_tokens else None
+
+
+# Copied from stat_sel.completion_loss
+def completion_loss(model, pairs: list[tuple[list[int], int]], device) -> torch.Tensor:
+    """Summed cross-entropy of the answers' tokens, the end token among them. Logits are computed only there: (n_completion, V), not (B, T, V).
+
+    ours: no loss on the prompts, because the student is never asked to write one.
+    """
+    ids, mask = common.pad([ids for ids, _ in pairs], device)
+    target = torch.tensor([[n <= t < len(row) for t in range(ids.shape[1])] for row, n in pairs], device=device)  # by length: a pad may equal an end
+    hidden = common.hidden_states(model, ids, mask)  # (B, T, d)
+    logits = model.get_base_model().lm_head(hidden[:, :-1][target[:, 1:]]).float()  # (n_completion, V)
+    return torch.nn.functional.cross_entropy(logits, ids[:, 1:][target[:, 1:]], reduction="sum")
+
+
+# Copied from stat_sel.train
+def train(args, run, student: common.Student, rows: list[dict], name: str) -> None:
+    """QLoRA on rows {"messages"}, the last of them the answer to learn (§C.1): writes adapter/<name>/ and loss_<name>.jsonl.
+
+    After every epoch adapter, optimiser, position and generator states are saved: killed and rerun, it goes on to the same weights.
+    """
+    import bitsandbytes as bnb
+    from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from transformers import get_cosine_schedule_with_warmup
+    final, checkpoint = run.path / "adapter" / name, run.path / "adapter" / f"{name}.checkpoint.pt"
+    pairs = [pair for row in rows if (pair := encode(student, row["messages"], args.max_tokens))]
+    if len(pairs) < len(rows):
+        print(f"  train {name}: {len(rows) - len(pairs)} pairs left out, their prompts alone reach --max-tokens {args.max_tokens}")
+    if not pairs:
+        raise UserError(f"train {name}: no pair is left; raise --max-tokens (now {args.max_tokens})")
+    torch.manual_seed(common.torch_seed(args.seed, "train"))  # ours: the same draw for every arm, because the arms are compared in pairs
+    model = student.model if isinstance(student.model, PeftModel) else get_peft_model(student.model, LoraConfig(
+        r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, target_modules="all-linear", task_type="CAUSAL_LM"))
+    if args.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    weights = [p for p in model.parameters() if p.requires_grad]
+    n_steps, losses, start = args.epochs * math.ceil(len(pairs) / args.batch), [], 0
+    optimizer = bnb.optim.PagedAdamW8bit(weights, lr=args.lr, weight_decay=args.weight_decay)
+    schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(args.warmup * n_steps), n_steps)
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        set_peft_model_state_dict(model, saved["adapter"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        torch.set_rng_state(saved["rng"])
+        torch.cuda.set_rng_state_all(saved["rng_cuda"])
+        losses, start = saved["losses"], saved["epoch"]
+    model.train()
+    bar = tqdm(total=n_steps, initial=len(losses), desc=f"train {name}", unit="step")
+    for epoch in range(start, args.epochs):
+        epoch_started = time.time()
+        for batch in common.grouped_batches([len(ids) for ids, _ in pairs], args.batch, common.rng(args.seed, "order", epoch)):  # §C.1
+            n_tokens = sum(len(pairs[i][0]) - pairs[i][1] for i in batch)  # ours: the mean over tokens, because then micro-batches do not matter
+            total = 0.0
+            for i in range(0, len(batch), args.micro_batch):
+                loss = completion_loss(model, [pairs[j] for j in batch[i:i + args.micro_batch]], student.device) / n_tokens
+                loss.backward()
+                total += loss.item()
+            torch.nn.utils.clip_grad_norm_(weights, args.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            losses.append(total)
+            bar.update()
+            bar.set_postfix(loss=f"{total:.3f}")
+        checkpoint.parent.mkdir(exist_ok=True)
+        torch.save({"adapter": get_peft_model_state_dict(model), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
+                    "rng": torch.get_rng_state(), "rng_cuda": torch.cuda.get_rng_state_all(), "losses": losses,
+                    "epoch": epoch + 1}, checkpoint.with_suffix(".tmp"))
+        checkpoint.with_suffix(".tmp").rename(checkpoint)
+        run.log(train=name, epoch=epoch + 1, seconds=round(time.time() - epoch_started, 1), peak_gib=common.peak_gib())
+    bar.close()
+    run.write(f"loss_{name}.jsonl", [{"step": i, "loss": loss} for i, loss in enumerate(losses)])
+    model.save_pretrained(final.with_suffix(".tmp"))
+    student.tokenizer.save_pretrained(final.with_suffix(".tmp"))
+    final.with_suffix(".tmp").rename(final)
+
+
+# Copied from stat_sel.requests
+def requests(args, prompt: str, rows: list[dict], skills=None, responses=None, n: int = 1, temperature: float = 0.0) -> list[Request]:
+    """n requests for each question, with its subject's skills and the student's response where the prompt asks for them."""
+    # ours: T = 0 but for rewrites, because one label or diagnosis is wanted, the likeliest, but n rewrites that differ
+    return [Request([{"role": "user", "content": prompt.format(
+                subject=row["subject"], problem=row["problem"], solution=row["solution"], response=response,
+                skills="\n".join(skills[row["subject"]]) if skills else "")}], temperature, args.teacher_max_tokens, sample)
+            for row, response in zip(rows, responses or [""] * len(rows), strict=True) for sample in range(n)]
+
+
+# Copied from stat_sel.own_skills
+def own_skills(rows: list[dict], skills: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The labels that the data itself carries, as "subject: name"; empty for all questions if over 5 % of them are not on the list.
+
+    ours: that limit, because names of another list agree with this one by accident only, and a table of accidents looks like a result.
+    """
+    read = {row["id"]: read_skills(",".join(row["skills"] or []), row["subject"] or "", skills.get(row["subject"], [])) for row in rows}
+    n_known, n_unknown = (sum(len(found[i]) for found in read.values()) for i in (0, 1))
+    return {row_id: known if n_unknown <= 0.05 * (n_known + n_unknown) else [] for row_id, (known, _) in read.items()}
+
+
+# Copied from stat_sel.grade
+def grade(args, run, student, val: list[dict], tests: list[dict]) -> list[dict]:
+    """Stage 1: the questions of Q_val and Q_test with the student's answer and whether it is difficult (§2.1; Q_test for MATH^D)."""
+    rows = val + tests
+    answers = {i: drawn[0]["response"] for i, drawn in answer(args, run, "1_answers.jsonl", student, rows, args.temperature).items()}
+    sampled, scored = (rows if args.difficulty in by else val if args.compare else [] for by in (("consistency", "length"), ("prm",)))
+    # ours: at T = 1, because at 0.1 five samples nearly always agree
+    samples = answer(args, run, "1_samples.jsonl", student, sampled, temperature=1.0, n=5) if sampled else {}
+    student.cache_clear()  # the reward model needs the student's place
+    # r_q,1..r_q,t of every answer, all steps of one in one forward pass
+    rewards = common.step_rewards(run, "2_rewards.jsonl", args.prm, [(row, answers[row["id"]]) for row in scored], args.prm_batch)
+
+    def make():
+        graded = []
+        for i, row in enumerate(rows):
+            response, r = answers[row["id"]], rewards.get(row["id"])
+            texts = [sample["response"] for sample in samples.get(row["id"], [])]
+            words = sum(len(text.split()) for text in texts) / len(texts) if texts else None
+            is_right = common.score(response, row["answer"])
+            by = {"answer": not is_right, "length": words >= args.length_words if texts else None,
+                  "consistency": is_inconsistent([common.extract_answer(text) for text in texts]) if texts else None,
+                  "prm": is_difficult(r, args.tau1, args.tau2) if r else None}
+            graded.append({"id": row["id"], "part": "Q_val" if i < len(val) else "Q_test", "response": response, "is_right": is_right, "words": words,
+                           "rewards": r, "difficult_by": by, "difficult": by[args.difficulty]})
+        return graded
+    graded = run.step("2_graded.jsonl", make)
+    for part in ("Q_val", "Q_test"):
+        there = [row for row in graded if row["part"] == part]
+        print(f"  {part}: {sum(row['difficult'] for row in there)} of {len(there)} difficult, {sum(bool(row['is_right']) for row in there)} right")
+    for criterion in ("prm", "consistency", "length"):  # Tables 8, 11
+        pairs = Counter((row["difficult_by"][criterion], not row["is_right"]) for row in graded if row["part"] == "Q_val")
+        if any(counts := [pairs[True, True], pairs[True, False], pairs[False, True], pairs[False, False]]):
+            found = common.agreement(*counts)
+            print(f"  difficult by {criterion} against wrong: " + ", ".join(f"{name} {x:.1f} %" for name, x in found.items() if x is not None))
+    return graded
+
+
+# Copied from stat_sel.label
+def label(args, run, teacher, rows: list[dict], skills) -> dict[str, list[str]]:
+    """Stage 2, first half: the skills of each question, by the teacher or from --skill-map (§C.3.1)."""
+    def make():
+        if args.skill_map:
+            given = common.read_lists(args.skill_map, "--skill-map", "question id")
+            texts = ["\n".join(given.get(row["id"], [])) for row in rows]
+        else:
+            texts = [reply and common.read_tag(reply.text, "skill") for reply in teacher.ask(requests(args, LABEL_PROMPT, rows, skills), "3 label")]
+        read = [read_skills(text or "", row["subject"], skills[row["subject"]]) for row, text in zip(rows, texts, strict=True)]
+        most = None if args.skill_map else 5
+        return [{"id": row["id"], "skills": known[:most], "unknown": unknown} for row, (known, unknown) in zip(rows, read, strict=True)]
+    labels = run.step("3_skill_map.jsonl", make)
+    print(f"  {sum(not row['skills'] for row in labels)} of {len(labels)} questions without a skill, "
+          f"{sum(len(row['unknown']) for row in labels)} names not on the list")
+    return {row["id"]: row["skills"] for row in labels}
+
+
+# Copied from stat_sel.diagnose
+def diagnose(args, run, teacher, val: list[dict], graded: list[dict], skills) -> dict[str, list[str]]:
+    """Stage 2, second half: the Missing-Skill-Profile (§2.2). The teacher never sees the gold answer."""
+    def make():
+        by_id = {row["id"]: row for row in val}
+        difficult = [row for row in graded if row["part"] == "Q_val" and row["difficult"]]
+        rows = [by_id[row["id"]] for row in difficult]
+        out, asked = [], requests(args, PROFILE_PROMPT, rows, skills, [row["response"] for row in difficult])
+        for row, reply in zip(rows, teacher.ask(asked, "4 diagnose"), strict=True):
+            lost = {"judge": None, "skills": [], "unknown": [], "fault": "no reply", "reason": None}
+            out.append({"id": row["id"]} | (read_profile(reply.text, row["subject"], skills[row["subject"]]) if reply else lost))
+        return out
+    rows = run.step("4_profile.jsonl", make)
+    faults = Counter(row["fault"] for row in rows if row["fault"])
+    profile = {row["id"]: row["skills"] for row in rows if not row["fault"]}
+    print(f"  Missing-Skill-Profile of {len(profile)} difficult questions; left out: {dict(faults) or 'none'}; "
+          f"{sum(len(row['unknown']) for row in rows)} names not on the list")
+    print(common.bars(Counter(skill for missing in profile.values() for skill in missing)))
+    return profile
+
+
+# Copied from stat_sel.rewrite
+def rewrite(args, run, teacher, rows: list[dict]) -> dict[str, list[dict]]:
+    """The rewritten answers of each question that end in its gold answer, by id; n_rewrites are asked for (§B.2)."""
+    def make():
+        keys = [(row, i) for row in rows for i in range(args.n_rewrites)]
+        replies = teacher.ask(requests(args, REWRITE_PROMPT, rows, n=args.n_rewrites, temperature=1.0), "5 rewrite") if rows else []
+        return [{"id": row["id"], "sample": i, "response": reply and reply.text, "is_right": reply and common.score(reply.text, row["answer"])}
+                for (row, i), reply in zip(keys, replies, strict=True)]
+    rewrites, right = run.step("5_rewrites.jsonl", make), {}
+    for row in rewrites:
+        if row["is_right"]:
+            right.setdefault(row["id"], []).append(row)
+    print(f"  {sum(not row['is_right'] for row in rewrites)} of {len(rewrites)} rewrites dropped for a wrong or missing answer")
+    return right
+
+
+# Copied from stat_sel.retrieve
+def retrieve(args, run, student, difficult: list[dict], pool: list[dict], k: int) -> dict[str, list[str]]:
+    """The k questions of P nearest to each difficult one, by id, the nearest first (§C.2)."""
+    def make():  # ours: mean-pooled hidden states, because any causal model has them
+        model, tokenizer, *_ = common.load_4bit(args.embedder, "--embedder") if args.embedder else student()
+        hard, all_of_p = (common.embed(model, tokenizer, [row["problem"] for row in rows], args.sample_batch) for rows in (difficult, pool))
+        found = common.nearest(hard, all_of_p, k)
+        return {row["id"]: [pool[i]["id"] for i in near] for row, near in zip(difficult, found, strict=True)}
+    return run.step("5_nearest.json", make)
+
+
+# Copied from stat_sel.test
+def test(args, run, student, questions, arm: str) -> list[dict]:
+    """Every answer to the evaluation sets; is_right is None where no final answer was found, which counts as wrong and is shown apart."""
+    def make():
+        out = []
+        for name, rows in questions.sets.items():
+            n = questions.n_samples[name]
+            found = answer(args, run, f"7_answers_{arm}_{name.replace('/', '_')}.jsonl", student, rows, args.temperature if n == 1 else 1.0, n)
+            out += [{"set": name, "id": row["id"], "sample": one["sample"], "is_right": common.score(one["response"], row["answer"]),
+                     "cut_off": one["cut_off"]} for row in rows for one in found[row["id"]]]
+        return out
+    return run.step(f"7_test_{arm}.jsonl", make)
+
+
+def plan(args, writes, pool: list[dict], val: list[dict], to_label: list[dict], skills, new_arms: list[str], targeted: bool) -> None:
+    """Print what teacher and writer will cost at most, before the first paid call; write and solve are guessed until there is a profile."""
+    file, asked, guess = Path(args.profile_from or args.out, "4_profile.jsonl"), {}, common.rng(args.seed, "plan")
+    known = file.is_file()
+    if targeted and not known:
+        longest = ["(the student's response)"] + ["x" * 3 * args.max_new_tokens] * (len(val) - 1)  # the first is shown; three bytes count as a token
+        asked = {"3 label": [] if args.skill_map else requests(args, LABEL_PROMPT, to_label, skills),
+                 "4 diagnose, at most": requests(args, PROFILE_PROMPT, val, skills, longest)}
+    if "augment" in args.arms:
+        asked["5 rewrite"] = requests(args, REWRITE_PROMPT, pool, n=args.n_rewrites, temperature=1.0)
+    # ours: three missing skills for each question of Q_val, because §C.3.2's diagnoses name two or three, and far from all questions are difficult
+    n = sum(len(row["skills"]) for _, row in common.read_jsonl(file)) if known else len(val) * (3 if targeted else 1)
+    groups = [{"arm": arm, "skill": None if arm == "embed" else "(a missing skill)",
+               "references": [row["id"] for row in guess.sample(pool, min(args.n_references, len(pool)))]} for arm in new_arms for _ in range(n)]
+    write = writing(args, groups, {row["id"]: row for row in pool})
+    solve = requests(args, SOLVE_PROMPT, guess.choices(pool, k=len(write)), n=args.n_solutions, temperature=1.0)  # questions of P stand in
+    solve = [request._replace(sample=i) for i, request in enumerate(solve)]  # so that one which comes twice counts twice
+    print(f"Missing skills: {n} {f'by {file}' if known else 'as a guess'}. Malformed replies are asked for once more, which is not in the plan.")
+    steps = {"5 write": write, "5 solve": solve} if new_arms else {}
+    if args.writer:
+        common.open_teacher(writes, write=False).plan({"5 write": steps.pop("5 write", [])}, show=args.plan)
+    common.open_teacher(args, write=False).plan(asked | steps, show=args.plan)
+
+
+def main(args: Args) -> None:
+    common.check_args(args, lr=1, temperature=100, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9, tau1=1, tau2=1)
+    if args.min_agreeing > args.n_solutions:
+        raise UserError(f"--min-agreeing: expected at most --n-solutions {args.n_solutions}, came {args.min_agreeing}")
+    skills = common.read_lists(args.skills, "--skills", "subject") if args.skills else common.MATH_SKILLS
+    if args.skill_map:
+        common.read_lists(args.skill_map, "--skill-map", "question id")
+    for flag, name in (("--student", args.student), ("--adapter", args.adapter), ("--embedder", args.embedder if "embed" in args.arms else None),
+                       ("--prm", args.prm if args.difficulty == "prm" or args.compare else None)):
+        common.check_checkpoint(None if args.plan else name, flag)  # now, not after hours
+    if args.profile_from:
+        check_source(args)
+    questions = common.load_questions(args.data, args.n_val, args.seed, args.val, args.ood, args.samples, args.limit)
+    pool, val, tests = questions.pool, questions.val, questions.sets["MATH"]
+    new_arms, taught = [arm for arm in args.arms if arm not in ("base", "augment")], set(args.arms) - {"base"}
+    targeted = bool({"stat", "shuffled"} & taught)
+    to_label = (pool if targeted else []) + tests * args.label_test
+    writes = dataclasses.replace(args, teacher=args.writer, teacher_url=args.writer_url or args.teacher_url, usd_per_m_in=args.writer_usd_per_m_in,
+                                 usd_per_m_out=args.writer_usd_per_m_out) if args.writer else args
+    if taught:
+        for flag, rows in ((f"--data {args.data}", pool + tests), (f"--val {args.val}", val)):
+            if unknown := {str(row["subject"]) for row in rows} - skills.keys():
+                raise UserError(f"{flag}: subject {min(unknown)!r} is not in the skill list ({', '.join(skills)}); give a list by --skills")
+        plan(args, writes, pool, val, to_label, skills, new_arms, targeted)
+    if args.plan:
+        return
+    run = common.open_run(args, args.out, HOW)
+    run.step("0_questions.jsonl", lambda: [
+        {"id": row["id"], "part": part, "subject": row["subject"], "level": row["level"], "skills": own[row["id"]]}
+        for part, rows in (("P", pool), ("Q_val", val), ("Q_test", tests)) for own in [own_skills(rows, skills)] for row in rows])
+    if args.profile_from:
+        take_over(args, run)
+    teacher = common.open_teacher(args) if taught else None
+    writer = common.open_teacher(writes) if taught and args.writer else teacher
+    student = functools.cache(lambda: common.load_student(args.student, args.adapter))
+    graded = grade(args, run, student, val, tests)
+    hard = {row["id"] for row in graded if row["difficult"]}
+    labels = label(args, run, teacher, to_label, skills) if taught and to_label else {}
+    profile = diagnose(args, run, teacher, val, graded, skills) if targeted else {}
+    pairs = {}
+    if "augment" in args.arms:
+        pairs["augment"] = [{"id": row["id"], "sample": one["sample"], "skill": None, "problem": row["problem"], "response": one["response"]}
+                            for right in [rewrite(args, run, teacher, pool)] for row in pool for one in right.get(row["id"], [])]
+    if new_arms:
+        groups = group_references(args, run, student, pool, profile, labels, [row for row in val if row["id"] in hard])
+        pairs |= synthesise(args, run, teacher, writer, groups, pool, list(itertools.chain(*questions.sets.values())))
+    if pairs:
+        draw(args, run, pairs)
+
+    tested = {}
+    for arm in args.arms:
+        adapter = args.adapter if arm == "base" else run.path / "adapter" / arm
+        student.cache_clear()
+        if arm != "base" and not adapter.exists():
+            train(args, run, common.load_student(args.student, args.adapter), run.read(f"train_{arm}.jsonl"), arm)
+        if arm != "base":
+            adapter.with_suffix(".checkpoint.pt").unlink(missing_ok=True)
+        student = functools.cache(lambda adapter=adapter: common.load_student(args.student, adapter))  # what is tested is what was saved
+        tested[arm] = test(args, run, student, questions, arm)
+    for arm in TAKEN.values():
+        if (run.path / f"7_test_{arm}.jsonl").exists():
+            tested[arm] = run.read(f"7_test_{arm}.jsonl")
+            print(f"{arm}: from a run of stat_sel.py, trained on {len(run.read(f'train_{arm}.jsonl'))} pairs")
+    print(common.sets_table(tested, "augment" if "augment" in tested else list(tested)[0],
+                            ("MATH^D: the questions of MATH that are difficult by an independent draw of the base student's answers", hard)))
+    run.write("result.json", {
+        "method": "stat_syn", "removed": questions.removed, "teacher_totals": teacher.recorded if teacher else {},
+        "arms": {arm: {name: [sum(bool(row["is_right"]) for row in rows if row["set"] == name), sum(row["set"] == name for row in rows)]
+                       for name in questions.sets} for arm, rows in tested.items()}})  # right of answers
+    print(f"{run.path}/result.json; more tables: python report.py {run.path}")
+
+
+if __name__ == "__main__":
+    common.cli(main, Args, __doc__)
