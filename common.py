@@ -292,8 +292,12 @@ class Teacher:
 
 
 def read_tag(reply: str, tag: str) -> str | None:
-    """The text of the last <tag>...</tag>; None if there is none."""
-    found = re.findall(rf"<{tag}>(.*?)</{tag}>", reply, re.DOTALL | re.IGNORECASE)
+    """The text of the last <tag>...</tag>, from its innermost <tag> on; None if there is none.
+
+    >>> read_tag("The <skill> tag: <skill> factoring </skill>", "skill")
+    'factoring'
+    """
+    found = re.findall(rf"<{tag}>((?:(?!<{tag}>).)*?)</{tag}>", reply, re.DOTALL | re.IGNORECASE)
     return found[-1].strip() if found else None
 
 

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from common import UserError, agreement, read_json, read_jsonl
 
-MAY_DIFFER = ("prm", "data", "skills", "seed", "out", "teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd",
-              "usd_per_m_in", "usd_per_m_out", "plan", "micro_batch", "sample_batch", "prm_batch", "checkpointing")  # between the runs of one table
+MAY_DIFFER = (  # between the runs of one table
+    "prm", "data", "skills", "seed", "out", "teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd", "usd_per_m_in", "usd_per_m_out",
+    "plan", "micro_batch", "sample_batch", "prm_batch", "checkpointing", "profile_from", "writer_url", "writer_usd_per_m_in", "writer_usd_per_m_out")
 TAU1, TAU2 = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95), (0.5, 0.6, 0.7, 0.8)  # the grid that Table 8 is compared with
 
 
@@ -39,7 +40,7 @@ def gather(paths: list[str]) -> dict:
         run = result | {name: args[name] for name in ("seed", "student", "teacher", "embedder", "difficulty")} | {
             "commit": env[-1]["commit"], "gpu": env[-1]["gpu"], "packages": env[-1]["packages"],
             "n_val": len(val), "n_difficult": sum(row["difficult"] for row in val), "val_right": right(val)[0], "n_profile": len(profile),
-            "profile": Counter(skill for row in profile for skill in row["skills"]), **detection(val)}
+            "profile": Counter(skill for row in profile for skill in row["skills"]), "written": count_written(path), **detection(val)}
         runs.append(run | {"arms": count_arms(path, run, args["label_test"], difficult)})
     first, *others = arguments
     if odd := [path for path in others if arguments[path] != arguments[first]]:
@@ -86,12 +87,22 @@ def count_arms(path: Path, run: dict, label_test: bool, difficult: set[str]) -> 
             "k": k, "n": n, "no_answer": sum(a["is_right"] is None for a in on_math), "cut_off": sum(a["cut_off"] for a in on_math),
             "math_d": right([a for a in on_math if a["id"] in difficult]), "missed": right([a for a in on_math if a["needs"] & missed]),
             "other": right([a for a in on_math if not a["needs"] & missed]), "by_skill": {skill: right(rows) for skill, rows in by_skill.items()},
-            "skills_by_teacher": Counter(skill for question in questions for skill in by_teacher.get(question, [])),
+            "skills_by_teacher": Counter(  # of a new question the one that was asked for
+                skill for pair in pairs for skill in by_teacher.get(pair["id"], [pair["skill"]] if pair.get("skill") else [])),
             "skills_by_data": Counter(skill for question in questions for skill in own["P"].get(question, [])),
             "sets": {name: {"n": len(rows), "samples": max(map(len, rows.values())),
                             "avg": 100 * statistics.fmean(k / n for k, n in map(right, rows.values())),
                             "pass": 100 * statistics.fmean(right(samples)[0] > 0 for samples in rows.values())} for name, rows in others.items()}}
     return arms
+
+
+def count_written(path: Path) -> dict[str, dict[str, int]]:
+    """What became of the questions that STAT-Syn's arms asked for: how many are kept, and how many dropped for each reason."""
+    counts: dict[str, Counter] = defaultdict(Counter)
+    dropped = {row["id"]: row["dropped"] for row in read_rows(path / "dropped.jsonl", there=False)}
+    for row in read_rows(path / "5_written.jsonl", there=False):
+        counts[row["arm"]].update(["asked for", dropped.get(row["id"], "kept")])
+    return counts
 
 
 def detection(val: list[dict]) -> dict:
@@ -196,14 +207,24 @@ def most_missed(runs: list[dict], top: int = 10) -> list[str]:
 
 
 # Table 3 of arXiv 2510.10023: Llama-3.2-3B-Instruct, Qwen2.5-3B, Llama-3.2-1B-Instruct; where one number stands, it is the first student's.
-PAPER = {(): {"base": (44.0, 55.8, 26.0), "train": (44.8,), "augment": (45.2, 56.6, 27.8), "hard": (45.6,), "embed": (46.0,),
-              "stat": (51.5, 58.4, 32.4)},
-         ("math_d",): {"augment": (23.9, 45.6, 14.2), "stat": (26.6, 47.6, 15.6)}}
+PAPER = {"": {"base": (44.0, 55.8, 26.0), "MATH-Train": (44.8,), "MATH-Augment": (45.2, 56.6, 27.8), "MATH-Hard": (45.6,), "Embed-Sel": (46.0,),
+              "Embed-Syn": (48.8,), "STAT-Sel": (51.5, 58.4, 32.4), "STAT-Syn": (50.2, 59.4, 34.5)},
+         "math_d": {"MATH-Augment": (23.9, 45.6, 14.2), "Embed-Sel": (26.5,), "Embed-Syn": (27.3,), "STAT-Sel": (26.6, 47.6, 15.6),
+                    "STAT-Syn": (31.7, 49.2, 18.3)}}
+NAMES = {  # the paper's name of an arm -> how each method file calls it
+    "stat_sel": {"base": "base", "MATH-Train": "train", "MATH-Augment": "augment", "MATH-Hard": "hard", "Embed-Sel": "embed", "STAT-Sel": "stat",
+                 "shuffled": "shuffled"},
+    "stat_syn": {"base": "base", "MATH-Augment": "augment", "STAT-Syn": "stat", "Embed-Syn": "embed", "shuffled STAT-Syn": "shuffled",
+                 "STAT-Sel": "sel", "Embed-Sel": "embed_sel"}}
 PAPER_DETECTION = {"prm": "accuracy 78.0; precision 70, recall 92, F1 80", "consistency": "accuracy 79.8", "length": "accuracy 74.2"}  # §E.1
-COMPARISONS = (("C1: STAT-Sel > MATH-Augment", "stat", "augment"), ("C1: MATH-Augment > base", "augment", "base"),
-               ("C1 on MATH^D: STAT-Sel > MATH-Augment", "stat", "augment", "math_d"), ("C3: STAT-Sel > Embed-Sel", "stat", "embed"),
-               ("baseline: STAT-Sel > MATH-Train", "stat", "train"), ("baseline: STAT-Sel > MATH-Hard", "stat", "hard"),
-               ("control: STAT-Sel > shuffled", "stat", "shuffled"))
+PARTS = {"": "", "math_d": " on MATH^D", "missed": " on the ten most-missed skills"}
+COMPARISONS = (
+    ("C1", "STAT-Sel", "MATH-Augment", ""), ("C1", "MATH-Augment", "base", ""), ("C1", "STAT-Sel", "MATH-Augment", "math_d"),
+    ("C2", "STAT-Syn", "MATH-Augment", ""), ("C2", "STAT-Syn", "MATH-Augment", "math_d"),
+    ("C3", "STAT-Sel", "Embed-Sel", ""), ("C3", "STAT-Syn", "Embed-Sel", ""), ("beside C3", "STAT-Syn", "Embed-Syn", ""),
+    ("C4", "STAT-Syn", "STAT-Sel", "math_d"), ("beside C4", "STAT-Syn", "STAT-Sel", ""), ("beside C4", "STAT-Syn", "STAT-Sel", "missed"),
+    ("baseline", "STAT-Sel", "MATH-Train", ""), ("baseline", "STAT-Sel", "MATH-Hard", ""), ("control", "STAT-Sel", "shuffled", ""),
+    ("control", "STAT-Syn", "shuffled STAT-Syn", ""), ("control", "STAT-Syn", "shuffled STAT-Syn", "missed"))
 
 
 def verdict(interval: tuple[float, float, float]) -> str:
@@ -214,16 +235,19 @@ def verdict(interval: tuple[float, float, float]) -> str:
 
 def claims(runs: list[dict]) -> list[str]:
     """A row for each claim whose two arms are there."""
-    arms, rows = runs[0]["arms"], []
-    for name, a, b, *part in COMPARISONS:
-        if not {a, b} <= set(arms) or not (found := difference(runs, a, b, *part)):
+    arms, rows, names = runs[0]["arms"], [], NAMES[runs[0]["method"]]
+    for claim, better, worse, part in COMPARISONS:
+        a, b = names.get(better), names.get(worse)
+        if not {a, b} <= set(arms) or not (found := difference(runs, a, b, *[part] * bool(part))):
             continue
-        paper = [f"{x - y:+.1f}" for x, y in zip(PAPER[tuple(part)].get(a, ()), PAPER[tuple(part)].get(b, ()), strict=False)]
+        numbers = [PAPER.get(part, {}).get(name, ()) for name in (better, worse)]
+        paper = [f"{x - y:+.1f}" for x, y in zip(*numbers, strict=False)]
         sizes = [span([run["arms"][arm]["n_pairs"] for run in runs]) for arm in (a, b)]
         unequal = f", with {sizes[0]} pairs against {sizes[1]}" if b != "base" and sizes[0] != sizes[1] else ""
-        no_embedder = b == "embed" and runs[0]["embedder"] is None
-        pooled = " (with mean-pooled embeddings, whatever that embedder's own way is)" if b == "embed" else ""
-        rows.append([name, "not testable here: the student's own hidden states stood in for an embedder" if no_embedder else verdict(found) + pooled,
+        no_embedder = worse.startswith("Embed") and runs[0]["embedder"] is None
+        pooled = " (with mean-pooled embeddings, whatever that embedder's own way is)" if worse.startswith("Embed") else ""
+        rows.append([f"{claim}{PARTS[part]}: {better} > {worse}",
+                     "not testable here: the student's own hidden states stood in for an embedder" if no_embedder else verdict(found) + pooled,
                      f"{shown(found)} points{unequal}", ", ".join(paper) + " (the first alone)" * (len(paper) == 1) or "not run there"])
     if {"stat", "augment"} <= set(arms):
         distances = [[distance_to_profile(run, arm, "skills_by_data") for arm in ("augment", "stat")] for run in runs]
@@ -260,11 +284,13 @@ def tables(results: dict) -> str:
         if any(distances.values()):
             lines += ["", f"Distance between training set and Missing-Skill-Profile, by {words} (total variation, 0 = the same, 100 = disjoint): "
                       + "; ".join(f"{arm} {shown(found, '')}" for arm, found in distances.items() if found) + "."]
+    lines += written_table(runs)
     parts = {arm: [difference(runs, arm, reference, part) for part in ("missed", "other")] for arm in trained if arm != reference}
     if parts and reference in trained and all(found for pair in parts.values() for found in pair):
         lines += ["", f"Minus {reference} on the test questions that need one of the run's ten most-missed skills, and on the others: "
                   + "; ".join(f"{arm} {shown(missed)} and {shown(other)}" for arm, (missed, other) in parts.items()) + "."]
-    return "\n".join(lines + skills_table(runs, arms, reference) + sets_table(runs, arms, reference) + detection_tables(runs)) + "\n"
+    lines += skills_table(runs, arms, reference) + sets_table(runs, arms, reference)
+    return "\n".join(lines + (detection_tables(runs) if runs[0]["method"] == "stat_sel" else [])) + "\n"
 
 
 def arms_table(runs: list[dict], arms: list[str], reference: str) -> list[str]:
@@ -278,7 +304,8 @@ def arms_table(runs: list[dict], arms: list[str], reference: str) -> list[str]:
         cost = ["", "", ""]
         if any(n_pairs := [row["n_pairs"] for row in rows]):
             cost = [f"{statistics.fmean(row['n_questions'] for row in rows):.0f}",
-                    f"{statistics.fmean(row['train_seconds'] for row in rows):.0f}", f"{max(row['peak_gib'] for row in rows):.2f}"]
+                    *((f"{statistics.fmean(row['train_seconds'] for row in rows):.0f}", f"{max(row['peak_gib'] for row in rows):.2f}")
+                      if all(row["peak_gib"] for row in rows) else ("", ""))]  # an arm taken over from another run has none
         out.append([arm, f"{k} / {n}", f"{no_answer}, {cut_off}", shown(t_interval([accuracy(run, arm) for run in runs]), ""), to_reference, to_base,
                     shown(t_interval([accuracy(run, arm, "math_d") for run in runs]), ""), on_math_d, span(n_pairs), *cost])
     header = ["arm", "right of", "no answer, cut off", "%", f"minus {reference}", "minus base", "MATH^D %", f"MATH^D minus {reference}", "pairs",
@@ -286,6 +313,13 @@ def arms_table(runs: list[dict], arms: list[str], reference: str) -> list[str]:
     removed = span([run["removed"].get("MATH", 0) for run in runs])
     return [*table(header, out), "", f"MATH^D: the test questions that base's first draw makes difficult (by {runs[0]['difficulty']}); base too is "
             "scored on another draw. Claim only against other arms." + f" Taken out of MATH because profiled on: {removed}." * bool(removed)]
+
+
+def written_table(runs: list[dict]) -> list[str]:
+    written = {arm: [run.get("written", {}).get(arm, {}) for run in runs] for arm in runs[0].get("written", {})}
+    columns = sorted({name for counts in written.values() for row in counts for name in row}, key=lambda x: (x != "asked for", x != "kept", x))
+    rows = [[arm, *(str(sum(row.get(name, 0) for row in counts)) for name in columns)] for arm, counts in written.items()]
+    return ["", "New questions, in all runs: kept, and dropped by reason.", *table(["arm", *columns], rows)] if rows else []
 
 
 def skills_table(runs: list[dict], arms: list[str], reference: str) -> list[str]:
@@ -358,7 +392,7 @@ def plot(path: Path, title: str, xlabel: str, skills: list[str], series: dict[st
 def plot_profile(runs: list[dict], path: Path) -> None:
     """Figs. 2 and 6: shares of the ten most-missed skills in the profile and in each arm's pairs; bars are means, whiskers +- 1 sd over runs."""
     skills, trained = most_missed(runs), [arm for arm in runs[0]["arms"] if arm != "base"]
-    labels = "skills_by_data" if any(run["arms"][arm]["skills_by_data"] for run in runs for arm in trained) else "skills_by_teacher"
+    labels = "skills_by_data" if all(run["arms"][arm]["skills_by_data"] for run in runs for arm in trained) else "skills_by_teacher"
     counts = {"Missing-Skill-Profile": [run["profile"] for run in runs]}
     counts |= {f"training pairs: {arm}": [run["arms"][arm][labels] for run in runs] for arm in trained}
 

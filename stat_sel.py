@@ -507,7 +507,7 @@ def retrieve(args, run, student, difficult: list[dict], pool: list[dict], k: int
         hard, all_of_p = (common.embed(model, tokenizer, [row["problem"] for row in rows], args.sample_batch) for rows in (difficult, pool))
         found = common.nearest(hard, all_of_p, k)
         return {row["id"]: [pool[i]["id"] for i in near] for row, near in zip(difficult, found, strict=True)}
-    return run.step("5_nearest.json", make)
+    return run.step("5_nearest.json", make) if difficult else {}
 
 
 def draw(args, run, teacher, student, pool: list[dict], profile, labels, difficult: list[dict]) -> None:

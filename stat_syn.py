@@ -18,7 +18,7 @@ Arms    base      the student as it is
         sel, embed_sel  not trained here: STAT-Sel and Embed-Sel of the run of stat_sel.py that --profile-from names
 Differs What stat_sel.py says of MATH^D, the learning rate, batches, the 112 skills, the reward model and the embeddings. The paper only asks the
         teacher for novel questions; here what is not novel, or stands in a test set, is dropped. It does not say how many questions Embed-Syn writes
-        for a difficult question: here as many in all as STAT-Syn.
+        for a difficult question: here as many in all as STAT-Syn, or n_new where the run has no profile.
 Run     python stat_syn.py --teacher gpt-4o-mini --writer gpt-4o                          # the paper's sizes and models, one GPU
         python stat_syn.py --profile-from runs/stat_sel --cache runs/stat_sel/teacher.jsonl   # after stat_sel.py; pays nothing twice
         python stat_syn.py --plan                                                        # calls, tokens, one prompt of each kind; sends nothing
@@ -51,7 +51,7 @@ HOW = ("teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd", "
        "prm_batch", "checkpointing", "profile_from", "writer_url", "writer_usd_per_m_in", "writer_usd_per_m_out")
 # What steps 1 to 4 follow from: these must agree with the run that --profile-from names.
 PROFILED_BY = ("student", "adapter", "data", "val", "skills", "skill_map", "label_test", "seed", "limit", "teacher", "n_val", "difficulty", "prm",
-               "tau1", "tau2", "length_words", "temperature", "max_new_tokens")
+               "compare", "tau1", "tau2", "length_words", "temperature", "max_new_tokens")
 TAKEN = {"stat": "sel", "embed": "embed_sel"}  # arms of that run, and their names here
 
 
@@ -121,7 +121,7 @@ class Args:
 
 
 # --- Prompts, in our own words, with the fields of §C.3. -----------------------------------------------------------------------------------
-WRITE_PROMPT = """Here are problems from the subject {subject}, each with its solution.
+WRITE_PROMPT = """Here are problems from {subject}, each with its solution.
 
 {examples}
 
@@ -220,27 +220,33 @@ def draw_neighbours(nearest: dict[str, list[str]], n: int, k: int, rng: random.R
 def read_question(reply: str | None) -> dict:
     """Reason, draft and question of a reply (§C.3.3). `fault` says why there is no question in it."""
     reason, draft, problem = (common.read_tag(reply or "", tag) for tag in ("reason", "draft", "question"))
-    fault = "no reply" if reply is None else "missing tag" if not problem else "holds an answer" if common.read_boxes(problem) else None
+    solved = problem and (common.read_boxes(problem) or re.search(r"^\W*(final )?(solution|answer)\W*:", problem, re.IGNORECASE | re.MULTILINE))
+    fault = "no reply" if reply is None else "missing tag" if not problem else "holds an answer" if solved else None
     return {"reason": reason, "draft": draft, "problem": problem, "fault": fault}
 
 
 def read_solution(reply: str | None) -> dict:
-    """A solution and its final answer. `fault` says why there is none, or none for certain."""
-    answer = common.extract_answer(reply or "")
+    """A solution and its final answer, which must be boxed. `fault` says why there is none, or none for certain."""
     boxed = [box for *_, box in common.read_boxes(reply or "")]
-    several = any(not common.is_equiv(box, answer) for box in boxed)
-    return {"response": reply, "answer": answer,
-            "fault": "no reply" if reply is None else "no final answer" if answer is None else "several boxes" if several else None}
+    several = any(not common.is_equiv(box, boxed[-1]) for box in boxed)
+    fault = "no reply" if reply is None else "no final answer" if not boxed else "several boxes" if several else None
+    return {"response": reply, "answer": boxed[-1] if boxed else None, "fault": fault}
 
 
 def agreeing(answers: list[str | None]) -> list[int]:
-    """Which solutions have the answer that most of them have (§2.3, §B.2); how many they are is the question's consistency score.
+    """The largest group of solutions that agree on the answer (§2.3, §B.2), by index; its size is the question's consistency score.
 
-    None, no answer found, agrees with nothing, not even None. Of equally large groups the first.
+    Each agrees with each, since 50, 50% and 1/2 are not one answer. None, no answer found, agrees with nothing. Of equally large groups the first.
     >>> agreeing(["7", "1/2", "0.5"]), agreeing(["1", None, "2"]), agreeing([None, None, None])
     ([1, 2], [0], [])
     """
-    groups = [[j for j, b in enumerate(answers) if b is not None and common.is_equiv(a, b)] for a in answers if a is not None]
+    groups = []
+    for i, first in enumerate(answers):
+        group = [] if first is None else [i]
+        for j, answer in enumerate(answers):
+            if group and j != i and answer is not None and all(common.is_equiv(answer, answers[k]) for k in group):
+                group.append(j)
+        groups.append(sorted(group))
     return max(groups, key=len, default=[])
 
 
@@ -259,7 +265,7 @@ def fingerprints(problem: str) -> set[str]:
 
     ours: 13 words, because that is the usual measure of contamination since GPT-3's; the paper does not speak of any.
     """
-    words = re.findall(r"\w+", problem.casefold())
+    words = re.findall(r"\w+", re.sub(r"\[asy\].*?\[/asy\]", "", problem, flags=re.DOTALL).casefold())  # figures begin with the same code
     return {common.plain(problem), *(" ".join(words[i:i + 13]) for i in range(len(words) - 12))}
 
 
@@ -306,7 +312,8 @@ def writing(args, groups: list[dict], by_id: dict[str, dict]) -> list[Request]:
     asked, seen = [], Counter()
     for group in groups:
         rows, skill = [by_id[i] for i in group["references"]], group["skill"]
-        text = WRITE_PROMPT.format(subject=rows[0]["subject"], examples="\n\n".join(EXAMPLE.format(**row) for row in rows),
+        text = WRITE_PROMPT.format(subject=" and ".join(dict.fromkeys(row["subject"] for row in rows)),
+                                   examples="\n\n".join(EXAMPLE.format(**row) for row in rows),
                                    link=SKILL_LINK.format(skill=skill) if skill else EMBED_LINK)
         for _ in range(args.n_new):  # ours: at T = 1, because several that differ are wanted
             asked.append(Request([{"role": "user", "content": text}], 1.0, args.teacher_max_tokens, seen[group["arm"], text]))
@@ -316,20 +323,19 @@ def writing(args, groups: list[dict], by_id: dict[str, dict]) -> list[Request]:
 
 def group_references(args, run, student, pool: list[dict], profile, labels, difficult: list[dict]) -> list[dict]:
     """What the teacher reads for each arm: rows {"arm", "for", "skill", "references"}."""
-    k, skill_map = args.n_references, invert({row["id"]: labels.get(row["id"], []) for row in pool})
-    lacking = sum(skill not in skill_map for skills in profile.values() for skill in skills)
-    few = sum(0 < len(skill_map.get(skill, [])) < k for skills in profile.values() for skill in skills)
-    print(f"  {sum(map(len, profile.values()))} missing skills: for {lacking} of them P has no question, and nothing is written; for {few} it has "
-          f"fewer than {k}")
-    groups = []
+    k, skill_map, groups = args.n_references, invert({row["id"]: labels.get(row["id"], []) for row in pool}), []
+    there = Counter(min(k, len(skill_map.get(skill, []))) for skills in profile.values() for skill in skills)
+    print(f"  {there.total()} missing skills: for {there[0]} of them P has no question, and nothing is written; for "
+          f"{sum(there[n] for n in range(1, k))} it has fewer than {k}")
     for arm in args.arms:
+        rng = common.rng(args.seed, "references", arm)
         if arm in ("stat", "shuffled"):
             source = profile if arm == "stat" else shuffle_profile(profile, skill_map, k, common.rng(args.seed, "shuffle"))
-            drawn = draw_references(source, skill_map, k, common.rng(args.seed, "references", arm))
+            drawn = draw_references(source, skill_map, k, rng)
         elif arm == "embed":
             nearest = retrieve(args, run, student, difficult, pool, args.n_nearest)
-            n = sum(map(len, profile.values())) or len(nearest)  # ours: as many as STAT-Syn has, because equal numbers of pairs are compared
-            drawn = draw_neighbours(nearest, n, k, common.rng(args.seed, "references", arm)) if nearest else []
+            # ours: as many groups as STAT-Syn has, because equal numbers of pairs are compared
+            drawn = draw_neighbours(nearest, there.total() - there[0] or len(nearest), k, rng)
         else:
             continue
         if not drawn:
@@ -381,12 +387,16 @@ def synthesise(args, run, teacher, writer, groups: list[dict], pool: list[dict],
 
 
 def draw(args, run, pairs: dict[str, list[dict]]) -> None:
-    """train_<arm>.jsonl for each arm: as many random pairs of each, in chat form (§B.2)."""
-    n = min([args.n_pairs, *map(len, pairs.values())])
+    """train_<arm>.jsonl for each arm: as many random pairs of each, and no more than the arms taken over have (§B.2)."""
+    sizes = {arm: len(rows) for arm, rows in pairs.items()}
+    sizes |= {arm: len(run.read(f"train_{arm}.jsonl")) for arm in TAKEN.values() if (run.path / f"train_{arm}.jsonl").exists()}
+    least = min(sizes, key=sizes.get)
+    if sizes[least] < args.n_pairs:
+        print(f"  {sizes[least]} pairs an arm, not --n-pairs {args.n_pairs}: {least} has no more; a larger --n-new or --n-val gives new ones")
     for arm, rows in pairs.items():
         if not rows:
             raise UserError(f"arm {arm}: no pair is left; read {run.path}/dropped.jsonl or 5_rewrites.jsonl, or take more questions")
-        drawn = common.rng(args.seed, "pairs", arm).sample(rows, len(rows))[:n]
+        drawn = common.rng(args.seed, "pairs", arm).sample(rows, len(rows))[:min(args.n_pairs, sizes[least])]
         made = run.step(f"train_{arm}.jsonl", lambda drawn=drawn: [
             {"id": row["id"], "sample": row["sample"], "skill": row["skill"],
              "messages": question(row["problem"]) + [{"role": "assistant", "content": row["response"]}]} for row in drawn])
@@ -394,33 +404,36 @@ def draw(args, run, pairs: dict[str, list[dict]]) -> None:
 
 
 # --- A run of stat_sel.py to go on from. ----------------------------------------------------------------------------------------------------
+def differences(there: dict, here: dict, names) -> str:
+    return "; ".join(f"{name} was {there.get(name)}, is {here.get(name)}" for name in names if there.get(name) != here.get(name))
+
+
 def check_source(args) -> None:
-    """Refuse a --profile-from whose steps 1 to 4 are not finished, or follow from other arguments: another student, another seed."""
+    """Refuse a --profile-from that is no run of stat_sel.py with steps 1 to 4, or one of other arguments: another student, another seed."""
     path = Path(args.profile_from)
-    if missing := [name for name in ("args.json", "3_skill_map.jsonl", "4_profile.jsonl") if not (path / name).is_file()]:
-        raise UserError(f"--profile-from {path}: expected a run of stat_sel.py with arm stat, found no {missing[0]}; let that run finish first")
-    there, here = common.read_json(path / "args.json"), dataclasses.asdict(args)
-    if odd := [f"{name} was {there.get(name)}, is {here[name]}" for name in PROFILED_BY if there.get(name) != here[name]]:
-        raise UserError(f"--profile-from {path}: its profile follows from other arguments ({'; '.join(odd)}); give those, or leave it out")
+    needed = ("args.json", "0_questions.jsonl", "3_skill_map.jsonl", "4_profile.jsonl")
+    missing = [name for name in needed if not (path / name).is_file()]
+    there = {} if missing else common.read_json(path / "args.json")
+    if "questions_per_skill" not in there:  # an argument of that file alone
+        came = f"found no {missing[0]}" if missing else "found another method's"
+        raise UserError(f"--profile-from {path}: expected a run of stat_sel.py with arm stat, its steps 1 to 4 finished, {came}; name another")
+    if odd := differences(there, dataclasses.asdict(args), PROFILED_BY):
+        raise UserError(f"--profile-from {path}: its profile follows from other arguments ({odd}); give those, or leave it out")
 
 
 def take_over(args, run) -> None:
     """Copy the files of steps 1 to 4 of the run that --profile-from names, and the tests of its arms stat and embed, as sel and embed_sel."""
     source = Path(args.profile_from)
-    if [row for _, row in common.read_jsonl(source / "0_questions.jsonl")] != run.read("0_questions.jsonl"):
-        raise UserError(f"--profile-from {source}: its questions are others, though its arguments are the same; has --data changed since?")
-    names = {f"{name}.jsonl": f"{name}.jsonl" for name in ("1_answers", "1_samples", "2_rewards", "2_graded", "3_skill_map", "4_profile")}
     there, here = common.read_json(source / "args.json"), run.read("args.json")
-    odd = [f"{name} was {there[name]}, is {here[name]}" for name in sorted(there.keys() & here.keys() - {"out", "arms", *HOW})
-           if there[name] != here[name]]
-    if odd:
-        print(f"  {source}: its arms do not stand beside these, since they were made with other arguments ({'; '.join(odd)})")
+    names = {f"{name}.jsonl": f"{name}.jsonl" for name in ("1_answers", "1_samples", "2_rewards", "2_graded", "3_skill_map", "4_profile")}
+    if odd := differences(there, here, sorted(there.keys() & here.keys() - {"out", "arms", *HOW})):
+        print(f"  {source}: its arms do not stand beside these, since they were made with other arguments ({odd})")
     else:
         names |= {f"{part}_{arm}.jsonl": f"{part}_{name}.jsonl" for arm, name in TAKEN.items() for part in ("train", "7_test")}
     for old, new in names.items():
-        if (source / old).exists() and not (run.path / new).exists():
-            run.write(new, [row for _, row in common.read_jsonl(source / old)])
-            print(f"{new}: taken over from {source}")
+        rows = [row for _, row in common.read_jsonl(source / old)] if (source / old).exists() else None
+        if rows is not None and rows != run.step(new, lambda rows=rows: rows):
+            raise UserError(f"{run.path}/{new}: it is not the one of --profile-from {source}; go on without that, or choose another --out")
 
 
 # --- Copied from stat_sel.py, where it is explained: steps 1 to 4, the control, the student's sampling and training. ---------------------------
@@ -771,7 +784,7 @@ def retrieve(args, run, student, difficult: list[dict], pool: list[dict], k: int
         hard, all_of_p = (common.embed(model, tokenizer, [row["problem"] for row in rows], args.sample_batch) for rows in (difficult, pool))
         found = common.nearest(hard, all_of_p, k)
         return {row["id"]: [pool[i]["id"] for i in near] for row, near in zip(difficult, found, strict=True)}
-    return run.step("5_nearest.json", make)
+    return run.step("5_nearest.json", make) if difficult else {}
 
 
 # Copied from stat_sel.test
@@ -788,10 +801,10 @@ def test(args, run, student, questions, arm: str) -> list[dict]:
     return run.step(f"7_test_{arm}.jsonl", make)
 
 
-def plan(args, writes, pool: list[dict], val: list[dict], to_label: list[dict], skills, new_arms: list[str], targeted: bool) -> None:
+def plan(args, writer_args, pool: list[dict], val: list[dict], to_label: list[dict], skills, new_arms: list[str], targeted: bool) -> None:
     """Print what teacher and writer will cost at most, before the first paid call; write and solve are guessed until there is a profile."""
     file, asked, guess = Path(args.profile_from or args.out, "4_profile.jsonl"), {}, common.rng(args.seed, "plan")
-    known = file.is_file()
+    known = targeted and file.is_file()
     if targeted and not known:
         longest = ["(the student's response)"] + ["x" * 3 * args.max_new_tokens] * (len(val) - 1)  # the first is shown; three bytes count as a token
         asked = {"3 label": [] if args.skill_map else requests(args, LABEL_PROMPT, to_label, skills),
@@ -805,47 +818,59 @@ def plan(args, writes, pool: list[dict], val: list[dict], to_label: list[dict], 
     write = writing(args, groups, {row["id"]: row for row in pool})
     solve = requests(args, SOLVE_PROMPT, guess.choices(pool, k=len(write)), n=args.n_solutions, temperature=1.0)  # questions of P stand in
     solve = [request._replace(sample=i) for i, request in enumerate(solve)]  # so that one which comes twice counts twice
-    print(f"Missing skills: {n} {f'by {file}' if known else 'as a guess'}. Malformed replies are asked for once more, which is not in the plan.")
-    steps = {"5 write": write, "5 solve": solve} if new_arms else {}
+    if new_arms:
+        print(f"5 write, 5 solve: by {n} missing skills {f'in {file}' if known else 'as a guess'}; what comes malformed is asked for once more, "
+              "on top of this")
+        asked |= {"5 write": write, "5 solve": solve}
     if args.writer:
-        common.open_teacher(writes, write=False).plan({"5 write": steps.pop("5 write", [])}, show=args.plan)
-    common.open_teacher(args, write=False).plan(asked | steps, show=args.plan)
+        common.open_teacher(writer_args, write=False).plan({"5 write": asked.pop("5 write", [])}, show=args.plan)
+    common.open_teacher(args, write=False).plan(asked, show=args.plan)
 
 
 def main(args: Args) -> None:
     common.check_args(args, lr=1, temperature=100, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9, tau1=1, tau2=1)
-    if args.min_agreeing > args.n_solutions:
-        raise UserError(f"--min-agreeing: expected at most --n-solutions {args.n_solutions}, came {args.min_agreeing}")
+    for small, large in (("min_agreeing", "n_solutions"), ("n_references", "n_nearest")):
+        if getattr(args, small) > getattr(args, large):
+            a, b = (f"--{name.replace('_', '-')}" for name in (small, large))
+            raise UserError(f"{a}: expected at most {b} {getattr(args, large)}, came {getattr(args, small)}")
+    if not args.writer and {args.writer_url, args.writer_usd_per_m_in, args.writer_usd_per_m_out} != {None}:
+        raise UserError("--writer-url, --writer-usd-per-m-in and --writer-usd-per-m-out say something of a --writer; give that too")
+    if args.writer and ((args.usd_per_m_in is None) != (args.writer_usd_per_m_in is None) or (args.max_usd and args.writer_usd_per_m_in is None)):
+        raise UserError("--writer: expected prices of both models or of none: --usd-per-m-in, --usd-per-m-out, --writer-usd-per-m-in, "
+                        "--writer-usd-per-m-out")
+    writer_args = dataclasses.replace(args, teacher=args.writer, teacher_url=args.writer_url or args.teacher_url,
+                                      usd_per_m_in=args.writer_usd_per_m_in, usd_per_m_out=args.writer_usd_per_m_out) if args.writer else args
     skills = common.read_lists(args.skills, "--skills", "subject") if args.skills else common.MATH_SKILLS
     if args.skill_map:
         common.read_lists(args.skill_map, "--skill-map", "question id")
-    for flag, name in (("--student", args.student), ("--adapter", args.adapter), ("--embedder", args.embedder if "embed" in args.arms else None),
-                       ("--prm", args.prm if args.difficulty == "prm" or args.compare else None)):
-        common.check_checkpoint(None if args.plan else name, flag)  # now, not after hours
     if args.profile_from:
         check_source(args)
+    needs_prm = not args.profile_from and (args.difficulty == "prm" or args.compare)
+    for flag, name in (("--student", args.student), ("--adapter", args.adapter), ("--embedder", args.embedder if "embed" in args.arms else None),
+                       ("--prm", args.prm if needs_prm else None)):
+        common.check_checkpoint(None if args.plan else name, flag)  # now, not after hours
     questions = common.load_questions(args.data, args.n_val, args.seed, args.val, args.ood, args.samples, args.limit)
     pool, val, tests = questions.pool, questions.val, questions.sets["MATH"]
+    asked = [{"id": row["id"], "part": part, "subject": row["subject"], "level": row["level"], "skills": own[row["id"]]}
+             for part, rows in (("P", pool), ("Q_val", val), ("Q_test", tests)) for own in [own_skills(rows, skills)] for row in rows]
+    if args.profile_from and [row for _, row in common.read_jsonl(Path(args.profile_from, "0_questions.jsonl"))] != asked:
+        raise UserError(f"--profile-from {args.profile_from}: its questions are others; has --data changed since, or is --ood another?")
     new_arms, taught = [arm for arm in args.arms if arm not in ("base", "augment")], set(args.arms) - {"base"}
     targeted = bool({"stat", "shuffled"} & taught)
     to_label = (pool if targeted else []) + tests * args.label_test
-    writes = dataclasses.replace(args, teacher=args.writer, teacher_url=args.writer_url or args.teacher_url, usd_per_m_in=args.writer_usd_per_m_in,
-                                 usd_per_m_out=args.writer_usd_per_m_out) if args.writer else args
     if taught:
         for flag, rows in ((f"--data {args.data}", pool + tests), (f"--val {args.val}", val)):
             if unknown := {str(row["subject"]) for row in rows} - skills.keys():
                 raise UserError(f"{flag}: subject {min(unknown)!r} is not in the skill list ({', '.join(skills)}); give a list by --skills")
-        plan(args, writes, pool, val, to_label, skills, new_arms, targeted)
+        plan(args, writer_args, pool, val, to_label, skills, new_arms, targeted)
     if args.plan:
         return
     run = common.open_run(args, args.out, HOW)
-    run.step("0_questions.jsonl", lambda: [
-        {"id": row["id"], "part": part, "subject": row["subject"], "level": row["level"], "skills": own[row["id"]]}
-        for part, rows in (("P", pool), ("Q_val", val), ("Q_test", tests)) for own in [own_skills(rows, skills)] for row in rows])
+    run.step("0_questions.jsonl", lambda: asked)
     if args.profile_from:
         take_over(args, run)
     teacher = common.open_teacher(args) if taught else None
-    writer = common.open_teacher(writes) if taught and args.writer else teacher
+    writer = common.open_teacher(writer_args) if taught and args.writer else teacher
     student = functools.cache(lambda: common.load_student(args.student, args.adapter))
     graded = grade(args, run, student, val, tests)
     hard = {row["id"] for row in graded if row["difficult"]}
@@ -874,7 +899,8 @@ def main(args: Args) -> None:
     for arm in TAKEN.values():
         if (run.path / f"7_test_{arm}.jsonl").exists():
             tested[arm] = run.read(f"7_test_{arm}.jsonl")
-            print(f"{arm}: from a run of stat_sel.py, trained on {len(run.read(f'train_{arm}.jsonl'))} pairs")
+    n_pairs = {arm: len(run.read(f"train_{arm}.jsonl")) for arm in tested if arm != "base"}
+    print("pairs trained on: " + ", ".join(f"{arm} {n}" for arm, n in n_pairs.items()))
     print(common.sets_table(tested, "augment" if "augment" in tested else list(tested)[0],
                             ("MATH^D: the questions of MATH that are difficult by an independent draw of the base student's answers", hard)))
     run.write("result.json", {

@@ -1,10 +1,14 @@
 """Shared fixtures: a small toy world, and the real data where REAL_DATA names a folder that holds it."""
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+import common
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -44,3 +48,21 @@ def run_file():
         environment = {k: v for k, v in os.environ.items() if k not in ("OPENAI_API_KEY", "OPENAI_BASE_URL")} | (env or {})
         return subprocess.run([sys.executable, *map(str, argv)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
     return run
+
+
+@pytest.fixture
+def call_file(monkeypatch, capsys):
+    """Calls a method file's command line in this process, seconds sooner than run_file: call_file("stat_sel.py", "--plan")."""
+    def call(name, *argv):
+        module = importlib.import_module(name.removesuffix(".py"))
+        monkeypatch.setattr(sys, "argv", [name, *map(str, argv)])
+        for key in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+            monkeypatch.delenv(key, raising=False)
+        capsys.readouterr()
+        try:
+            common.cli(module.main, module.Args, module.__doc__)
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        return SimpleNamespace(returncode=code, **dict(zip(("stdout", "stderr"), capsys.readouterr(), strict=True)))
+    return call

@@ -122,8 +122,8 @@ def test_a_rerun_reads_and_pays_nothing_again(whole_run, small_world, run_file):
     assert {path.name: path.read_bytes() for path in out.glob("*.jsonl")} == before
 
 
-def test_other_arguments_are_refused(whole_run, small_world, run_file):
-    again = run_file("stat_sel.py", *flags(small_world, "http://127.0.0.1:9/v1", whole_run[0], "--n-rewrites", "2"))
+def test_other_arguments_are_refused(whole_run, small_world, call_file):
+    again = call_file("stat_sel.py", *flags(small_world, "http://127.0.0.1:9/v1", whole_run[0], "--n-rewrites", "2"))
     assert again.returncode == 2 and "n_rewrites was 3, is 2" in again.stderr and "Traceback" not in again.stderr
 
 
@@ -212,12 +212,12 @@ def test_two_files_are_enough(small_world, tmp_path, teacher_url, run_file):
     assert done.returncode == 0 and (tmp_path / "out" / "result.json").exists(), done.stderr[-2000:]
 
 
-def test_plan_sends_nothing(small_world, tmp_path, run_file):
-    done = run_file("stat_sel.py", *flags(small_world, "http://127.0.0.1:9/v1", tmp_path / "out", "--plan"))
+def test_plan_sends_nothing(small_world, tmp_path, call_file):
+    done = call_file("stat_sel.py", *flags(small_world, "http://127.0.0.1:9/v1", tmp_path / "out", "--plan"))
     assert done.returncode == 0, done.stderr
     assert "5 rewrite, at most" in done.stdout and done.stdout.count("<problem>") == 3  # one prompt of each kind
     assert "$" not in done.stdout and not (tmp_path / "out").exists()  # so the next command may have other arguments
-    priced = run_file("stat_sel.py", *flags(
+    priced = call_file("stat_sel.py", *flags(
         small_world, "http://127.0.0.1:9/v1", tmp_path / "out", "--plan", "--usd-per-m-in", "1", "--usd-per-m-out", "2"))
     assert "usd" in priced.stdout
 
@@ -374,13 +374,13 @@ def test_given_pairs_need_no_teacher(whole_run, small_world, tmp_path, run_file)
     (["--epochs", "0"], "--epochs"),
     (["--batch", "0"], "--batch"),
 ])
-def test_a_mistake_gets_one_sentence(change, words, small_world, tmp_path, teacher_url, run_file):
+def test_a_mistake_gets_one_sentence(change, words, small_world, tmp_path, teacher_url, call_file):
     out = tmp_path / "out"
     command = [str(flag) for flag in flags(small_world, teacher_url, out)]
     if change[0] in command:
         at = command.index(change[0])
         del command[at:at + 2]
-    done = run_file("stat_sel.py", *command, *change)
+    done = call_file("stat_sel.py", *command, *change)
     assert done.returncode == 2, done.stdout + done.stderr
     sentences = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(sentences) == 1 and words in sentences[0], done.stderr
@@ -389,11 +389,11 @@ def test_a_mistake_gets_one_sentence(change, words, small_world, tmp_path, teach
 
 
 @pytest.mark.parametrize("flag, wrong", [("--prm", "nowhere"), ("--student", "nowhere"), ("--embedder", "nowhere"), ("--adapter", "nowhere")])
-def test_a_wrong_name_is_refused_at_once_and_leaves_nothing(flag, wrong, small_world, tmp_path, run_file):
+def test_a_wrong_name_is_refused_at_once_and_leaves_nothing(flag, wrong, small_world, tmp_path, call_file):
     command = [str(f) for f in flags(small_world, "http://127.0.0.1:9/v1", tmp_path / "out", "--arms", "embed")]
     if flag in command:
         del command[command.index(flag):command.index(flag) + 2]
-    done = run_file("stat_sel.py", *command, flag, wrong)
+    done = call_file("stat_sel.py", *command, flag, wrong)
     assert done.returncode == 2 and f"{flag} {wrong}: no such folder" in done.stderr and not (tmp_path / "out").exists()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import tyro
 
+import common
 from toyworld import teacher, world
 
 STAT = ["--n-val", str(world.N_VAL), "--n-pairs", "1900", "--lr", "2e-3", "--batch", "32", "--micro-batch", "32", "--no-checkpointing",
@@ -45,8 +46,14 @@ def main() -> int:
     if "--out" not in given:
         flags += ["--out", f"runs/toy_{args.method}{run}"]
     earlier = Path(f"runs/toy_stat_sel{run}")
-    if args.method == "stat_syn" and not {"--profile-from", "--data"} & given and (earlier / "result.json").exists():
-        flags += ["--profile-from", str(earlier), "--cache", f"{earlier}/teacher.jsonl"]
+    if args.method == "stat_syn" and "--profile-from" not in given and (earlier / "result.json").exists():
+        goes_on = ["--profile-from", str(earlier), "--cache", f"{earlier}/teacher.jsonl"]
+        try:
+            method.check_source(tyro.cli(method.Args, args=[*flags, *rest, *goes_on]))
+            flags += goes_on
+            print(f"goes on from STAT-Sel's run: {' '.join(goes_on)}")
+        except common.UserError as error:  # that run was made with other arguments
+            print(f"makes its own profile: {error}")
     code = subprocess.call([sys.executable, str(Path(__file__).parent.parent / f"{args.method}.py"), *flags, *rest])
     server.shutdown()
     return code
