@@ -11,11 +11,17 @@ demo: .venv  ## STAT-Sel in the toy world: no GPU, no network, no key
 
 test: .venv  ## the whole suite
 	$(BIN)/ruff check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 results: .venv  ## the runs behind results/toy_*.json, their tables and plots
 	for seed in 6 7 8 9 10; do $(BIN)/python -m toyworld stat_sel --seed $$seed --arms $(ARMS) || exit; done
 	$(BIN)/python report.py $(foreach seed,6 7 8 9 10,runs/toy_stat_sel/seed-$(seed)) --save results/toy_stat_sel.json --plots docs
+	for seed in 11 12 13 14 15; do \
+	  $(BIN)/python -m toyworld stat_sel --seed $$seed --arms base augment embed stat || exit; \
+	  $(BIN)/python -m toyworld stat_syn --seed $$seed --arms base augment stat shuffled embed || exit; \
+	done
+	$(BIN)/python report.py $(foreach seed,11 12 13 14 15,runs/toy_stat_syn/seed-$(seed)) --save results/toy_stat_syn.json --plots docs
+	$(BIN)/python -m toyworld.audit $(foreach seed,11 12 13 14 15,runs/toy_stat_syn/seed-$(seed)) --save results/audit_stat_syn.json
 	for seed in 6 7 8 9 10; do $(BIN)/python -m toyworld stat_sel --seed $$seed --times-seen 4 || exit; done
 	$(BIN)/python report.py $(foreach seed,6 7 8 9 10,runs/toy_stat_sel_seen_4/seed-$(seed)) --save results/toy_stat_sel_seen_4.json
 

@@ -1,4 +1,4 @@
-"""STAT-Sel on a GPU: the toy world end to end, then answering, scoring and training at the shapes of real models with random weights.
+"""STAT-Sel and STAT-Syn on a GPU: the toy world end to end, then answering, scoring and training at the shapes of real models with random weights.
 
     python benchmarks/gpu.py                # 3B student, 8B reward model: about 30 GB of disk and a GPU with 24 GB; no network
     python benchmarks/gpu.py --shape tiny   # the same steps at toy size, to see that they run
@@ -66,11 +66,13 @@ def main() -> int:
     args = parser.parse_args()
     print(f"device: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'}")
     with tempfile.TemporaryDirectory() as folder:
-        toy = [sys.executable, "-m", "toyworld", "stat_sel", "--scale", str(args.scale), "--limit", str(args.limit), "--out", f"{folder}/toy"]
-        started = time.time()
-        if code := subprocess.call(toy, cwd=ROOT):
-            return code
-        print(f"toy world, end to end: {time.time() - started:.1f} s; its memory stands in the lines above")
+        for method, more in (("stat_sel", []), ("stat_syn", ["--profile-from", f"{folder}/stat_sel"])):
+            toy = [sys.executable, "-m", "toyworld", method, "--scale", str(args.scale), "--limit", str(args.limit), "--arms", "base", "stat",
+                   "--out", f"{folder}/{method}"]
+            started = time.time()
+            if code := subprocess.call([*toy, *more], cwd=ROOT):
+                return code
+            print(f"{method} in the toy world, end to end: {time.time() - started:.1f} s; its memory stands in the lines above")
         made = world.make_world(ROOT / world.default_root(), 0, stat_sel.STUDENT_PROMPT, args.scale)
         checkpoint = make_checkpoint(Path(folder), args.shape, AutoTokenizer.from_pretrained(made / "student"))
         run_args = stat_sel.Args(student=str(checkpoint), out=f"{folder}/run", epochs=1)

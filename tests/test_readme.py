@@ -8,13 +8,16 @@ import pytest
 import tyro
 
 import stat_sel
+import stat_syn
 from tests.conftest import ROOT
 from toyworld.__main__ import FLAGS, make_parser
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = [text for language, text in re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE) if not language]
 COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.split("#")[0].strip()]
-DOC_COMMANDS = [line.split("  #")[0].strip().removeprefix("Run").strip() for line in stat_sel.__doc__.splitlines() if "python " in line]
+METHODS = {"stat_sel": stat_sel, "stat_syn": stat_syn}
+DOC_COMMANDS = [line.split("  #")[0].strip().removeprefix("Run").strip()
+                for method in METHODS.values() for line in method.__doc__.splitlines() if "python " in line]
 
 
 def test_there_are_commands():
@@ -26,11 +29,11 @@ def test_every_command_is_one_the_files_take(command):
     words = shlex.split(command)
     if words[0] == "make":
         assert subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True).returncode == 0
-    elif words[:2] == ["python", "stat_sel.py"]:
-        tyro.cli(stat_sel.Args, args=words[2:])  # raises SystemExit at a wrong flag
+    elif words[0] == "python" and words[1].removesuffix(".py") in METHODS:
+        tyro.cli(METHODS[words[1].removesuffix(".py")].Args, args=words[2:])  # raises SystemExit at a wrong flag
     elif words[:3] == ["python", "-m", "toyworld"]:
         toy, rest = make_parser().parse_known_args(words[3:])
-        tyro.cli(stat_sel.Args, args=FLAGS[toy.method] + rest)
+        tyro.cli(METHODS[toy.method].Args, args=FLAGS[toy.method] + rest)
     elif words[:2] == ["python", "report.py"]:
         assert {w for w in words if w.startswith("--")} <= {"--save", "--plots"}
     else:

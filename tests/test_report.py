@@ -8,6 +8,7 @@ import pytest
 
 import report
 import stat_sel
+import stat_syn
 from tests.conftest import ROOT
 
 
@@ -49,7 +50,7 @@ DRAWN = {"augment": ["p1", "p1", "p2"], "stat": ["p2", "p2", "p3"], "hard": ["p2
 ARMS = ("base", "train", "augment", "hard", "embed", "stat", "shuffled", "pairs")
 
 
-def write_run(path, seed=1, arms=("base", "augment", "stat"), rewards=True, embedder=None, **args):
+def write_run(path, seed=1, arms=("base", "augment", "stat"), rewards=True, embedder=None, method="stat_sel", **args):
     """The files of a finished run: four test questions, of which t2 and t3 are difficult, and AMC with two samples of each of two questions."""
     path.mkdir(parents=True)
 
@@ -87,7 +88,7 @@ def write_run(path, seed=1, arms=("base", "augment", "stat"), rewards=True, embe
     if not with_pairs:
         write("4_profile.jsonl", [{"id": f"v{i}", "skills": skills, "fault": None} for i, skills in enumerate(
             [["S: c", "S: b"], *[[f"S: k{i}" for i in range(9)]] * 5])] + [{"id": "v9", "skills": [], "fault": "malformed"}])
-    write("result.json", {"method": "stat_sel", "removed": {"MATH": 0, "AMC": 7},
+    write("result.json", {"method": method, "removed": {"MATH": 0, "AMC": 7},
                           "teacher_totals": {"3 label": {"calls": 3, "n_in": 20, "n_out": 10}}, "arms": {arm: {} for arm in arms}})
     return str(path)
 
@@ -172,6 +173,37 @@ def test_tables_of_any_arms(gathered, arms):
     assert ("| claim |" in shown) == ("stat" in arms and len({*arms} - {"stat", "pairs"}) > 0 or {"augment", "base"} <= set(arms))
 
 
+SYN = ("base", "augment", "stat", "shuffled", "embed", "sel", "embed_sel")
+
+
+def test_stat_syns_claims_stand_beside_stat_sels(tmp_path):
+    for seed in (1, 2):
+        path = tmp_path / str(seed)
+        write_run(path, seed, arms=SYN, method="stat_syn", embedder="some")
+        rows = [json.loads(line) for line in (path / "train_stat.jsonl").read_text().splitlines()]
+        (path / "train_stat.jsonl").write_text("".join(json.dumps(row | {"id": f"stat/{i}", "skill": "S: c"}) + "\n" for i, row in enumerate(rows)))
+        logged = [line for line in (path / "metrics.jsonl").read_text().splitlines() if "sel" not in json.loads(line)["train"]]
+        (path / "metrics.jsonl").write_text("\n".join(logged) + "\n")  # what is taken over was trained elsewhere
+        (path / "5_written.jsonl").write_text("".join(
+            json.dumps({"id": f"{arm}/{i}", "arm": arm}) + "\n" for arm in ("stat", "embed") for i in range(4)))
+        (path / "dropped.jsonl").write_text("".join(
+            json.dumps({"id": f"stat/{i}", "arm": "stat", "dropped": why}) + "\n" for i, why in ((0, "inconsistent"), (3, "in P"))))
+    results = report.gather([str(tmp_path / "1"), str(tmp_path / "2")])
+    assert results["runs"][0]["arms"]["stat"]["skills_by_teacher"] == {"S: c": 3}  # of a new question the skill that was asked for
+    shown = report.tables(results)
+    for claim, difference, paper in (
+            ("C2: STAT-Syn > MATH-Augment", "+25.0 [+25.0, +25.0]", "+5.0, +2.8, +6.7"), ("C1: STAT-Sel > MATH-Augment", "+25.0", "+6.3, +1.8, +4.6"),
+            ("C2 on MATH^D: STAT-Syn > MATH-Augment", "+50.0", "+7.8, +3.6, +4.1"),
+            ("C4 on MATH^D: STAT-Syn > STAT-Sel", "+0.0", "+5.1, +1.6, +2.7"),
+            ("beside C3: STAT-Syn > Embed-Syn", "+0.0", "+1.4 (the first alone)"), ("C3: STAT-Syn > Embed-Sel", "+0.0", "+4.2 (the first alone)"),
+            ("control on the ten most-missed skills: STAT-Syn > shuffled STAT-Syn", "+0.0", "not run there")):
+        assert re.search(rf"\| {re.escape(claim)} \| [^|]* \| {re.escape(difference)}[^|]* \| {re.escape(paper)} \|", shown), claim
+    assert "STAT-Sel > shuffled" not in shown and "MATH-Train" not in shown
+    assert "| arm | asked for | kept | in P | inconsistent |" in shown
+    assert "| stat | 8 | 4 | 2 | 2 |" in shown and "| embed | 8 | 8 | 0 | 0 |" in shown
+    assert re.search(r"\| sel \| 6 / 8 \|.*\| 3 \| 3 \|  \|  \|\n", shown) and "None" not in shown
+
+
 def test_c3_is_judged_with_an_embedder_only(gathered, tmp_path):
     row = r"\| C3: STAT-Sel > Embed-Sel \| (.*?) \| (.*?) points \| \+5\.5 \(the first alone\) \|"
     without = re.search(row, report.tables(gathered(arms=("embed", "stat"))))
@@ -231,7 +263,7 @@ def test_most_missed_pools_the_runs_and_breaks_ties_by_name():
 
 
 def test_runs_that_differ_in_how_they_ran_are_gathered():
-    assert {*stat_sel.HOW, "prm"} <= set(report.MAY_DIFFER) and {"lr", "n_pairs", "arms"}.isdisjoint(report.MAY_DIFFER)
+    assert {*stat_sel.HOW, *stat_syn.HOW, "prm"} <= set(report.MAY_DIFFER) and {"lr", "n_pairs", "arms"}.isdisjoint(report.MAY_DIFFER)
 
 
 def test_an_unfinished_run_is_refused(tmp_path, run_file):

@@ -1,5 +1,6 @@
 """STAT-Syn's pure functions by hand and against naive versions; what the consistency filter is worth on the toy teacher."""
 import doctest
+import json
 import random
 import re
 from collections import Counter
@@ -10,6 +11,8 @@ import common
 import stat_sel
 import stat_syn
 from stat_syn import agreeing, fingerprints, masked, read_question, read_solution, screen
+from tests.conftest import ROOT
+from toyworld import audit
 from toyworld import problems as toy
 from toyworld import teacher as toy_teacher
 from toyworld.student import draw_problem, solution
@@ -194,7 +197,8 @@ def test_the_same_references_twice_are_two_samples_not_one():
     asked = stat_syn.writing(stat_syn.Args(n_new=2), groups, rows)
     assert [request.sample for request in asked] == [0, 1, 2, 3, 0, 1, 0, 1, 0, 1]
     text = asked[0].messages[0]["content"]
-    assert all(f"<problem>\n{i}?\n</problem>\n\n<solution>\n{i}!\n</solution>" in text for i in "abc") and "S: x" in text and "problems from S, each" in text
+    assert all(f"<problem>\n{i}?\n</problem>\n\n<solution>\n{i}!\n</solution>" in text for i in "abc")
+    assert "S: x" in text and "problems from S, each" in text
     two = stat_syn.writing(stat_syn.Args(), [group], rows | {"b": rows["b"] | {"subject": "T"}})[0].messages[0]["content"]
     assert "problems from S and T, each" in two
     assert "<skill>" not in asked[-1].messages[0]["content"] and asked[0].messages == asked[6].messages
@@ -263,6 +267,26 @@ def test_the_consistency_filter_raises_the_share_of_right_answers():
     share = {name: 100 * c[True] / c.total() for name, c in (("before", before), ("after", after))}
     assert 69 < share["before"] < 77 and 91 < share["after"] < 97 and share["after"] - share["before"] > 15, share
     assert min(scores[n] for n in (1, 2, 3)) > 0.05 * len(new_rows), scores
+
+
+def test_the_audit_by_hand(tmp_path):
+    """Three questions of addition: one solved rightly by two of three, one wrongly by all, one that can't be solved; and one of another skill."""
+    problems = ["Find 3+4.", "Find 5+6.", "Find t+6.", "Find 3*40.", "Find 1+1."]
+    answers = [["7", "7", "8"], ["12", "12", "12"], ["1", "2", None], ["120", "120", "120"], ["2", "2", "2"]]
+    (tmp_path / "5_written.jsonl").write_text("".join(json.dumps(
+        {"id": f"stat/{i}", "arm": "stat", "skill": "Prealgebra: addition", "problem": text}) + "\n" for i, text in enumerate(problems)))
+    (tmp_path / "5_solutions.jsonl").write_text("".join(json.dumps(
+        {"id": f"stat/{i}", "answer": answer, "fault": None if answer else "no final answer"}) + "\n" for i in range(4) for answer in answers[i]))
+    (tmp_path / "dropped.jsonl").write_text(json.dumps({"id": "stat/2", "dropped": "inconsistent"}) + "\n"
+                                            + json.dumps({"id": "stat/4", "dropped": "in P"}) + "\n")
+    counts = audit.count(tmp_path)
+    assert counts == {"stat": {"before": [5, 11], "after": [5, 8], "on_skill": [2, 3]}}
+    assert audit.table([counts]).splitlines()[-1] == "| stat | 11 | 45.5 | 62.5 | +17.0 | 66.7 |"
+
+
+def test_the_readme_shows_the_committed_audit():
+    saved = json.loads((ROOT / "results" / "audit_stat_syn.json").read_text())
+    assert audit.table(saved["runs"]) in (ROOT / "README.md").read_text() and len(saved["runs"]) >= 5 and "toyworld" in saved["command"]
 
 
 def test_the_toy_teacher_plays_its_part_on_real_problems():
