@@ -369,22 +369,22 @@ def detection_tables(runs: list[dict]) -> list[str]:
 
 
 # --- Plots ----------------------------------------------------------------------------------------------------------------------------------
-def plot(path: Path, title: str, xlabel: str, skills: list[str], series: dict[str, list[tuple[float, float]]], bars: bool = False) -> None:
+def plot(path: Path, title: str, xlabel: str, skills: list[str], series: dict[str, list[tuple[float, float]]], colors: list[str],
+         bars: bool = False) -> None:
     """series: name -> (mean, half a whisker) for each skill; a skill whose mean is NaN is not drawn."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
     figure, axes = pyplot.subplots(figsize=(9, 0.12 * len(skills) * max(4, len(series)) + 1.6), layout="constrained")
     for i, (name, values) in enumerate(series.items()):
-        color = f"C{i - bars}" if i >= bars else "black"  # an arm has one colour in both plots; the profile comes first and is black
         ys, (means, whiskers) = [y + (i - (len(series) - 1) / 2) * 0.8 / len(series) for y in range(len(skills))], zip(*values, strict=True)
         if bars:
-            axes.barh(ys, means, 0.8 / len(series), xerr=whiskers, label=name, color=color, error_kw={"lw": 0.8, "ecolor": "gray"})
+            axes.barh(ys, means, 0.8 / len(series), xerr=whiskers, label=name, color=colors[i], error_kw={"lw": 0.8, "ecolor": "gray"})
         else:
-            axes.errorbar(means, ys, xerr=whiskers, label=name, color=color, fmt="o", capsize=2)
+            axes.errorbar(means, ys, xerr=whiskers, label=name, color=colors[i], fmt="o", capsize=2)
     axes.set(yticks=range(len(skills)), yticklabels=skills, ylim=(len(skills) - 0.5, -0.5), title=title, xlabel=xlabel)
     axes.axvline(0, color="black", lw=0.8)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
@@ -394,13 +394,15 @@ def plot_profile(runs: list[dict], path: Path) -> None:
     skills, trained = most_missed(runs), [arm for arm in runs[0]["arms"] if arm != "base"]
     labels = "skills_by_data" if all(run["arms"][arm]["skills_by_data"] for run in runs for arm in trained) else "skills_by_teacher"
     counts = {"Missing-Skill-Profile": [run["profile"] for run in runs]}
-    counts |= {f"training pairs: {arm}": [run["arms"][arm][labels] for run in runs] for arm in trained}
+    labelled = [arm for arm in trained if any(run["arms"][arm][labels] for run in runs)]
+    counts |= {f"training pairs: {arm}": [run["arms"][arm][labels] for run in runs] for arm in labelled}
 
     def share(rows, skill):
         values = [100 * row.get(skill, 0) / (sum(row.values()) or 1) for row in rows]
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0
     plot(path, f"The skills missed, and those trained on ({len(runs)} runs, ± 1 sd)", "share of all skill mentions (%)", skills,
-         {name: [share(rows, skill) for skill in skills] for name, rows in counts.items()}, bars=True)
+         {name: [share(rows, skill) for skill in skills] for name, rows in counts.items()},
+         ["black", *(f"C{trained.index(arm)}" for arm in labelled)], bars=True)  # an arm has one colour in both plots
 
 
 def plot_skills(runs: list[dict], path: Path) -> None:
@@ -411,7 +413,7 @@ def plot_skills(runs: list[dict], path: Path) -> None:
         mean, low, _ = difference(runs, arm, "base", "by_skill", skill, comparisons=len(skills)) or (math.nan, 0, 0)
         return mean, mean - low if math.isfinite(low) else 0
     plot(path, f"Change on the most-missed skills ({len(runs)} runs, corrected 95 % intervals)", "accuracy minus base (points)", skills,
-         {arm: [change(arm, skill) for skill in skills] for arm in trained})
+         {arm: [change(arm, skill) for skill in skills] for arm in trained}, [f"C{i}" for i in range(len(trained))])
 
 
 def main() -> int:
