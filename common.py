@@ -109,6 +109,7 @@ class Teacher:
             (not (self.api_key.isascii() and self.api_key.isprintable()), "OPENAI_API_KEY holds characters that no key has: copy it again"),
             (not re.match(r"https?://([\w.-]+|\[[\da-fA-F:]+\])(:[1-6]?\d{1,4})?(/|$)", self.url),
              f"base_url must be like http://localhost:8000/v1, not {self.url!r}"),
+            (min(self.prices or (0,)) < 0, f"a price is below zero: {self.prices}"),
             (not self.prices and {max_usd, usd_per_m_in, usd_per_m_out} != {None}, "max_usd needs usd_per_m_in and usd_per_m_out, both"),
             (min(concurrency, tries) < 1 or timeout_s <= 0, f"must be positive: {concurrency=}, {tries=}, {timeout_s=}"),
         ):
@@ -1363,9 +1364,11 @@ def peak_gib() -> float:
 
 
 def check_args(args, **tops: float) -> None:
-    """Whole numbers but the seed are at least 1, lists are not empty, and the fields in `tops` lie between 0 and that."""
+    """Whole numbers but the seed are at least 1, lists are not empty and name nothing twice, and the fields in `tops` lie between 0 and that."""
     for field in dataclasses.fields(args):
         name, value, flag = field.name, getattr(args, field.name), f"--{field.name.replace('_', '-')}"
+        if isinstance(value, tuple) and len(set(value)) < len(value):
+            raise UserError(f"{flag}: expected each name once, came {' '.join(map(str, value))}")
         if name in tops and not 0 <= value <= tops[name]:
             raise UserError(f"{flag}: expected a number from 0 to {tops[name]}, came {value}")
         if name != "seed" and type(value) is int and value < 1 or value == () != field.default:

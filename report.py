@@ -424,6 +424,8 @@ def main() -> int:
     args = parser.parse_args()
     try:
         results = read_json(args.paths[0]) if args.paths[0].endswith(".json") else gather(args.paths)
+        if not (isinstance(results, dict) and all("arms" in run for run in results.get("runs", [{}]))):
+            raise UserError(f"{args.paths[0]}: expected a file that --save wrote, came another; give that, or run directories")
         if args.save:
             results["command"] = f"make results; this part: python report.py {' '.join(sys.argv[1:])}"
             Path(args.save).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

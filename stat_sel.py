@@ -568,13 +568,14 @@ def test(args, run, student, questions, arm: str) -> list[dict]:
 def main(args: Args) -> None:
     common.check_args(args, lr=1, temperature=100, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9, tau1=1, tau2=1)
     skills = common.read_lists(args.skills, "--skills", "subject") if args.skills else common.MATH_SKILLS
-    if args.skill_map:
-        common.read_lists(args.skill_map, "--skill-map", "question id")
+    skill_map = common.read_lists(args.skill_map, "--skill-map", "question id") if args.skill_map else {}
     for flag, name in (("--student", args.student), ("--adapter", args.adapter), ("--embedder", args.embedder if "embed" in args.arms else None),
                        ("--prm", args.prm if args.difficulty == "prm" or args.compare else None)):
         common.check_checkpoint(None if args.plan else name, flag)  # now, not after hours
     questions = common.load_questions(args.data, args.n_val, args.seed, args.val, args.ood, args.samples, args.limit)
     pool, val, tests = questions.pool, [] if args.pairs else questions.val, questions.sets["MATH"]
+    if args.skill_map and not any(row["id"] in skill_map for row in pool):
+        raise UserError(f"--skill-map {args.skill_map}: expected ids of questions of P, such as {pool[0]['id']!r}, came none; check the file")
     given = common.untested(common.read_pairs(args.pairs), tests) if args.pairs else []
     taught = set() if given else set(args.arms) - {"base", "train"}
     targeted = bool(taught & {"stat", "shuffled"})

@@ -3,9 +3,11 @@ r"""STAT-Syn: the teacher writes new problems for the skills a student lacks; th
 Paper   He, Panigrahi, Lin, Arora, "Skill-Targeted Adaptive Training", arXiv 2510.10023v1. The authors published data, no code.
 Steps   1 answer    to 4 diagnose: the Missing-Skill-Profile, as in stat_sel.py                             (§2.1, §2.2)
         5 write     for every (question, missing skill) the teacher reads three questions of P with that skill and writes new ones (§2.3, §B.2)
-          screen    out go copies of a question read, of P, of one another, and what stands in a test set   (§2.3 forbids the first)
+          screen    dropped are copies of a question read but for numbers and names (§2.3; `masked`), what equals a question of P or an earlier new
+                    one, and what equals a test question or shares 13 words in a row with it (`fingerprints`)
           solve     the teacher solves each new question three times                                       (§2.3, §B.2)
-          keep      questions on whose answer two solutions agree, with the solutions that agree            (§2.3, §B.2)
+          keep      questions on whose answer two solutions agree, with the solutions that agree (`agreeing`) (§2.3, §B.2)
+                    A reply without question or boxed answer, or with boxes that differ, is asked for once more (`ask_twice`).
         6 train     QLoRA on the new pairs, and on the same number of pairs made otherwise                  (§C.1, §C.2)
         7 test      accuracy on the questions that were not profiled on, and on other sets                  (§3.1)
 Names   As in stat_sel.py: P = pool, Q_val = val, Q_test = tests, Skill-Map = skill_map, Missing-Skill-Profile = profile, MATH^D = the difficult part
@@ -46,10 +48,10 @@ from tqdm import tqdm
 import common
 from common import Request, UserError
 
-# May differ between the starts of one run. The batch sizes move the draws of dropout and of sampling: what is there already is kept.
+# Arguments that may differ between the starts of one run. The batch sizes move the draws of dropout and of sampling: what is there already is kept.
 HOW = ("teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd", "usd_per_m_in", "usd_per_m_out", "plan", "micro_batch", "sample_batch",
        "prm_batch", "checkpointing", "profile_from", "writer_url", "writer_usd_per_m_in", "writer_usd_per_m_out")
-# What steps 1 to 4 follow from: these must agree with the run that --profile-from names.
+# Arguments that steps 1 to 4 follow from: these must agree with the run that --profile-from names.
 PROFILED_BY = ("student", "adapter", "data", "val", "skills", "skill_map", "label_test", "seed", "limit", "teacher", "n_val", "difficulty", "prm",
                "compare", "tau1", "tau2", "length_words", "temperature", "max_new_tokens")
 TAKEN = {"stat": "sel", "embed": "embed_sel"}  # arms of that run, and their names here
@@ -76,7 +78,7 @@ class Args:
     teacher_url: str | None = None  # address of any OpenAI-compatible server; default: OpenAI, key from OPENAI_API_KEY
     teacher_max_tokens: int = 2048  # length limit of a teacher's reply; raise it for a model that thinks aloud
     writer: str | None = None  # stronger model that writes the new questions (§C.3.3: gpt-4o); else the teacher
-    writer_url: str | None = None  # its address, if it is not the teacher's
+    writer_url: str | None = None  # its address, if it is not the teacher's (OpenAI: https://api.openai.com/v1); both get the same key
     cache: str | None = None  # file of teacher replies; default: teacher.jsonl in the run directory
     concurrency: int = 16  # teacher calls in flight
     usd_per_m_in: float | None = None  # price of a million input tokens
@@ -835,14 +837,17 @@ def main(args: Args) -> None:
             raise UserError(f"{a}: expected at most {b} {getattr(args, large)}, came {getattr(args, small)}")
     if not args.writer and {args.writer_url, args.writer_usd_per_m_in, args.writer_usd_per_m_out} != {None}:
         raise UserError("--writer-url, --writer-usd-per-m-in and --writer-usd-per-m-out say something of a --writer; give that too")
-    if args.writer and ((args.usd_per_m_in is None) != (args.writer_usd_per_m_in is None) or (args.max_usd and args.writer_usd_per_m_in is None)):
-        raise UserError("--writer: expected prices of both models or of none: --usd-per-m-in, --usd-per-m-out, --writer-usd-per-m-in, "
-                        "--writer-usd-per-m-out")
+    prices = ("usd_per_m_in", "usd_per_m_out", "writer_usd_per_m_in", "writer_usd_per_m_out")
+    unknown = [name for name in prices if getattr(args, name) is None]
+    if args.writer and unknown and (len(unknown) < 4 or args.max_usd is not None):
+        raise UserError("--writer: expected prices of both models or of none, and with --max-usd of both; "
+                        f"--{unknown[0].replace('_', '-')} is missing")
+    if args.profile_from and args.cache and not Path(args.cache).is_file():
+        raise UserError(f"--cache {args.cache}: no such file; give the teacher.jsonl of the run that --profile-from names, or leave --cache out")
     writer_args = dataclasses.replace(args, teacher=args.writer, teacher_url=args.writer_url or args.teacher_url,
                                       usd_per_m_in=args.writer_usd_per_m_in, usd_per_m_out=args.writer_usd_per_m_out) if args.writer else args
     skills = common.read_lists(args.skills, "--skills", "subject") if args.skills else common.MATH_SKILLS
-    if args.skill_map:
-        common.read_lists(args.skill_map, "--skill-map", "question id")
+    skill_map = common.read_lists(args.skill_map, "--skill-map", "question id") if args.skill_map else {}
     if args.profile_from:
         check_source(args)
     needs_prm = not args.profile_from and (args.difficulty == "prm" or args.compare)
@@ -855,6 +860,8 @@ def main(args: Args) -> None:
              for part, rows in (("P", pool), ("Q_val", val), ("Q_test", tests)) for own in [own_skills(rows, skills)] for row in rows]
     if args.profile_from and [row for _, row in common.read_jsonl(Path(args.profile_from, "0_questions.jsonl"))] != asked:
         raise UserError(f"--profile-from {args.profile_from}: its questions are others; has --data changed since, or is --ood another?")
+    if args.skill_map and not any(row["id"] in skill_map for row in pool):
+        raise UserError(f"--skill-map {args.skill_map}: expected ids of questions of P, such as {pool[0]['id']!r}, came none; check the file")
     new_arms, taught = [arm for arm in args.arms if arm not in ("base", "augment")], set(args.arms) - {"base"}
     targeted = bool({"stat", "shuffled"} & taught)
     to_label = (pool if targeted else []) + tests * args.label_test

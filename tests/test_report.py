@@ -271,6 +271,12 @@ def test_an_unfinished_run_is_refused(tmp_path, run_file):
     assert done.returncode == 2 and "result.json" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("name", ["audit_stat_syn.json", "scorer.json"])
+def test_another_results_file_is_refused(name, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["report.py", str(ROOT / "results" / name)])
+    assert report.main() == 2 and "expected a file that --save wrote" in capsys.readouterr().err
+
+
 def test_runs_with_other_arguments_are_refused(tmp_path):
     one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", seed=2, tau1=0.9)
     with pytest.raises(report.UserError, match="two: its arguments differ from those of .*one"):

@@ -284,6 +284,12 @@ def test_the_audit_by_hand(tmp_path):
     assert audit.table([counts]).splitlines()[-1] == "| stat | 11 | 45.5 | 62.5 | +17.0 | 66.7 |"
 
 
+@pytest.mark.parametrize("path", ["nowhere.json", "tests", "results/toy_stat_syn.json", "results/scorer.json"])
+def test_the_audit_refuses_what_is_no_run(path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["audit", str(ROOT / path)])
+    assert audit.main() == 2 and capsys.readouterr().err.startswith("error: ")
+
+
 def test_the_readme_shows_the_committed_audit():
     saved = json.loads((ROOT / "results" / "audit_stat_syn.json").read_text())
     assert audit.table(saved["runs"]) in (ROOT / "README.md").read_text() and len(saved["runs"]) >= 5 and "toyworld" in saved["command"]

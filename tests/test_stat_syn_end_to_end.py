@@ -225,6 +225,12 @@ def test_other_questions_under_the_same_name_are_refused(sel_run, small_world, t
     assert done.returncode == 2 and "has --data changed since" in done.stderr
 
 
+def test_replies_that_are_not_there_are_not_paid_again_unasked(sel_run, small_world, tmp_path, call_file):
+    done = call_file("stat_syn.py", *flags(small_world, "http://127.0.0.1:9/v1", tmp_path / "out", "--profile-from", sel_run,
+                                           "--cache", sel_run / "teachers.jsonl"))
+    assert done.returncode == 2 and "teachers.jsonl: no such file" in done.stderr and not (sel_run / "teachers.jsonl").exists()
+
+
 def test_arms_trained_otherwise_do_not_stand_beside(sel_run, small_world, tmp_path, teacher_url, run_file):
     out = tmp_path / "out"
     done = run_file("stat_syn.py", *flags(small_world, teacher_url, out, "--profile-from", sel_run, "--arms", "stat", "--lr", "2e-3"))
@@ -237,14 +243,16 @@ def test_arms_trained_otherwise_do_not_stand_beside(sel_run, small_world, tmp_pa
     (["--min-agreeing", "4"], "--min-agreeing: expected at most --n-solutions 3"),
     (["--n-new", "0"], "--n-new"), (["--arms", "hard"], "hard"), (["--writer-url", "x", "--writer", "y"], "http://"),
     (["--writer-url", "http://localhost:1/v1"], "give that too"), (["--n-references", "6"], "--n-references: expected at most --n-nearest 5"),
-    (["--max-usd", "1", "--writer", "y", "--usd-per-m-in", "1", "--usd-per-m-out", "1"], "expected prices of both models or of none"),
-    (["--usd-per-m-in", "1", "--usd-per-m-out", "1", "--writer", "y"], "expected prices of both models or of none"),
+    (["--max-usd", "1", "--writer", "y", "--usd-per-m-in", "1", "--usd-per-m-out", "1"], "--writer-usd-per-m-in is missing"),
+    (["--usd-per-m-in", "1", "--usd-per-m-out", "1", "--writer", "y", "--writer-usd-per-m-in", "2"], "--writer-usd-per-m-out is missing"),
+    (["--max-usd", "1", "--writer", "y"], "--usd-per-m-in is missing"), (["--usd-per-m-in", "-1", "--usd-per-m-out", "1"], "below zero"),
+    (["--arms", "stat", "stat"], "--arms: expected each name once"), (["--skill-map", "{world}/skills.json"], "expected ids of questions of P"),
     (["--n-val", "0"], "--n-val"), (["--embedder", "nowhere", "--arms", "embed"], "--embedder nowhere"), (["--data", "nowhere"], "nowhere")])
 def test_a_mistake_gets_one_sentence(change, words, small_world, tmp_path, call_file):
     argv = [str(f) for f in flags(small_world, "http://127.0.0.1:9/v1", tmp_path / "out")]
     if change[0] in argv:
         del argv[argv.index(change[0]):argv.index(change[0]) + 2]
-    done = call_file("stat_syn.py", *argv, *change)
+    done = call_file("stat_syn.py", *argv, *(word.format(world=small_world) for word in change))
     assert done.returncode == 2, done.stdout + done.stderr
     sentences = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(sentences) == 1 and words in sentences[0] and "Traceback" not in done.stderr, done.stderr

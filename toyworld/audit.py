@@ -17,6 +17,8 @@ from toyworld import problems as toy
 
 def count(path: Path) -> dict[str, dict[str, list[int]]]:
     """For each arm of a run [how many, of how many]: solutions that are right "before" and "after" the filter; kept questions "on_skill"."""
+    if not (path / "5_written.jsonl").is_file():
+        raise common.UserError(f"{path}: expected a run of stat_syn.py, found no 5_written.jsonl; give its directory")
     dropped = {row["id"]: row["dropped"] for row in report.read_rows(path / "dropped.jsonl")}
     solutions, out = defaultdict(list), defaultdict(lambda: {"before": [0, 0], "after": [0, 0], "on_skill": [0, 0]})
     for row in report.read_rows(path / "5_solutions.jsonl"):
@@ -54,8 +56,16 @@ def main() -> int:
     parser.add_argument("paths", nargs="+", help="run directories of stat_syn.py in the toy world, or one saved file")
     parser.add_argument("--save", help="write the counts to this file")
     args = parser.parse_args()
-    saved = args.paths[0].endswith(".json")
-    runs = common.read_json(args.paths[0])["runs"] if saved else [count(Path(path)) for path in args.paths]
+    try:
+        if args.paths[0].endswith(".json"):
+            runs = common.read_json(args.paths[0]).get("runs", [])
+            if not runs or "seed" in runs[0]:  # report.py's
+                raise common.UserError(f"{args.paths[0]}: expected a file that --save wrote, came another; give that, or run directories")
+        else:
+            runs = [count(Path(path)) for path in args.paths]
+    except common.UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     if args.save:
         Path(args.save).write_text(json.dumps({"command": f"python -m toyworld.audit {' '.join(sys.argv[1:])}", "runs": runs}, indent=1) + "\n")
     print(table(runs), end="")
