@@ -11,7 +11,7 @@ import stat_syn
 from tests.conftest import ROOT
 
 METHODS = {name: ROOT / f"{name}.py" for name in ("stat_sel", "stat_syn", "dart", "active_loop") if (ROOT / f"{name}.py").exists()}
-EACH_ITS_OWN = {"Args", "HOW", "main", "draw"}  # the settings, the last step's glue, and main
+EACH_ITS_OWN = {"Args", "HOW", "plan", "draw", "main"}  # the settings and the glue
 MARK = re.compile(r"# Copied from (\w+)\.(\w+)(?: with (\w+)->(\w+))?")
 
 

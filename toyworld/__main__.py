@@ -15,9 +15,11 @@ import tyro
 import common
 from toyworld import teacher, world
 
-STAT = ["--n-val", str(world.N_VAL), "--n-pairs", "1900", "--lr", "2e-3", "--batch", "32", "--micro-batch", "32", "--no-checkpointing",
-        "--sample-batch", "100", "--prm-batch", "100", "--max-new-tokens", "100", "--concurrency", "8", "--compare", "--length-words", "12"]
-FLAGS = {"stat_sel": STAT, "stat_syn": [*STAT, "--n-new", "8"]}  # what the toy's scale needs; fixed on pilot seeds, as in world.py
+# What the toy's scale needs; fixed on pilot seeds, as in world.py.
+SMALL = ["--lr", "2e-3", "--batch", "32", "--micro-batch", "32", "--no-checkpointing", "--sample-batch", "100", "--max-new-tokens", "100",
+         "--concurrency", "8"]
+STAT = [*SMALL, "--n-val", str(world.N_VAL), "--n-pairs", "1900", "--prm-batch", "100", "--compare", "--length-words", "12"]
+FLAGS = {"stat_sel": STAT, "stat_syn": [*STAT, "--n-new", "8"], "active_loop": [*SMALL, "--n-seeds", "1500", "--rounds", "4", "--per-round", "250"]}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -36,12 +38,13 @@ def main() -> int:
     given = {flag.partition("=")[0] for flag in rest}
     made = world.make_world(world.default_root(), args.seed, method.STUDENT_PROMPT, args.scale, args.times_seen)
     server, url = teacher.serve()
-    flags = ["--seed", str(args.seed), "--student", str(made / "student"), "--prm", str(made / "prm"), "--teacher", "toy", "--teacher-url", url,
-             *FLAGS[args.method]]
-    if args.scale != 1:
+    flags = ["--seed", str(args.seed), "--student", str(made / "student"), "--teacher", "toy", "--teacher-url", url, *FLAGS[args.method]]
+    of_stat = args.method.startswith("stat")
+    flags += ["--prm", str(made / "prm")] * of_stat
+    if args.scale != 1 and of_stat:
         flags += ["--n-val", str(int(world.N_VAL * args.scale))]
     if "--data" not in given:
-        flags += ["--data", str(made), "--skills", str(made / "skills.json")]
+        flags += ["--data", str(made)] + ["--skills", str(made / "skills.json")] * of_stat
     run = f"{'' if args.times_seen == 1 else f'_seen_{args.times_seen}'}/seed-{args.seed}"
     if "--out" not in given:
         flags += ["--out", f"runs/toy_{args.method}{run}"]

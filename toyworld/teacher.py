@@ -1,6 +1,6 @@
 """A simulated teacher: an OpenAI-compatible server on loopback that answers the method files' own prompts by solving the problem it reads.
 
-It labels, diagnoses and rewrites, proposes new problems and solves them. A set share of its replies is wrong or malformed, as an LLM's are. What it
+It labels, diagnoses and rewrites, proposes new problems, solves and marks. A set share of its replies is wrong or malformed, as an LLM's are. What it
 says follows from the request's text and `seed` alone. On problems of another world (real mathematics) it only plays its part: skills by chance,
 rewrites that repeat the given solution, new problems around a given one, made-up answers.
 """
@@ -27,7 +27,9 @@ def reply(prompt: str, seed: int) -> str:
     rng = random.Random(f"{seed} {prompt}")
     text, response, solution, skills = (section(prompt, tag) for tag in ("problem", "response", "solution", "skills"))
     names = [line.strip("- ") for line in (skills or "").splitlines() if line.strip()]
-    if "<draft>" in prompt:
+    if "<mark>" in prompt:
+        return judge(rng, toy.read(text or ""), re.findall(r"<response>\n(.*?)\n</response>", prompt, re.DOTALL))
+    if "<question>" in prompt:
         return propose(rng, re.findall(r"<problem>\n(.*?)\n</problem>", prompt, re.DOTALL), section(prompt, "skill"), rng.random() < P_MALFORMED)
     problem = toy.read(text or "")
     wrong, malformed = rng.random() < P_WRONG, rng.random() < P_MALFORMED
@@ -99,6 +101,12 @@ def propose(rng, given: list[str], skill: str | None, malformed) -> str:
             text = re.sub(r"\d+", "t", text.partition(". ")[2] or text, count=1)  # what t is, is not said
     tag = "problem" if malformed else "question"
     return f"<reason>They have it in common.</reason>\n<draft>The same skill in another form.</draft>\n<{tag}>{text}</{tag}>"
+
+
+def judge(rng, problem, responses: list[str]) -> str:
+    """A mark for each answer: about 9 for a right one, about 3 for a wrong one, now and then the other way round."""
+    is_right = [problem is not None and toy.check(problem, text)["is_right"] != (rng.random() < P_WRONG) for text in responses]
+    return f"<mark>{', '.join(str((9 if right else 3) + rng.randint(-1, 1)) for right in is_right)}</mark>"
 
 
 def hide_numbers(text: str) -> str:
