@@ -19,7 +19,7 @@ Select  random      no scores: static generation, since neither the seeds nor th
         judge       low mark that the teacher gives it
         lion        half where the teacher's answer is marked higher than the own one, half from the others (LION)
         badge       k-means++ over sketches of the loss's gradient on the own answer (BADGE)
-        incorrect   seeds that the student answered wrongly (LLM2LLM)
+        incorrect   seeds that the student answered wrongly (LLM2LLM), then the others
 Ours    Answers are greedy. An item that is malformed, repeats a seed or an earlier item, or leaks a test question is dropped, and the next seed of
         the order is asked instead: so all criteria train on equally many items. What else is ours says so where it happens.
 Run     python active_loop.py --data gsm8k --teacher gpt-4o-mini                          # the small run: 2,000 seeds, 4 rounds of 250
@@ -288,7 +288,8 @@ def select(args, run, t: int, teacher, student, seeds: list[dict], barred: set[s
         elif args.select == "random":
             scores = {row["id"]: 0.0 for row in seeds}
         elif args.select == "incorrect":
-            scores = {row["id"]: 0.0 for row in answered if not common.score(texts[row["id"]], row["answer"])}
+            # ours: the others follow, because when the wrong ones run out equal numbers of items are to be compared still
+            scores = {row["id"]: float(not common.score(texts[row["id"]], row["answer"])) for row in answered}
         elif args.select == "reward":
             scores = {row["id"]: -x for row, x in zip(answered, rewards(args, answered, [texts[row["id"]] for row in answered]), strict=True)}
         else:

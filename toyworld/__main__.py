@@ -19,7 +19,8 @@ from toyworld import teacher, world
 SMALL = ["--lr", "2e-3", "--batch", "32", "--micro-batch", "32", "--no-checkpointing", "--sample-batch", "100", "--max-new-tokens", "100",
          "--concurrency", "8"]
 STAT = [*SMALL, "--n-val", str(world.N_VAL), "--n-pairs", "1900", "--prm-batch", "100", "--compare", "--length-words", "12"]
-FLAGS = {"stat_sel": STAT, "stat_syn": [*STAT, "--n-new", "8"], "active_loop": [*SMALL, "--n-seeds", "1500", "--rounds", "4", "--per-round", "250"]}
+FLAGS = {"stat_sel": STAT, "stat_syn": [*STAT, "--n-new", "8"],
+         "active_loop": [*SMALL, "--n-seeds", "1500", "--rounds", "4", "--per-round", "100", "--verify", "sc"]}
 
 
 def make_parser() -> argparse.ArgumentParser:
