@@ -28,6 +28,8 @@ TAU1, TAU2 = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95), (0.5, 0.6, 0.7, 0.8)  # the grid 
 def gather(paths: list[str]) -> dict:
     """What the tables need of the finished runs in these directories: counts per arm, per skill and per criterion, never the texts."""
     runs, arguments = [], {}
+    if all(Path(path, "result.json").is_file() and read_json(Path(path, "result.json"))["method"] == "active_loop" for path in paths):
+        return gather_active(paths)
     for path in map(Path, paths):
         if missing := [name for name in ("result.json", "0_questions.jsonl") if not (path / name).exists()]:
             raise UserError(f"{path}: expected a finished run with a {missing[0]}, found none; finish it, or leave it out")
@@ -122,23 +124,23 @@ def detection(val: list[dict]) -> dict:
 
 
 # --- Intervals ------------------------------------------------------------------------------------------------------------------------------
+def t_below(x: float, df: int, n: int = 2000) -> float:
+    """P(T <= x) for Student's t, x >= 0, by Simpson's rule; with t = sqrt(df) tan(u) the range is finite and the density cos(u) ** (df - 1)."""
+    scale, top = math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2)) / math.sqrt(math.pi), math.atan(x / math.sqrt(df))
+    weights = [1 if i in (0, n) else 4 if i % 2 else 2 for i in range(n + 1)]
+    return 0.5 + scale * sum(w * math.cos(top * i / n) ** (df - 1) for i, w in enumerate(weights)) * top / n / 3
+
+
 @functools.cache
 def t_quantile(p: float, df: int) -> float:
-    """The p-quantile of Student's t, p in (0.5, 1), to 6 digits: Simpson's rule on the density, then bisection.
+    """The p-quantile of Student's t, p in (0.5, 1), to 6 digits, by bisection.
     >>> round(t_quantile(0.975, 4), 3), round(t_quantile(0.975, 1), 2)
     (2.776, 12.71)
     """
-    scale = math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2)) / math.sqrt(df)
-
-    def below(x, n=2000):  # substituting t = sqrt(df) tan(u) keeps the range finite: the density becomes cos(u) ** (df - 1)
-        top = math.atan(x / math.sqrt(df))
-        weights = [1 if i in (0, n) else 4 if i % 2 else 2 for i in range(n + 1)]
-        area = sum(w * math.cos(top * i / n) ** (df - 1) for i, w in enumerate(weights)) * top / n / 3
-        return 0.5 + scale * math.sqrt(df) / math.sqrt(math.pi) * area
     low, high = 0.0, 1e4
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if below(middle) < p else (low, middle)
+        low, high = (middle, high) if t_below(middle, df) < p else (low, middle)
     return low
 
 
@@ -269,6 +271,8 @@ def claims(runs: list[dict]) -> list[str]:
 def tables(results: dict) -> str:
     """The tables in Markdown: everything in them is computed from `results`."""
     runs = results["runs"]
+    if runs[0].get("method") == "active_loop":
+        return active_tables(runs)
     arms = list(runs[0]["arms"])
     trained = [arm for arm in arms if arm != "base"]
     reference = next((arm for arm in ("augment", *trained, *arms) if arm in arms), "")
@@ -416,6 +420,151 @@ def plot_skills(runs: list[dict], path: Path) -> None:
          {arm: [change(arm, skill) for skill in skills] for arm in trained}, [f"C{i}" for i in range(len(trained))])
 
 
+# --- Active loop: criteria against items and teacher tokens ---------------------------------------------------------------------------------
+def gather_active(paths: list[str]) -> dict:
+    """Finished runs of active_loop.py, one for each seed and criterion, as one row for each seed: {"criteria": {criterion: curve}}."""
+    runs, arguments = {}, {}
+    for path in map(Path, paths):
+        result, args, env = (read_json(path / name) for name in ("result.json", "args.json", "env.json"))
+        arguments[str(path)] = {name: value for name, value in args.items() if name not in (*MAY_DIFFER, "select", "reward_model", "student")}
+        row = runs.setdefault(args["seed"], {"method": "active_loop", "seed": args["seed"], "commit": env[-1]["commit"], "gpu": env[-1]["gpu"],
+                                             "packages": env[-1]["packages"], "criteria": {}})
+        if args["select"] in row["criteria"]:
+            raise UserError(f"{path}: criterion {args['select']} with seed {args['seed']} came twice; leave out one")
+        row["criteria"][args["select"]] = result["curve"]
+    first, *others = arguments
+    if odd := [path for path in others if arguments[path] != arguments[first]]:
+        raise UserError(f"{odd[0]}: its arguments differ from those of {first}; gather runs that differ in seed and criterion alone")
+    if len({tuple(sorted(row["criteria"])) for row in runs.values()}) > 1:
+        raise UserError(f"{paths[0]}, ...: expected the same criteria for every seed; finish the runs that lack one")
+    return {"args": arguments[first], "runs": [runs[seed] for seed in sorted(runs)]}
+
+
+def percent(curve: list[dict]) -> list[float]:
+    return [100 * row["right"][0] / row["right"][1] for row in curve]
+
+
+def items_needed(curve: list[dict], target: float) -> float | None:
+    """After how many items a curve first reaches `target` %, on straight lines between its rounds; None if it never does.
+
+    >>> points = [{"items": 0, "right": [5, 10]}, {"items": 10, "right": [7, 10]}]
+    >>> items_needed(points, 60.0), items_needed(points, 50.0), items_needed(points, 80.0)
+    (5.0, 0.0, None)
+    """
+    values, items = percent(curve), [row["items"] for row in curve]
+    for i, value in enumerate(values):
+        if value >= target:
+            share = (target - values[i - 1]) / (value - values[i - 1]) if i else 0.0
+            return items[i - 1] + share * (items[i] - items[i - 1]) if i else float(items[0])
+    return None
+
+
+def gain(run: dict, a: str, b: str, at: int | None = None) -> float:
+    """a's accuracy minus b's, in points, after round `at`, or on average over all rounds that have items."""
+    pairs = list(zip(percent(run["criteria"][a]), percent(run["criteria"][b]), strict=True))
+    return statistics.fmean(x - y for x, y in pairs[1:]) if at is None else pairs[at][0] - pairs[at][1]
+
+
+SPLIT = (("A1: loss > random", "loss", "random"), ("hard seeds: static_loss > random", "static_loss", "random"),
+         ("closed loop: loss > static_loss", "loss", "static_loss"), ("A4: own-answer loss > true loss", "loss", "true_loss"),
+         ("loss > incorrect", "loss", "incorrect"), ("loss > badge", "loss", "badge"))
+
+
+def active_tables(runs: list[dict]) -> str:
+    criteria = sorted(runs[0]["criteria"], key=lambda c: (c != "random", c != "loss", c))
+    items = [row["items"] for row in runs[0]["criteria"][criteria[0]]]
+    equal = all([row["items"] for row in curve] == items for run in runs for curve in run["criteria"].values())
+    lines = [f"{len(runs)} runs of each criterion, seeds {', '.join(str(run['seed']) for run in runs)}; accuracy in % with 95 % t-intervals over "
+             f"seeds; differences in points, paired within a seed. Commit {', '.join(sorted({str(run['commit'])[:10] for run in runs}))}, "
+             f"{', '.join(sorted({run['gpu'] for run in runs}))}."]
+    if not equal:
+        lines += ["", "The numbers of items differ between criteria or seeds: rounds are compared, not equal numbers of items."]
+    lines += table(["criterion", *(f"{n} items" for n in items)], [
+        [c, *(shown(t_interval([percent(run["criteria"][c])[t] for run in runs]), "") for t in range(len(items)))] for c in criteria])
+    rows = []
+    for name, a, b in SPLIT:
+        if {a, b} <= set(criteria):
+            last, mean = (t_interval([gain(run, a, b, at) for run in runs]) for at in (len(items) - 1, None))
+            rows.append([name, verdict(mean), shown(mean), shown(last)])
+    if "loss" in criteria and len(criteria) > 1:
+        best = sum(max(percent(run["criteria"][c])[t] for c in criteria) == percent(run["criteria"]["loss"])[t]
+                   for run in runs for t in range(1, len(items)))
+        rows.append(["A2: loss is best or tied most often", f"best or tied in {best} of {len(runs) * (len(items) - 1)} rounds, "
+                     f"{len(criteria)} criteria", "", ""])
+        rows += [["A3: the judge does not pay", "not testable here: the judge's quality is our own setting", "", ""],
+                 ["A5: seed and item scores correlate in rank", "not testable here: the child's likeness is our own setting", "", ""]]
+    lines += table(["claim", "here, by the mean over rounds", "mean over rounds", f"after {items[-1]} items"], rows) if rows else []
+    if "random" in criteria:
+        rows = []
+        for c in criteria:
+            cells = []
+            for share in (0.5, 0.75, 1.0):
+                needed = []
+                for run in runs:
+                    base = run["criteria"]["random"]
+                    at = math.ceil(share * (len(base) - 1))
+                    needed.append((items_needed(run["criteria"][c], percent(base)[at]), base[at]["items"]))
+                reached = [n for n, _ in needed if n is not None]
+                cells.append(f"{statistics.fmean(reached):.0f} of {needed[0][1]}, ratio {statistics.fmean(reached) / needed[0][1]:.2f}" + (
+                    f" (reached by {len(reached)} of {len(runs)})" if len(reached) < len(runs) else "") if reached else "never reached")
+            rows.append([c, *cells])
+        lines += ["", "Items needed to reach the accuracy that random has at a share of the budget, means over the seeds that reach it:",
+                  *table(["criterion", "50 %", "75 %", "100 %"], rows)]
+    pairs = [(a, b) for i, a in enumerate(criteria) for b in criteria[i + 1:]]
+    if len(runs) > 1 and pairs:
+        tested = sorted((p_value([gain(run, a, b) for run in runs]), a, b) for a, b in pairs)
+        won, level = [], 0.0
+        for i, (p, a, b) in enumerate(tested):  # Holm
+            level = max(level, min(1.0, p * (len(tested) - i)))
+            mean = statistics.fmean(gain(run, a, b) for run in runs)
+            won.append([f"{a} - {b}" if mean >= 0 else f"{b} - {a}", f"{abs(mean):+.1f}", f"{level:.3f}"])
+        lines += ["", "Every pair of criteria by the mean over rounds: the better minus the worse, p of a paired t-test over seeds, Holm-corrected:",
+                  *table(["pair", "points", "p"], won)]
+    rows = []
+    for c in criteria:
+        rounds = [row for run in runs for row in run["criteria"][c] if "asked" in row]
+        tokens = [sum(run["criteria"][c][-1]["tokens"]) for run in runs]
+        rhos = {name: mean_shown([None if row[name] is None else 100 * row[name] for row in rounds]) for name in ("rho_children", "rho_length")}
+        rows.append([c, f"{statistics.fmean(tokens):,.0f}", *(f"{statistics.fmean(row[name] for row in rounds):.0f}" for name in (
+            "asked", "cut_off", "again", "overlap")), *rhos.values()])
+    return "\n".join([*lines, "", "Teacher tokens of a run, all counted; of a round, on average: seeds asked, answers cut off, seeds asked before, "
+                      "seeds that the round before asked too; rank correlation x 100 of seed and item losses, and of score and length.",
+                      *table(["criterion", "tokens", "asked", "cut off", "again", "overlap", "seed - item", "score - length"], rows)]) + "\n"
+
+
+def p_value(values: list[float]) -> float:
+    """Two-sided p of the t-test that the mean is zero.
+
+    >>> round(p_value([1.0, 2.0, 3.0]), 3), p_value([0.0, 0.0])
+    (0.074, 1.0)
+    """
+    spread = statistics.stdev(values)
+    mean = statistics.fmean(values)
+    if spread == 0:
+        return 1.0 if mean == 0 else 0.0
+    return 2 * (1 - t_below(abs(mean) / spread * math.sqrt(len(values)), len(values) - 1))
+
+
+def plot_curve(runs: list[dict], path: Path) -> None:
+    """Accuracy against items: a line for each criterion, its band +- 1 standard error over seeds."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for c in sorted(runs[0]["criteria"], key=lambda c: (c != "random", c != "loss", c)):
+        values = list(zip(*(percent(run["criteria"][c]) for run in runs), strict=True))
+        means = [statistics.fmean(row) for row in values]
+        errors = [statistics.stdev(row) / math.sqrt(len(row)) if len(row) > 1 else 0.0 for row in values]
+        items = [statistics.fmean(row) for row in zip(*([one["items"] for one in run["criteria"][c]] for run in runs), strict=True)]
+        axes.plot(items, means, marker="o", label=c)
+        axes.fill_between(items, [m - e for m, e in zip(means, errors, strict=True)], [m + e for m, e in zip(means, errors, strict=True)], alpha=0.15)
+    axes.set(xlabel="items trained on", ylabel="test accuracy (%)",
+             title=f"Which seeds the teacher writes from ({len(runs)} seeds, ± 1 standard error)")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", help="run directories, or one results file")
@@ -424,13 +573,16 @@ def main() -> int:
     args = parser.parse_args()
     try:
         results = read_json(args.paths[0]) if args.paths[0].endswith(".json") else gather(args.paths)
-        if not (isinstance(results, dict) and all("arms" in run for run in results.get("runs", [{}]))):
+        if not (isinstance(results, dict) and all("arms" in run or "criteria" in run for run in results.get("runs", [{}]))):
             raise UserError(f"{args.paths[0]}: expected a file that --save wrote, came another; give that, or run directories")
         if args.save:
             results["command"] = f"make results; this part: python report.py {' '.join(sys.argv[1:])}"
             Path(args.save).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(tables(results))
-        if args.plots and most_missed(results["runs"]):
+        if args.plots and "criteria" in results["runs"][0]:
+            Path(args.plots).mkdir(parents=True, exist_ok=True)
+            plot_curve(results["runs"], Path(args.plots, "active_curve.png"))
+        elif args.plots and most_missed(results["runs"]):
             Path(args.plots).mkdir(parents=True, exist_ok=True)
             stem = f"{Path(args.plots)}/{results['runs'][0]['method']}"
             plot_profile(results["runs"], Path(f"{stem}_profile.png"))

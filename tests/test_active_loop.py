@@ -251,6 +251,52 @@ def test_every_criterion_runs(select, small_world, tmp_path, teacher_url, call_f
         assert json.loads((out / "r0_selected.json").read_text())["scores"]
 
 
+def test_a_reward_model_is_loaded(small_world, tmp_path, teacher_url, call_file):
+    """Shows that it runs with a real sequence-classification checkpoint; this one has random weights."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+    tokenizer = AutoTokenizer.from_pretrained(small_world / "student")
+    torch.manual_seed(0)
+    LlamaForSequenceClassification(LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_labels=1,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=None, eos_token_id=tokenizer.eos_token_id)).save_pretrained(tmp_path / "reward")
+    tokenizer.save_pretrained(tmp_path / "reward")
+    done = call_file("active_loop.py", *flags(small_world, teacher_url, tmp_path / "out", "--select", "reward", "--reward-model", tmp_path / "reward",
+                                              "--rounds", "1", "--per-round", "8", "--limit", "10"))
+    assert done.returncode == 0, done.stderr
+    chosen = json.loads((tmp_path / "out" / "r0_selected.json").read_text())
+    assert len(set(chosen["scores"].values())) > 20
+    assert [chosen["scores"][i] for i in chosen["order"]] == sorted(chosen["scores"].values(), reverse=True)
+
+
+def test_warm_start_sampling_and_the_budget(small_world, tmp_path, teacher_url, call_file):
+    out = tmp_path / "out"
+    done = call_file("active_loop.py", *flags(small_world, teacher_url, out, "--warm-start", "--sampling", "0.5", "--rounds", "3", "--per-round", "8",
+                                              "--limit", "10", "--budget-tokens", "2500"))
+    assert done.returncode == 0, done.stderr
+    curve = json.loads((out / "result.json").read_text())["curve"]
+    assert sum(curve[-2]["tokens"]) < 2500 <= sum(curve[-1]["tokens"]) and len(curve) < 4  # no further round is begun
+    chosen = json.loads((out / "r0_selected.json").read_text())
+    assert [chosen["scores"][i] for i in chosen["order"]] != sorted(chosen["scores"].values(), reverse=True)
+
+
+@pytest.mark.parametrize("data, more", [("gsm8k", []), ("math", ["--levels", "1", "2", "3"])])
+def test_a_slice_of_real_data(data, more, real_data, small_world, tmp_path, teacher_url, call_file):
+    """Shows that it runs on GSM8K and on MATH's levels 1 to 3; a toy student and a toy teacher show no more than that."""
+    argv = flags(small_world, teacher_url, tmp_path / "out", "--n-seeds", "30", "--per-round", "6", "--rounds", "1", "--limit", "12",
+                 "--max-new-tokens", "100", *more)
+    argv[argv.index("--data") + 1] = str(real_data / data)
+    done = call_file("active_loop.py", *argv)
+    assert done.returncode == 0, done.stderr
+    assert [row["items"] for row in json.loads((tmp_path / "out" / "result.json").read_text())["curve"]][1] > 0
+
+
+def test_the_toy_command_compares_loss_with_random(small_world, tmp_path, run_file):
+    done = run_file("-m", "toyworld", "active_loop", "--scale", "0.1", "--n-seeds", "60", "--limit", "20", "--rounds", "1", "--per-round", "10",
+                    "--epochs", "1", cwd=tmp_path, env={"TOYWORLD_DIR": str(small_world.parent), "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "A1: loss > random" in done.stdout and (tmp_path / "runs" / "toy_active_loop" / "active_curve.png").exists()
+
+
 def test_verification_keeps_what_most_answers_agree_on(small_world, tmp_path, teacher_url, call_file):
     out = tmp_path / "out"
     done = call_file("active_loop.py", *flags(

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 import tyro
 
+import active_loop
 import stat_sel
 import stat_syn
 from tests.conftest import ROOT
@@ -15,7 +16,7 @@ from toyworld.__main__ import FLAGS, make_parser
 README = (ROOT / "README.md").read_text()
 BLOCKS = [text for language, text in re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE) if not language]
 COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.split("#")[0].strip()]
-METHODS = {"stat_sel": stat_sel, "stat_syn": stat_syn}
+METHODS = {"stat_sel": stat_sel, "stat_syn": stat_syn, "active_loop": active_loop}
 DOC_COMMANDS = [line.split("  #")[0].strip().removeprefix("Run").strip()
                 for method in METHODS.values() for line in method.__doc__.splitlines() if "python " in line]
 

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 
 def test_doctests():
-    assert doctest.testmod(report) == doctest.TestResults(failed=0, attempted=1)
+    assert doctest.testmod(report).failed == 0 and doctest.testmod(report).attempted >= 3
 
 
 @pytest.mark.parametrize("p, df, table", [
@@ -303,3 +303,64 @@ def test_plots_are_made(gathered, tmp_path):
     report.plot_profile(runs, tmp_path / "a.png")
     report.plot_skills(runs, tmp_path / "b.png")
     assert (tmp_path / "a.png").stat().st_size > 10_000 and (tmp_path / "b.png").stat().st_size > 10_000
+
+
+# --- Active loop. -------------------------------------------------------------------------------------------------------------------------------
+def write_active(path, seed, select, rights, **args):
+    path.mkdir(parents=True)
+    more = {"asked": 12, "cut_off": 1, "again": 0, "overlap": 2, "rho_length": None,
+            "rho_children": 0.5 if select == "loss" else None}
+    curve = [{"round": t, "items": 10 * t, "right": [k, 100], "tokens": [100 * t, 50 * t]} | (more if t < len(rights) - 1 else {})
+             for t, k in enumerate(rights)]
+    for name, value in (("result.json", {"method": "active_loop", "select": select, "curve": curve, "teacher_totals": {}}),
+                        ("args.json", {"seed": seed, "select": select, "rounds": 2, "student": f"world-{seed}", "out": str(path)} | args),
+                        ("env.json", [{"commit": "c" * 40, "gpu": "cpu", "packages": {}}])):
+        (path / name).write_text(json.dumps(value))
+    return str(path)
+
+
+@pytest.fixture
+def active(tmp_path):
+    curves = {"random": ([50, 52, 54], [50, 51, 56]), "loss": ([50, 56, 60], [50, 53, 58]), "static_loss": ([50, 54, 60], [50, 53, 58])}
+    return report.gather([write_active(tmp_path / f"{c}-{seed}", seed, c, rows[seed]) for c, rows in curves.items() for seed in (0, 1)])
+
+
+def test_the_active_loops_tables_by_hand(active):
+    assert [run["seed"] for run in active["runs"]] == [0, 1] and "select" not in active["args"]
+    shown = report.tables(active)
+    assert report.tables(json.loads(json.dumps(active))) == shown
+    assert "| random | 50.0 [50.0, 50.0] | 51.5 [45.1, 57.9] | 55.0 [42.3, 67.7] |" in shown  # 12.706 / 2 times the distance of the two
+    a1 = report.t_interval([(4 + 6) / 2, (2 + 2) / 2])
+    assert f"| A1: loss > random | {report.verdict(a1)} | {report.shown(a1)} | +4.0 " in shown
+    assert "| closed loop: loss > static_loss | is open: the interval holds 0 | +0.5 " in shown and "| hard seeds: static_loss > random |" in shown
+    assert "best or tied in 4 of 4 rounds, 3 criteria" in shown and "A4" not in shown and "A3: the judge does not pay | not testable here" in shown
+    # Random's accuracy at half the budget, 10 items: 52 and 51; loss has it at 10 * 2 / 6 and 10 * 1 / 3.
+    assert "| loss | 3 of 10, ratio 0.33 |" in shown and "| random | 10 of 10, ratio 1.00 |" in shown
+    assert "| loss | 300 | 12 | 1 | 0 | 2 | 50.0 |  |" in shown and "None" not in shown and "nan" not in shown
+
+
+def test_items_needed_and_p_values_by_hand():
+    curve = [{"items": n, "right": [k, 100]} for n, k in ((0, 50), (10, 60), (20, 58), (30, 70))]
+    assert [report.items_needed(curve, x) for x in (40.0, 55.0, 60.0, 64.0, 71.0)] == [0.0, 5.0, 10.0, 25.0, None]
+    assert report.p_value([1.0, 2.0, 3.0, 4.0]) == pytest.approx(0.03047, abs=1e-4)  # t = 3.873, 3 degrees of freedom
+
+
+def test_holm_never_lowers_a_later_p(active):
+    rows = [line.split("|")[1:-1] for line in report.tables(active).split("Holm-corrected:")[1].splitlines() if " - " in line][:3]
+    corrected = [float(row[2]) for row in rows]
+    assert len(rows) == 3 and corrected == sorted(corrected) and all(0 <= p <= 1 for p in corrected)
+
+
+def test_active_runs_must_agree_and_be_complete(tmp_path):
+    one = write_active(tmp_path / "a", 0, "loss", [1, 2])
+    with pytest.raises(report.UserError, match="the same criteria for every seed"):
+        report.gather([one, write_active(tmp_path / "b", 1, "random", [1, 2])])
+    with pytest.raises(report.UserError, match="came twice"):
+        report.gather([one, write_active(tmp_path / "c", 0, "loss", [1, 2])])
+    with pytest.raises(report.UserError, match="arguments differ"):
+        report.gather([one, write_active(tmp_path / "d", 0, "random", [1, 2], lr=1)])
+
+
+def test_the_curve_is_plotted(active, tmp_path):
+    report.plot_curve(active["runs"], tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 10_000

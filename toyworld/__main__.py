@@ -2,6 +2,8 @@
 
     python -m toyworld stat_sel                      # makes world 0 (cached in runs/toyworld), starts the teacher, runs stat_sel.py
     python -m toyworld stat_sel --seed 7 --lr 2e-3   # other flags go to the method; --seed is also the world's
+    python -m toyworld stat_syn                      # goes on from that run where it is there
+    python -m toyworld active_loop                   # random and loss; --sweep: six criteria, five seeds
     python -m toyworld stat_sel --data ../MATH --limit 20   # toy student and toy teacher on other data: shows that it runs, nothing more
 """
 import argparse
@@ -22,6 +24,9 @@ STAT = [*SMALL, "--n-val", str(world.N_VAL), "--n-pairs", "1900", "--prm-batch",
 FLAGS = {"stat_sel": STAT, "stat_syn": [*STAT, "--n-new", "8"],
          "active_loop": [*SMALL, "--n-seeds", "1500", "--rounds", "4", "--per-round", "100", "--verify", "sc"]}
 
+SWEEP, SEEDS = ("random", "loss", "static_loss", "true_loss", "incorrect", "badge"), (11, 12, 13, 14, 15)
+ROOT = Path(__file__).parent.parent
+
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m toyworld", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -29,26 +34,25 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="seed of the world and of the run")
     parser.add_argument("--scale", type=float, default=1.0, help="below 1: a smaller, worse-trained world, for tests of the plumbing")
     parser.add_argument("--times-seen", type=int, default=1, help="how often the student saw P in pretraining; at 4 it is saturated on P")
+    parser.add_argument("--sweep", type=int, nargs="*", metavar="SEED", help="active_loop: six criteria, each with these seeds (11 to 15), compared; "
+                        "without it random and loss with one seed")
     return parser
 
 
-def main() -> int:
-    args, rest = make_parser().parse_known_args()
-    method = importlib.import_module(args.method)
-    tyro.cli(method.Args, args=FLAGS[args.method] + rest)  # a wrong flag is refused before a world is made for it
+def run_method(args, method, rest: list[str], seed: int, part: str = "") -> tuple[int, str]:
+    """Runs the method file in the world `seed`; returns its exit code and its run directory, in which `part` is a folder."""
     given = {flag.partition("=")[0] for flag in rest}
-    made = world.make_world(world.default_root(), args.seed, method.STUDENT_PROMPT, args.scale, args.times_seen)
+    made = world.make_world(world.default_root(), seed, method.STUDENT_PROMPT, args.scale, args.times_seen)
     server, url = teacher.serve()
-    flags = ["--seed", str(args.seed), "--student", str(made / "student"), "--teacher", "toy", "--teacher-url", url, *FLAGS[args.method]]
+    flags = ["--seed", str(seed), "--student", str(made / "student"), "--teacher", "toy", "--teacher-url", url, *FLAGS[args.method]]
     of_stat = args.method.startswith("stat")
     flags += ["--prm", str(made / "prm")] * of_stat
     if args.scale != 1 and of_stat:
         flags += ["--n-val", str(int(world.N_VAL * args.scale))]
     if "--data" not in given:
         flags += ["--data", str(made)] + ["--skills", str(made / "skills.json")] * of_stat
-    run = f"{'' if args.times_seen == 1 else f'_seen_{args.times_seen}'}/seed-{args.seed}"
-    if "--out" not in given:
-        flags += ["--out", f"runs/toy_{args.method}{run}"]
+    run = f"{'' if args.times_seen == 1 else f'_seen_{args.times_seen}'}/seed-{seed}"
+    flags += ["--out", str(Path(f"runs/toy_{args.method}{run}", part))]
     earlier = Path(f"runs/toy_stat_sel{run}")
     if args.method == "stat_syn" and "--profile-from" not in given and (earlier / "result.json").exists():
         goes_on = ["--profile-from", str(earlier), "--cache", f"{earlier}/teacher.jsonl"]
@@ -58,9 +62,25 @@ def main() -> int:
             print(f"goes on from STAT-Sel's run: {' '.join(goes_on)}")
         except common.UserError as error:  # that run was made with other arguments
             print(f"makes its own profile: {error}")
-    code = subprocess.call([sys.executable, str(Path(__file__).parent.parent / f"{args.method}.py"), *flags, *rest])
+    code = subprocess.call([sys.executable, str(ROOT / f"{args.method}.py"), *flags, *rest])
     server.shutdown()
-    return code
+    return code, tyro.cli(method.Args, args=[*flags, *rest]).out
+
+
+def main() -> int:
+    args, rest = make_parser().parse_known_args()
+    method = importlib.import_module(args.method)
+    tyro.cli(method.Args, args=FLAGS[args.method] + rest)  # a wrong flag is refused before a world is made for it
+    if args.method != "active_loop" or any(flag.partition("=")[0] in ("--select", "--out") for flag in rest):
+        return run_method(args, method, rest, args.seed)[0]
+    outs = []
+    for seed in args.sweep or ([args.seed] if args.sweep is None else SEEDS):
+        for criterion in ("random", "loss") if args.sweep is None else SWEEP:
+            code, out = run_method(args, method, [*rest, "--select", criterion, *["--no-repeat"] * (args.sweep is not None)], seed, criterion)
+            if code:
+                return code
+            outs.append(out)
+    return subprocess.call([sys.executable, str(ROOT / "report.py"), *outs, "--plots", str(Path(outs[0]).parent.parent)])
 
 
 if __name__ == "__main__":
