@@ -28,7 +28,7 @@ Run     python active_loop.py --data gsm8k --teacher gpt-4o-mini                
         python -m toyworld active_loop                                                   # no GPU, no key, minutes
 Writes  runs/active_loop/  args.json env.json 0_questions.jsonl; of each round (r<t>_answers.jsonl) r<t>_selected.json r<t>_items.json
         train_r<t>.jsonl loss_r<t>.jsonl adapter/r<t>/ r<t>_test_answers.jsonl r<t>_test.jsonl (r<t>_child_answers.jsonl r<t>_child_losses.json);
-        teacher.jsonl metrics.jsonl result.json
+        (teacher_answers.json) teacher.jsonl metrics.jsonl result.json
 """
 import functools
 import itertools
@@ -154,23 +154,25 @@ def by_gap(gaps: list[float | None], m: int, rng: random.Random) -> list[int]:
     """
     hard, easy = (rng.sample(part, len(part)) for part in (
         [i for i, gap in enumerate(gaps) if gap is not None and gap >= 1], [i for i, gap in enumerate(gaps) if gap is not None and gap < 1]))
-    return hard[:m // 2] + easy[:m - m // 2] + hard[m // 2:] + easy[m - m // 2:]
+    mixed = [i for pair in itertools.zip_longest(easy[m - m // 2:], hard[m // 2:]) for i in pair if i is not None]
+    return hard[:m // 2] + easy[:m - m // 2] + mixed
 
 
 def by_gradient(sketches: torch.Tensor, known: list[int], m: int, rng: random.Random) -> list[int]:
     """BADGE's order: k-means++ over the rows (N, s) that are known, from the one of the largest norm on; m of them, then the rest at random."""
-    left, order = list(known), []
-    distance = sketches.norm(dim=1).square().tolist()  # from the origin: the first is the one of the largest norm
+    left, order, norms = list(known), [], sketches.square().sum(1)
+    distance = norms.clone()  # from the origin: the first is the one of the largest norm
     while left and len(order) < m:
-        weights = [distance[i] for i in left]
+        weights = distance[left].tolist()
         if not order:
-            chosen = max(left, key=lambda i: distance[i])
+            chosen = left[weights.index(max(weights))]
         else:
             chosen = rng.choices(left, weights)[0] if any(weights) else rng.choice(left)
+        near = (norms + norms[chosen] - 2 * sketches @ sketches[chosen]).clamp(min=0)
+        near[near < 1e-5 * norms[chosen]] = 0  # rounding
+        distance = torch.minimum(distance, near) if order else near
         order.append(chosen)
         left.remove(chosen)
-        near = (sketches - sketches[chosen]).square().sum(1).tolist()
-        distance = near if len(order) == 1 else [min(old, new) for old, new in zip(distance, near, strict=True)]
     return order + rng.sample(left, len(left))
 
 
@@ -236,18 +238,24 @@ def spent(teacher) -> list[int]:
     return [sum(total[new] + total[known] for total in teacher.totals.values()) for new, known in (("n_in", "cached_in"), ("n_out", "cached_out"))]
 
 
+def judging(args, rows: list[dict], answers: list[list[str]]) -> list[Request]:
+    """Requests for marks for one answer or two to each question."""
+    one = {"n": "an answer", "is_are": "is the answer", "marks": "a mark", "form": "<mark>number</mark>"}
+    two = {"n": "two answers", "is_are": "are the answers", "marks": "each a mark",
+           "form": "<mark>number for the first, number for the second</mark>"}
+    return [Request([{"role": "user", "content": JUDGE_PROMPT.format(problem=row["problem"], responses="\n\n".join(
+        f"<response>\n{text}\n</response>" for text in texts), **(one if len(texts) == 1 else two))}], 0.0, args.teacher_max_tokens)
+        for row, texts in zip(rows, answers, strict=True)]
+
+
 def mark(args, teacher, rows: list[dict], answers: list[list[str]], step: str) -> list[list[float] | None]:
     """The teacher's marks, 1 to 10, for one answer or two to each question; None where a reply has none."""
-    n = len(answers[0]) if answers else 1
-    form = {"n": "an answer", "is_are": "is the answer", "marks": "a mark", "form": "<mark>number</mark>"} if n == 1 else {
-        "n": "two answers", "is_are": "are the answers", "marks": "each a mark", "form": "<mark>number for the first, number for the second</mark>"}
-    asked = [Request([{"role": "user", "content": JUDGE_PROMPT.format(problem=row["problem"], responses="\n\n".join(
-        f"<response>\n{text}\n</response>" for text in texts), **form)}], 0.0, args.teacher_max_tokens)
-        for row, texts in zip(rows, answers, strict=True)]
-    out = []
-    for reply in teacher.ask(asked, step):
-        found = [float(x) for x in re.findall(r"\d+(?:\.\d+)?", common.read_tag(reply.text, "mark") or "")] if reply else []
+    n, out = len(answers[0]) if answers else 1, []
+    for reply in teacher.ask(judging(args, rows, answers), step):
+        text = re.sub(r"(?:/|out of)\s*10\b", "", common.read_tag(reply.text, "mark") or "") if reply else ""
+        found = [float(x) for x in re.findall(r"\d+(?:\.\d+)?", text)]
         out.append(found if len(found) == n and all(1 <= x <= 10 for x in found) else None)
+    print(f"  {step}: {sum(found is None for found in out)} of {len(out)} replies without a mark")
     return out
 
 
@@ -256,9 +264,13 @@ def rewards(args, rows: list[dict], answers: list[str]) -> list[float]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
     quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
     tokenizer = AutoTokenizer.from_pretrained(args.reward_model)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        args.reward_model, quantization_config=quantization if torch.cuda.is_available() else None, num_labels=1,
-        device_map={"": 0} if torch.cuda.is_available() else None).eval()
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        args.reward_model, quantization_config=quantization if torch.cuda.is_available() else None, num_labels=1, output_loading_info=True,
+        device_map={"": 0} if torch.cuda.is_available() else None)
+    if info["missing_keys"] or tokenizer.chat_template is None:
+        raise UserError(f"--reward-model {args.reward_model}: expected a reward model of one output with a chat template, but "
+                        f"{min(info['missing_keys'], default='the template')} is missing; take another")
+    model.eval()
     out = []
     for row, text in tqdm(list(zip(rows, answers, strict=True)), desc="reward", unit="answer"):
         chat = common.apply_template(tokenizer, [*question(row["problem"]), {"role": "assistant", "content": text}])
@@ -271,14 +283,14 @@ def rewards(args, rows: list[dict], answers: list[str]) -> list[float]:
 def select(args, run, t: int, teacher, student, seeds: list[dict], barred: set[str]) -> dict:
     """Steps 1 to 3 of round t: {"order": ids, the first of them selected, "scores", "losses", "cut_off", "tokens"} (r<t>_selected.json)."""
     rng, before = common.rng(args.seed, "select", t), spent(teacher)
-    base = args.select == "static_loss"  # the base student's ranking, kept
-    if base and t > 0:
-        kept = run.read("r0_selected.json")
-        return run.step(f"r{t}_selected.json", lambda: kept | {"order": kept["order"], "tokens": [0, 0]})
+    if args.select == "static_loss" and t > 0:  # the base student's ranking is kept
+        return run.step(f"r{t}_selected.json", lambda: run.read("r0_selected.json") | {
+            "losses": {}, "rho_length": None, "cut_off": 0, "tokens": [0, 0]})
     own = answer(args, run, f"r{t}_answers.jsonl", student, seeds, 0.0) if args.select not in ("random", "true_loss") else {}
 
     def make():
-        # ours: an answer that was cut off at the length limit has no score, because what runs on and on looks certain
+        # ours: an answer that was cut off at the length limit has no score, because what runs on and on looks certain; its seed comes last, so that
+        # every criterion draws from the same seeds
         texts = {row["id"]: None if own[row["id"]][0]["cut_off"] else own[row["id"]][0]["response"] for row in seeds} if own else {}
         answered, found, scores = [row for row in seeds if texts.get(row["id"]) is not None], {}, {}
         if args.select in ("loss", "static_loss", "badge", "true_loss"):
@@ -289,8 +301,9 @@ def select(args, run, t: int, teacher, student, seeds: list[dict], barred: set[s
             scores = {row["id"]: 0.0 for row in seeds}
         elif args.select == "incorrect":
             # ours: the others follow, because when the wrong ones run out equal numbers of items are to be compared still
-            scores = {row["id"]: float(not common.score(texts[row["id"]], row["answer"])) for row in answered}
+            scores = {row["id"]: float(not common.score(texts[row["id"]] or "", row["answer"])) for row in seeds}
         elif args.select == "reward":
+            student.cache_clear()  # the reward model needs its place
             scores = {row["id"]: -x for row, x in zip(answered, rewards(args, answered, [texts[row["id"]] for row in answered]), strict=True)}
         else:
             asked, marks = [row for row in answered if row["id"] not in barred], {}
@@ -298,8 +311,12 @@ def select(args, run, t: int, teacher, student, seeds: list[dict], barred: set[s
                 marks = {row["id"]: found and -found[0] for row, found in zip(asked, mark(
                     args, teacher, asked, [[texts[row["id"]]] for row in asked], f"r{t} judge"), strict=True)}
             else:  # ours: each pair of answers in both orders, because judges favour a place
-                theirs = teacher.ask(requests(args, SOLVE_PROMPT, asked), f"r{t} answer")
-                both = [[reply.text if reply else "(no answer)", texts[row["id"]]] for row, reply in zip(asked, theirs, strict=True)]
+                if t == 0:
+                    replies = teacher.ask(requests(args, SOLVE_PROMPT, seeds), "answer")
+                    run.write("teacher_answers.json", {row["id"]: reply.text if reply else "(no answer)"
+                                                       for row, reply in zip(seeds, replies, strict=True)})
+                theirs = run.read("teacher_answers.json")
+                both = [[theirs[row["id"]], texts[row["id"]]] for row in asked]
                 one, two = mark(args, teacher, asked, both, f"r{t} judge"), mark(args, teacher, asked, [pair[::-1] for pair in both], f"r{t} judge")
                 marks = {row["id"]: (a[0] - a[1] + b[1] - b[0]) / 2 if a and b else None for row, a, b in zip(asked, one, two, strict=True)}
             scores = {i: x for i, x in marks.items() if x is not None}
@@ -312,6 +329,8 @@ def select(args, run, t: int, teacher, student, seeds: list[dict], barred: set[s
             order = by_gap(values, args.per_round, rng)
         else:
             order = by_score(values, rng, args.sampling)
+        last = [i for i, x in enumerate(values) if x is None and ids[i] not in barred]
+        order += rng.sample(last, len(last))
         lengths = {i: rows[0]["n_tokens"] for i, rows in own.items() if i in scores}
         return {"order": [ids[i] for i in order], "scores": scores, "losses": {i: row["loss"] for i, row in found.items()},
                 "rho_length": spearman([scores[i] for i in lengths], list(lengths.values())), "cut_off": len(own) and len(own) - len(answered),
@@ -363,8 +382,8 @@ def write(args, run, t: int, teacher, order: list[dict], tested: dict, seen: dic
 
 
 def compare_children(args, run, t: int, student, items: list[dict], seed_losses: dict[str, float]) -> float | None:
-    """Rank correlation between the losses on seeds and on the items made from them, both by this round's student on its own answers."""
-    if not seed_losses:
+    """Rank correlation between the losses on the selected seeds and on the items made from them, both by this round's student on its own answers."""
+    if not seed_losses or args.select == "true_loss":
         return None
     own = answer(args, run, f"r{t}_child_answers.jsonl", student, items, 0.0)
 
@@ -595,10 +614,11 @@ def plan(args, seeds: list[dict]) -> None:
     solves = [request._replace(sample=i) for i, request in enumerate(requests(args, SOLVE_PROMPT, rows * args.rounds, n=n))]  # seeds stand in
     steps = {"write, for each item": writes, "solve": solves}
     if args.select in ("judge", "lion"):
-        pair = args.select == "lion"
-        asked = [Request([{"role": "user", "content": row["problem"] + "x" * 3 * args.max_new_tokens * (1 + pair)}], 0.0, args.teacher_max_tokens, i)
-                 for i, row in enumerate(seeds * args.rounds * (1 + pair))]
-        steps |= {"judge": asked} | ({"answer": requests(args, SOLVE_PROMPT, seeds)} if pair else {})
+        shown, longest = ["(the student's answer)"] * (1 + (args.select == "lion")), ["x" * 3 * args.max_new_tokens] * (1 + (args.select == "lion"))
+        asked = judging(args, seeds, [shown] + [longest] * (len(seeds) - 1))
+        steps["judge"] = [request._replace(sample=i) for i, request in enumerate(asked * args.rounds * len(shown))]
+        steps |= {"answer": requests(args, SOLVE_PROMPT, seeds)} if args.select == "lion" else {}
+    print("In place of each item that is dropped another seed is asked, which is not in this plan.")
     common.open_teacher(args, write=False).plan(steps, show=args.plan)
 
 
@@ -606,6 +626,8 @@ def main(args: Args) -> None:
     common.check_args(args, lr=1, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9, sampling=1e9)
     if args.n_agreeing > args.n_solutions:
         raise UserError(f"--n-agreeing: expected at most --n-solutions {args.n_solutions}, came {args.n_agreeing}")
+    if args.sampling and args.select in ("badge", "lion"):
+        raise UserError(f"--sampling: --select {args.select} has no scores to draw by; leave it out")
     if (args.select == "reward") != (args.reward_model is not None):
         raise UserError("--select reward and --reward-model NAME belong together; give both or none")
     for flag, name in (("--student", args.student), ("--reward-model", args.reward_model)):
@@ -619,20 +641,27 @@ def main(args: Args) -> None:
         raise UserError(f"--data {args.data}, --levels {args.levels}: {len(pool)} questions to draw from and {len(tests)} to test on; check both")
     if len({row["id"] for row in seeds + tests}) < len(seeds + tests):
         raise UserError(f"--data {args.data}: an id stands in train.jsonl and in test.jsonl too; make the ids unique")
+    if args.no_repeat and args.rounds * args.per_round > len(seeds):
+        raise UserError(f"--no-repeat: {args.rounds} rounds of {args.per_round} items need more seeds than the {len(seeds)} of D_0; ask for fewer")
     print(f"D_0 {len(seeds)} questions of {len(pool)}, tested on {len(tests)}")
     plan(args, seeds)
     if args.plan:
         return
     run = common.open_run(args, args.out, HOW)
-    run.step("0_questions.jsonl", lambda: [{"id": row["id"], "part": part} for part, rows in (("D_0", seeds), ("test", tests)) for row in rows])
+    now = [{"id": row["id"], "part": part, "problem": row["problem"]} for part, rows in (("D_0", seeds), ("test", tests)) for row in rows]
+    if run.step("0_questions.jsonl", lambda: now) != now:
+        raise UserError(f"{run.path}/0_questions.jsonl: these are not the questions that --data {args.data} gives now; give the old data, or "
+                        "another --out")
     teacher, tested = common.open_teacher(args), {mark: row["problem"] for row in tests for mark in fingerprints(row["problem"])}
     by_id, seen = {row["id"]: row for row in seeds}, {common.plain(row["problem"]): row["problem"] for row in seeds}
     items, asked_before, selected, tokens, curve = [], Counter(), [], [0, 0], []
+    student = functools.cache(lambda: None)
     for t in range(args.rounds + 1):
         adapter = run.path / "adapter" / f"r{t}" if t else None
         if t and not adapter.exists():
             earlier = run.path / "adapter" / f"r{t - 1}" if args.warm_start and t > 1 else None
             train_rows = [{"messages": question(row["problem"]) + [{"role": "assistant", "content": row["response"]}]} for row in items]
+            student.cache_clear()  # one model at a time
             train_rows = run.step(f"train_r{t}.jsonl", lambda rows=train_rows: rows)
             train(args, run, common.load_student(args.student, earlier), train_rows, f"r{t}")
         if t:
@@ -651,8 +680,12 @@ def main(args: Args) -> None:
             order = sorted(order, key=lambda i: asked_before[i])
         made = write(args, run, t, teacher, [by_id[i] for i in order], tested, seen, asked_before)
         new = [row for row in made["rows"] if not row["dropped"]]
-        if not new:
+        if not new and not items:
             raise UserError(f"round {t}: no item was accepted of {len(made['rows'])} seeds asked; read {run.path}/r{t}_items.json")
+        if len(new) < args.per_round:
+            print(f"  round {t}: {len(new)} items, not --per-round {args.per_round}: no seed is left to ask")
+        if not new:
+            break
         selected.append([row["seed"] for row in made["rows"]])
         asked_before.update(selected[-1])
         seen |= {common.plain(row["problem"]): row["problem"] for row in new}

@@ -47,6 +47,8 @@ def test_gumbel_top_m_draws_by_the_softmax():
 
 def test_lion_takes_half_hard_half_easy():
     gaps = [2.0, 0.0, 1.0, 0.9, None, 5.0, -3.0, 0.0]  # hard: 0, 2, 5
+    top_ups = by_gap([2.0] * 20 + [0.0] * 20, 10, random.Random(0))[10:20]
+    assert sum(i < 20 for i in top_ups) == 5  # what follows is mixed as well
     order = by_gap(gaps, 4, random.Random(0))
     assert set(order[:2]) < {0, 2, 5} and set(order[2:4]) <= {1, 3, 6, 7} and sorted(order) == [0, 1, 2, 3, 5, 6, 7]
     assert set(by_gap([0.0] * 5, 4, random.Random(0))[:4]) <= set(range(5)) and len(by_gap([9.0] * 3, 4, random.Random(0))) == 3
@@ -245,10 +247,30 @@ def test_every_criterion_runs(select, small_world, tmp_path, teacher_url, call_f
     if select == "static_loss":
         kept = [json.loads((out / f"r{t}_selected.json").read_text()) for t in (0, 1)]
         assert kept[0]["scores"] == kept[1]["scores"] and [*asked[0], *asked[1]] == kept[0]["order"][:len(asked[0]) + len(asked[1])]
+    # Which way round: the first seeds are those that the student has wrong, or has the higher loss on.
+    chosen = json.loads((out / "r0_selected.json").read_text())
+    first = [chosen["scores"][i] for i in chosen["order"] if i in chosen["scores"]]
+    gold = {row["id"]: row["answer"] for row in common.load(str(small_world), "train")}
+    if select in ("judge", "lion", "incorrect"):
+        wrong = {row["id"]: not common.score(row["response"], gold[row["id"]]) for row in read(out / "r0_answers.jsonl")}
+        by_wrong = [[chosen["scores"][i] for i in chosen["scores"] if wrong[i] is value] for value in (True, False)]
+        assert by_wrong[0] and by_wrong[1] and sum(by_wrong[0]) / len(by_wrong[0]) > sum(by_wrong[1]) / len(by_wrong[1])
+    if select in ("judge", "incorrect", "true_loss"):
+        assert first == sorted(first, reverse=True)
     if select in ("judge", "lion"):
         assert sum("judge" in row["step"] for row in read(out / "teacher.jsonl")) > 20
-    if select == "incorrect":
-        assert json.loads((out / "r0_selected.json").read_text())["scores"]
+    assert len(chosen["order"]) == 60  # what has no score comes last
+
+
+def test_marks_are_read():
+    class Replies:
+        def ask(self, requests, step):
+            return [common.Reply(text, 1, 1) for text in texts]
+    texts = ["<mark>8</mark>", "<mark>8/10</mark>", "<mark>7 out of 10</mark>", "8", "<mark>11</mark>", "<mark>8, 7</mark>"]
+    rows = [{"problem": "q"}] * 6
+    assert active_loop.mark(active_loop.Args(), Replies(), rows, [["a"]] * 6, "judge") == [[8], [8], [7], None, None, None]
+    texts = ["<mark>8, 7</mark>", "<mark>8/10, 7/10</mark>", "<mark>8/10</mark>"]
+    assert active_loop.mark(active_loop.Args(), Replies(), rows[:3], [["a", "b"]] * 3, "judge") == [[8, 7], [8, 7], None]
 
 
 def test_a_reward_model_is_loaded(small_world, tmp_path, teacher_url, call_file):
@@ -310,7 +332,8 @@ def test_verification_keeps_what_most_answers_agree_on(small_world, tmp_path, te
 @pytest.mark.parametrize("change, words", [
     (["--select", "reward"], "belong together"), (["--select", "best"], "best"), (["--n-agreeing", "9"], "--n-agreeing"),
     (["--rounds", "0"], "--rounds"), (["--levels", "9"], "0 questions to draw from"), (["--student", "nowhere"], "no such folder"),
-    (["--sampling", "-1"], "--sampling")])
+    (["--sampling", "-1"], "--sampling"), (["--sampling", "1", "--select", "badge"], "no scores to draw by"),
+    (["--no-repeat", "--rounds", "9"], "need more seeds than the 60")])
 def test_a_mistake_gets_one_sentence(change, words, small_world, tmp_path, call_file):
     argv = flags(small_world, "http://127.0.0.1:9/v1", tmp_path / "out")
     if change[0] in argv:

@@ -313,7 +313,8 @@ def write_active(path, seed, select, rights, **args):
     curve = [{"round": t, "items": 10 * t, "right": [k, 100], "tokens": [100 * t, 50 * t]} | (more if t < len(rights) - 1 else {})
              for t, k in enumerate(rights)]
     for name, value in (("result.json", {"method": "active_loop", "select": select, "curve": curve, "teacher_totals": {}}),
-                        ("args.json", {"seed": seed, "select": select, "rounds": 2, "student": f"world-{seed}", "out": str(path)} | args),
+                        ("args.json", {"seed": seed, "select": select, "no_repeat": True, "teacher": "toy", "data": f"world-{seed}",
+                                       "student": f"world-{seed}/student", "out": str(path)} | args),
                         ("env.json", [{"commit": "c" * 40, "gpu": "cpu", "packages": {}}])):
         (path / name).write_text(json.dumps(value))
     return str(path)
@@ -333,15 +334,31 @@ def test_the_active_loops_tables_by_hand(active):
     a1 = report.t_interval([(4 + 6) / 2, (2 + 2) / 2])
     assert f"| A1: loss > random | {report.verdict(a1)} | {report.shown(a1)} | +4.0 " in shown
     assert "| closed loop: loss > static_loss | is open: the interval holds 0 | +0.5 " in shown and "| hard seeds: static_loss > random |" in shown
-    assert "best or tied in 4 of 4 rounds, 3 criteria" in shown and "A4" not in shown and "A3: the judge does not pay | not testable here" in shown
+    assert "holds: of 4 rounds loss 4, static_loss 3, random 0" in shown and "A4" not in shown
+    assert "A3: the judge does not pay | not testable here" in shown
     # Random's accuracy at half the budget, 10 items: 52 and 51; loss has it at 10 * 2 / 6 and 10 * 1 / 3.
-    assert "| loss | 3 of 10, ratio 0.33 |" in shown and "| random | 10 of 10, ratio 1.00 |" in shown
+    assert "| loss | 0.33 | " in shown and "| random | 1.00 | 1.00 | 1.00 |" in shown
     assert "| loss | 300 | 12 | 1 | 0 | 2 | 50.0 |  |" in shown and "None" not in shown and "nan" not in shown
+    active["args"] |= {"no_repeat": False, "teacher": "gpt-4o-mini"}
+    assert not any(words in report.tables(active) for words in ("closed loop", "hard seeds", "A3", "A5"))
+    for run in active["runs"]:
+        for row in run["criteria"]["random"]:
+            row["right"] = [50 - row["items"], 100]  # it only loses: nothing to reach
+    assert "| loss | - (0 of 2 seeds) | - (0 of 2 seeds) | - (0 of 2 seeds) |" in report.tables(active)
+
+
+def test_accuracy_at_equal_tokens_by_hand(active):
+    run = active["runs"][0]
+    for row in run["criteria"]["loss"]:
+        row["tokens"] = [2 * n for n in row["tokens"]]  # loss pays twice as much: 300 tokens buy it one round
+    assert report.gain(run, "loss", "random", "tokens") == pytest.approx(56 - 54)
+    assert report.gain(run, "loss", "random", "last") == pytest.approx(6) and report.gain(run, "loss", "random") == pytest.approx(5)
 
 
 def test_items_needed_and_p_values_by_hand():
     curve = [{"items": n, "right": [k, 100]} for n, k in ((0, 50), (10, 60), (20, 58), (30, 70))]
     assert [report.items_needed(curve, x) for x in (40.0, 55.0, 60.0, 64.0, 71.0)] == [0.0, 5.0, 10.0, 25.0, None]
+    assert [report.at(curve, x) for x in (0, 5, 20, 25, 99)] == [50.0, 55.0, 58.0, 64.0, 70.0]
     assert report.p_value([1.0, 2.0, 3.0, 4.0]) == pytest.approx(0.03047, abs=1e-4)  # t = 3.873, 3 degrees of freedom
 
 
@@ -359,6 +376,10 @@ def test_active_runs_must_agree_and_be_complete(tmp_path):
         report.gather([one, write_active(tmp_path / "c", 0, "loss", [1, 2])])
     with pytest.raises(report.UserError, match="arguments differ"):
         report.gather([one, write_active(tmp_path / "d", 0, "random", [1, 2], lr=1)])
+    with pytest.raises(report.UserError, match="equally many rounds"):
+        report.gather([one, write_active(tmp_path / "e", 0, "random", [1, 2, 3])])
+    with pytest.raises(report.UserError, match="its data, student or commit"):
+        report.gather([one, write_active(tmp_path / "f", 0, "random", [1, 2], data="other")])
 
 
 def test_the_curve_is_plotted(active, tmp_path):

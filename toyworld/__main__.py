@@ -71,8 +71,12 @@ def main() -> int:
     args, rest = make_parser().parse_known_args()
     method = importlib.import_module(args.method)
     tyro.cli(method.Args, args=FLAGS[args.method] + rest)  # a wrong flag is refused before a world is made for it
-    if args.method != "active_loop" or any(flag.partition("=")[0] in ("--select", "--out") for flag in rest):
-        return run_method(args, method, rest, args.seed)[0]
+    chosen = tyro.cli(method.Args, args=FLAGS[args.method] + rest).select if "--select" in rest else ""
+    if args.sweep is not None and (args.method != "active_loop" or {"--select", "--out"} & set(rest)):
+        print("error: --sweep: it is active_loop's, and takes neither --select nor --out; leave them out", file=sys.stderr)
+        return 2
+    if args.method != "active_loop" or {"--select", "--out"} & set(rest):
+        return run_method(args, method, rest, args.seed, chosen)[0]
     outs = []
     for seed in args.sweep or ([args.seed] if args.sweep is None else SEEDS):
         for criterion in ("random", "loss") if args.sweep is None else SWEEP:
