@@ -1,5 +1,6 @@
 PYTHON ?= python3
 BIN = .venv/bin
+CRITERIA = random loss static_loss true_loss incorrect badge
 ARMS = base train augment hard embed stat shuffled
 # One thread each for the tests: two torch processes with two threads each slow one another down many times.
 export TOKENIZERS_PARALLELISM = false
@@ -22,6 +23,9 @@ results: .venv  ## the runs behind results/toy_*.json, their tables and plots
 	done
 	$(BIN)/python report.py $(foreach seed,11 12 13 14 15,runs/toy_stat_syn/seed-$(seed)) --save results/toy_stat_syn.json --plots docs
 	$(BIN)/python -m toyworld.audit $(foreach seed,11 12 13 14 15,runs/toy_stat_syn/seed-$(seed)) --save results/audit_stat_syn.json
+	$(BIN)/python -m toyworld active_loop --sweep 11 12 13 14 15
+	$(BIN)/python report.py $(foreach seed,11 12 13 14 15,$(foreach c,$(CRITERIA),runs/toy_active_loop/seed-$(seed)/$(c))) \
+	  --save results/toy_active.json --plots docs
 	for seed in 6 7 8 9 10; do $(BIN)/python -m toyworld stat_sel --seed $$seed --times-seen 4 || exit; done
 	$(BIN)/python report.py $(foreach seed,6 7 8 9 10,runs/toy_stat_sel_seen_4/seed-$(seed)) --save results/toy_stat_sel_seen_4.json
 
