@@ -290,6 +290,26 @@ def test_a_reward_model_is_loaded(small_world, tmp_path, teacher_url, call_file)
     assert [chosen["scores"][i] for i in chosen["order"]] == sorted(chosen["scores"].values(), reverse=True)
 
 
+def test_static_loss_walks_down_its_ranking_where_seeds_may_come_again(small_world, tmp_path, teacher_url, call_file):
+    out = tmp_path / "out"
+    done = call_file("active_loop.py", *flags(small_world, teacher_url, out, "--select", "static_loss", "--per-round", "8", "--limit", "10"))
+    assert done.returncode == 0, done.stderr
+    asked = [row["seed"] for t in (0, 1) for row in json.loads((out / f"r{t}_items.json").read_text())["rows"]]
+    assert asked == json.loads((out / "r0_selected.json").read_text())["order"][:len(asked)]
+
+
+def test_a_warm_start_goes_on_from_the_last_round(small_world, tmp_path, teacher_url, call_file):
+    """The first round is trained alike; the second, on the same items, from another student."""
+    weights = {}
+    for name, more in (("cold", []), ("warm", ["--warm-start"])):
+        done = call_file("active_loop.py", *flags(small_world, teacher_url, tmp_path / name, "--select", "random", "--per-round", "8",
+                                                  "--limit", "10", "--batch", "2", *more))  # the first of the steps is at lr 0
+        assert done.returncode == 0, done.stderr
+        weights[name] = [(tmp_path / name / "adapter" / f"r{t}" / "adapter_model.safetensors").read_bytes() for t in (1, 2)]
+    assert (tmp_path / "cold" / "train_r2.jsonl").read_bytes() == (tmp_path / "warm" / "train_r2.jsonl").read_bytes()
+    assert weights["cold"][0] == weights["warm"][0] and weights["cold"][1] != weights["warm"][1]
+
+
 def test_warm_start_sampling_and_the_budget(small_world, tmp_path, teacher_url, call_file):
     out = tmp_path / "out"
     done = call_file("active_loop.py", *flags(small_world, teacher_url, out, "--warm-start", "--sampling", "0.5", "--rounds", "3", "--per-round", "8",
