@@ -31,6 +31,7 @@ Writes  runs/active_loop/  args.json env.json 0_questions.jsonl; of each round (
         (teacher_answers.json) teacher.jsonl metrics.jsonl result.json
 """
 import functools
+import gc
 import itertools
 import math
 import random
@@ -263,10 +264,16 @@ def rewards(args, rows: list[dict], answers: list[str]) -> list[float]:
     """The reward model's score of each answer (ours: any sequence-classification model of one output with a chat template)."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
     quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
-    tokenizer = AutoTokenizer.from_pretrained(args.reward_model)
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        args.reward_model, quantization_config=quantization if torch.cuda.is_available() else None, num_labels=1, output_loading_info=True,
-        device_map={"": 0} if torch.cuda.is_available() else None)
+    gc.collect()  # PEFT's wrappers refer to one another
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(args.reward_model)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            args.reward_model, quantization_config=quantization if torch.cuda.is_available() else None, num_labels=1, output_loading_info=True,
+            device_map={"": 0} if torch.cuda.is_available() else None)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--reward-model {args.reward_model} can't be loaded: {common.loading_advice(error)}") from error
     if info["missing_keys"] or tokenizer.chat_template is None:
         raise UserError(f"--reward-model {args.reward_model}: expected a reward model of one output with a chat template, but "
                         f"{min(info['missing_keys'], default='the template')} is missing; take another")

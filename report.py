@@ -423,7 +423,7 @@ def plot_skills(runs: list[dict], path: Path) -> None:
 # --- Active loop: criteria against items and teacher tokens ---------------------------------------------------------------------------------
 def gather_active(paths: list[str]) -> dict:
     """Finished runs of active_loop.py, one for each seed and criterion, as one row for each seed: {"criteria": {criterion: curve}}."""
-    runs, arguments, worlds = {}, {}, {}
+    runs, arguments, worlds, asked, wrong = {}, {}, {}, {}, {}
     for path in map(Path, paths):
         result, args, env = (read_json(path / name) for name in ("result.json", "args.json", "env.json"))
         arguments[str(path)] = {name: value for name, value in args.items() if name not in (*MAY_DIFFER, "select", "reward_model")} | {
@@ -435,6 +435,13 @@ def gather_active(paths: list[str]) -> dict:
         if worlds.setdefault(args["seed"], (args["data"], args["student"], env[-1]["commit"])) != (args["data"], args["student"], env[-1]["commit"]):
             raise UserError(f"{path}: its data, student or commit are not those of the other criteria with seed {args['seed']}; make them anew")
         row["criteria"][args["select"]] = result["curve"]
+        asked[args["seed"], args["select"]] = [item["seed"] for item in read_json(path / "r0_items.json")["rows"]]
+        if args["select"] == "incorrect":  # every criterion's base student is the same, and answers greedily
+            wrong[args["seed"]] = {key for key, score in read_json(path / "r0_selected.json")["scores"].items() if score}
+            row["base_wrong"] = {"all seeds": [len(wrong[args["seed"]]), len(read_json(path / "r0_selected.json")["scores"])]}
+    for (seed, criterion), ids in asked.items():
+        if seed in wrong:
+            runs[seed]["base_wrong"][criterion] = [len(wrong[seed].intersection(ids)), len(ids)]
     first, *others = arguments
     if odd := [path for path in others if arguments[path] != arguments[first]]:
         raise UserError(f"{odd[0]}: its arguments differ from those of {first}; gather runs that differ in seed and criterion alone")
@@ -556,6 +563,10 @@ def active_tables(results: dict) -> str:
         rhos = {name: mean_shown([None if row[name] is None else 100 * row[name] for row in rounds]) for name in ("rho_children", "rho_length")}
         rows.append([c, f"{statistics.fmean(spent):,.0f}", *(f"{statistics.fmean(row[name] for row in rounds):.0f}" for name in (
             "asked", "cut_off", "again", "overlap")), *rhos.values()])
+    if all("base_wrong" in run for run in runs):
+        shares = {c: t_interval([100 * run["base_wrong"][c][0] / run["base_wrong"][c][1] for run in runs]) for c in ("all seeds", *criteria)}
+        lines += ["", "Seeds that the base student answers wrongly, % of those asked in the first round: "
+                  + "; ".join(f"{c} {shown(found, '')}" for c, found in shares.items()) + "."]
     return "\n".join([*lines, "", "Teacher tokens of a run, all counted; of a round, on average: seeds asked, answers cut off, seeds asked before, "
                       "seeds that the round before asked too; rank correlation x 100 of seed and item losses, and of score and length.",
                       *table(["criterion", "tokens", "asked", "cut off", "again", "overlap", "seed - item", "score - length"], rows)]) + "\n"

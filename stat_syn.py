@@ -807,10 +807,11 @@ def plan(args, writer_args, pool: list[dict], val: list[dict], to_label: list[di
     """Print what teacher and writer will cost at most, before the first paid call; write and solve are guessed until there is a profile."""
     file, asked, guess = Path(args.profile_from or args.out, "4_profile.jsonl"), {}, common.rng(args.seed, "plan")
     known = targeted and file.is_file()
+    if to_label and not args.skill_map and not file.with_name("3_skill_map.jsonl").is_file():
+        asked["3 label"] = requests(args, LABEL_PROMPT, to_label, skills)
     if targeted and not known:
         longest = ["(the student's response)"] + ["x" * 3 * args.max_new_tokens] * (len(val) - 1)  # the first is shown; three bytes count as a token
-        asked = {"3 label": [] if args.skill_map else requests(args, LABEL_PROMPT, to_label, skills),
-                 "4 diagnose, at most": requests(args, PROFILE_PROMPT, val, skills, longest)}
+        asked["4 diagnose, at most"] = requests(args, PROFILE_PROMPT, val, skills, longest)
     if "augment" in args.arms:
         asked["5 rewrite"] = requests(args, REWRITE_PROMPT, pool, n=args.n_rewrites, temperature=1.0)
     # ours: three missing skills for each question of Q_val, because §C.3.2's diagnoses name two or three, and far from all questions are difficult

@@ -8,6 +8,7 @@ import pytest
 import tyro
 
 import active_loop
+import report
 import stat_sel
 import stat_syn
 from tests.conftest import ROOT
@@ -44,6 +45,19 @@ def test_every_command_is_one_the_files_take(command):
 def test_line_counts():
     for name, lines in re.findall(r"\| `([\w.]+\.py)` \| (\d+) \|", README):
         assert int(lines) == len((ROOT / name).read_text().splitlines()), name
+
+
+def test_before_and_after_are_those_of_the_committed_results():
+    def mean(runs, arm):
+        return report.mean_shown([report.accuracy(run, arm) for run in runs])
+    for method in ("stat_sel", "stat_syn"):
+        runs = json.loads((ROOT / "results" / f"toy_{method}.json").read_text())["runs"]
+        cell = f"{mean(runs, 'base')} -> {mean(runs, 'stat')} % (toy; random pairs: {mean(runs, 'augment')}) |"
+        assert any(f"`{method}.py`" in line and line.endswith(cell) for line in README.splitlines()), cell
+    curves = [run["criteria"] for run in json.loads((ROOT / "results" / "toy_active.json").read_text())["runs"]]
+    before, loss, random = (report.mean_shown([report.percent(curve[name])[t] for curve in curves])
+                            for name, t in (("loss", 0), ("loss", -1), ("random", -1)))
+    assert f"| {before} -> {loss} % (toy; random: {random}) |" in README
 
 
 def test_nothing_is_left_to_fill_in():

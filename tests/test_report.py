@@ -315,6 +315,8 @@ def write_active(path, seed, select, rights, **args):
     for name, value in (("result.json", {"method": "active_loop", "select": select, "curve": curve, "teacher_totals": {}}),
                         ("args.json", {"seed": seed, "select": select, "no_repeat": True, "teacher": "toy", "data": f"world-{seed}",
                                        "student": f"world-{seed}/student", "out": str(path)} | args),
+                        ("r0_items.json", {"rows": [{"seed": "s1"}, {"seed": "s2"}]}),
+                        ("r0_selected.json", {"scores": {"s1": 1.0, "s2": 0.0, "s3": 0.0, "s4": 0.0}}),
                         ("env.json", [{"commit": "c" * 40, "gpu": "cpu", "packages": {}}])):
         (path / name).write_text(json.dumps(value))
     return str(path)
@@ -360,6 +362,12 @@ def test_items_needed_and_p_values_by_hand():
     assert [report.items_needed(curve, x) for x in (40.0, 55.0, 60.0, 64.0, 71.0)] == [0.0, 5.0, 10.0, 25.0, None]
     assert [report.at(curve, x) for x in (0, 5, 20, 25, 99)] == [50.0, 55.0, 58.0, 64.0, 70.0]
     assert report.p_value([1.0, 2.0, 3.0, 4.0]) == pytest.approx(0.03047, abs=1e-4)  # t = 3.873, 3 degrees of freedom
+
+
+def test_how_hard_the_first_seeds_are_by_hand(tmp_path):
+    results = report.gather([write_active(tmp_path / c, 0, c, [50, 60]) for c in ("loss", "incorrect")])
+    assert results["runs"][0]["base_wrong"] == {"all seeds": [1, 4], "loss": [1, 2], "incorrect": [1, 2]}
+    assert "in the first round: all seeds 25.0; loss 50.0; incorrect 50.0." in report.tables(results)
 
 
 def test_holm_never_lowers_a_later_p(active):

@@ -269,6 +269,8 @@ def test_plan_sends_nothing(small_world, tmp_path, sel_run, call_file):
     assert [line.split()[2] for line in guessed.splitlines() if line.startswith(("5 write ", "5 solve "))] == ["360", "1,080"]
     for field in ("<draft>", "Solve this problem.", "<judge>", "Which of the listed skills"):
         assert field in guessed
+    for_the_test = shown("--arms", "augment", "--label-test")  # nothing is profiled, but labels of Q_test are paid for
+    assert [line.split()[2] for line in for_the_test.splitlines() if line.startswith("3 label")] == ["90"]
     known = shown("--profile-from", sel_run, "--writer", "scribe", "--writer-usd-per-m-in", "10", "--writer-usd-per-m-out", "20")
     n = sum(len(row["skills"]) for row in read(sel_run / "4_profile.jsonl"))
     assert f"by {n} missing skills in" in known and "4 diagnose" not in known and known.count("at most this") == 2 and "teacher scribe" in known
