@@ -197,7 +197,8 @@ def spearman(xs: list[float], ys: list[float]) -> float | None:
 def score_answers(student: common.Student, pairs: list[tuple[list[int], int]], sketch_seed: int | None = None) -> list[dict]:
     """{"loss"} of each answer: the mean over its tokens, the end token among them, of -log p at temperature 1; with sketch_seed also {"sketch"}.
 
-    pairs: tokens of question and answer, and how many are the question's. One padded forward pass; logits in float32, (n_answer, V), for one answer
+    pairs: tokens of question and answer, and how many are the question's; the last is taken for any end token, and the likeliest one is scored, since
+    that is what a greedy answer ended with. One padded forward pass; logits in float32, (n_answer, V), for one answer
     at a time.
     sketch (4096,): R_v^T g R_h for the gradient g (V, d) of that loss by the last layer's weights, g = mean_t (p_t - e_y,t) h_t^T, which is never
     stored; R_v (V, 64), R_h (d, 64) are Gaussian.
@@ -205,7 +206,7 @@ def score_answers(student: common.Student, pairs: list[tuple[list[int], int]], s
     model = student.model.eval()
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     ids, mask = common.pad([ids for ids, _ in pairs], student.device)
-    hidden = common.hidden_states(model, ids, mask)  # (B, T, d)
+    hidden, ends = common.hidden_states(model, ids, mask), torch.tensor(sorted(student.stop_ids), device=student.device)  # (B, T, d)
     if sketch_seed is not None:
         generator = torch.Generator().manual_seed(sketch_seed)
         of_v, of_h = (torch.randn(n, 64, generator=generator).to(student.device) / 8 for n in (base.lm_head.out_features, base.lm_head.in_features))
@@ -213,6 +214,7 @@ def score_answers(student: common.Student, pairs: list[tuple[list[int], int]], s
     for i, (row, n) in enumerate(pairs):
         h, y = hidden[i, n - 1:len(row) - 1], ids[i, n:len(row)]  # (n_answer, d), (n_answer,)
         log_p = base.lm_head(h).float().log_softmax(-1)  # (n_answer, V)
+        y = torch.cat([y[:-1], ends[log_p[-1, ends].argmax()][None]])
         out.append({"loss": -log_p.gather(1, y[:, None]).mean().item()})
         if sketch_seed is not None:
             error = log_p.exp()
@@ -235,7 +237,9 @@ def losses(args, student: common.Student, rows: list[dict], texts: dict[str, str
 
 
 def spent(teacher) -> list[int]:
-    """Tokens that the teacher has read and written for this process's questions, those that the cache answered among them."""
+    """Tokens that the teacher has read and written for this process's questions, those that the cache answered among them: what the method takes.
+
+    What is paid may be less: an answer that is the same in a later round is judged once. That sum is teacher_totals in result.json."""
     return [sum(total[new] + total[known] for total in teacher.totals.values()) for new, known in (("n_in", "cached_in"), ("n_out", "cached_out"))]
 
 

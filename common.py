@@ -1228,10 +1228,12 @@ class Run:
             f.write(json.dumps({"time": round(time.time(), 2), **values}, default=float) + "\n")  # float: numpy and torch scalars
 
     def step(self, name: str, make):
-        """What file `name` holds; if it is not there, make() is written to it first. Either way it is what JSON gives back."""
+        """What file `name` holds; if it is not there, make() is written to it first, and its seconds are logged. Either way it is what JSON gives
+        back."""
         start, there = time.time(), (self.path / name).exists()
         if not there:
             self.write(name, make())
+            self.log(step=name, seconds=round(time.time() - start, 2))
         value, torch = self.read(name), sys.modules.get("torch")
         rows = f"{len(value):,} rows, " if isinstance(value, list) else ""
         peak = f", peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if torch and torch.cuda.is_available() else ""

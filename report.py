@@ -11,6 +11,7 @@ import argparse
 import functools
 import json
 import math
+import re
 import statistics
 import sys
 from collections import Counter, defaultdict
@@ -29,7 +30,10 @@ def gather(paths: list[str]) -> dict:
     """What the tables need of the finished runs in these directories: counts per arm, per skill and per criterion, never the texts."""
     runs, arguments = [], {}
     if all(Path(path, "result.json").is_file() and read_json(Path(path, "result.json"))["method"] == "active_loop" for path in paths):
-        return gather_active(paths)
+        by_data = defaultdict(list)
+        for path in paths:  # the toy world's folders carry its seed
+            by_data[re.sub(r"-\d+-[0-9a-f]{8}.*", "", Path(read_json(Path(path, "args.json"))["data"]).name)].append(path)
+        return {"data": {name: gather_active(some) for name, some in by_data.items()}}
     for path in map(Path, paths):
         if missing := [name for name in ("result.json", "0_questions.jsonl") if not (path / name).exists()]:
             raise UserError(f"{path}: expected a finished run with a {missing[0]}, found none; finish it, or leave it out")
@@ -270,9 +274,9 @@ def claims(runs: list[dict]) -> list[str]:
 # --- Tables ---------------------------------------------------------------------------------------------------------------------------------
 def tables(results: dict) -> str:
     """The tables in Markdown: everything in them is computed from `results`."""
+    if "data" in results:
+        return "\n".join(f"**{name}**\n\n{active_tables(part)}" for name, part in results["data"].items())
     runs = results["runs"]
-    if runs[0].get("method") == "active_loop":
-        return active_tables(results)
     arms = list(runs[0]["arms"])
     trained = [arm for arm in arms if arm != "base"]
     reference = next((arm for arm in ("augment", *trained, *arms) if arm in arms), "")
@@ -422,26 +426,32 @@ def plot_skills(runs: list[dict], path: Path) -> None:
 
 # --- Active loop: criteria against items and teacher tokens ---------------------------------------------------------------------------------
 def gather_active(paths: list[str]) -> dict:
-    """Finished runs of active_loop.py, one for each seed and criterion, as one row for each seed: {"criteria": {criterion: curve}}."""
-    runs, arguments, worlds, asked, wrong = {}, {}, {}, {}, {}
+    """Finished runs of active_loop.py on one set of data, one for each seed and criterion, as one row for each seed: {"criteria": {name: curve}}."""
+    runs, arguments, worlds, asked, wrong = {}, {}, {}, defaultdict(dict), {}
     for path in map(Path, paths):
         result, args, env = (read_json(path / name) for name in ("result.json", "args.json", "env.json"))
+        seed, criterion = args["seed"], args["select"]
         arguments[str(path)] = {name: value for name, value in args.items() if name not in (*MAY_DIFFER, "select", "reward_model")} | {
             "student": Path(args["student"]).name, "tested on": result["curve"][0]["right"][1]}
-        row = runs.setdefault(args["seed"], {"method": "active_loop", "seed": args["seed"], "commit": env[-1]["commit"], "gpu": env[-1]["gpu"],
-                                             "packages": env[-1]["packages"], "criteria": {}})
-        if args["select"] in row["criteria"]:
-            raise UserError(f"{path}: criterion {args['select']} with seed {args['seed']} came twice; leave out one")
-        if worlds.setdefault(args["seed"], (args["data"], args["student"], env[-1]["commit"])) != (args["data"], args["student"], env[-1]["commit"]):
-            raise UserError(f"{path}: its data, student or commit are not those of the other criteria with seed {args['seed']}; make them anew")
-        row["criteria"][args["select"]] = result["curve"]
-        asked[args["seed"], args["select"]] = [item["seed"] for item in read_json(path / "r0_items.json")["rows"]]
-        if args["select"] == "incorrect":  # every criterion's base student is the same, and answers greedily
-            wrong[args["seed"]] = {key for key, score in read_json(path / "r0_selected.json")["scores"].items() if score}
-            row["base_wrong"] = {"all seeds": [len(wrong[args["seed"]]), len(read_json(path / "r0_selected.json")["scores"])]}
-    for (seed, criterion), ids in asked.items():
-        if seed in wrong:
-            runs[seed]["base_wrong"][criterion] = [len(wrong[seed].intersection(ids)), len(ids)]
+        row = runs.setdefault(seed, {"method": "active_loop", "seed": seed, "commit": env[-1]["commit"], "gpu": env[-1]["gpu"],
+                                     "packages": env[-1]["packages"], "criteria": {}, "seconds": {}})
+        if criterion in row["criteria"]:
+            raise UserError(f"{path}: criterion {criterion} with seed {seed} came twice; leave out one")
+        if worlds.setdefault(seed, (args["data"], args["student"], env[-1]["commit"])) != (args["data"], args["student"], env[-1]["commit"]):
+            raise UserError(f"{path}: its data, student or commit are not those of the other criteria with seed {seed}; make them anew")
+        row["criteria"][criterion], row["seconds"][criterion] = result["curve"], count_seconds(path)
+        for t in range(len(result["curve"]) - 1):
+            asked[seed, t][criterion] = [item["seed"] for item in read_json(path / f"r{t}_items.json")["rows"]]
+        if criterion == "incorrect":  # every criterion's base student is the same, and answers greedily
+            scores = read_json(path / "r0_selected.json")["scores"]
+            wrong[seed] = {key for key, score in scores.items() if score}
+            row["base_wrong"] = {"all seeds": [len(wrong[seed]), len(scores)]}
+    for (seed, t), by_criterion in asked.items():
+        for a, ids in by_criterion.items():
+            if seed in wrong and t == 0:
+                runs[seed]["base_wrong"][a] = [len(wrong[seed].intersection(ids)), len(ids)]
+            for b, others in by_criterion.items():
+                runs[seed].setdefault("shared", {}).setdefault(f"{a}, {b}", []).append([len(set(ids) & set(others)), len(ids)])
     first, *others = arguments
     if odd := [path for path in others if arguments[path] != arguments[first]]:
         raise UserError(f"{odd[0]}: its arguments differ from those of {first}; gather runs that differ in seed and criterion alone")
@@ -450,6 +460,21 @@ def gather_active(paths: list[str]) -> dict:
     if len({len(curve) for row in runs.values() for curve in row["criteria"].values()}) > 1:
         raise UserError(f"{paths[0]}, ...: expected equally many rounds of every run; a budget or a lack of seeds has ended some sooner")
     return {"args": arguments[first], "runs": [runs[seed] for seed in sorted(runs)]}
+
+
+PHASES = {"answer": r"r\d+_answers\.jsonl", "score": r"r\d+_selected\.json", "teacher": r"r\d+_items\.json", "train": r"train r\d+",
+          "test": r"r\d+_test_answers\.jsonl"}
+
+
+def count_seconds(path: Path) -> dict[str, float]:
+    """Seconds of each phase over all rounds, from metrics.jsonl. A judge's marks are part of "score"."""
+    logged, total = {}, Counter()
+    for row in read_rows(path / "metrics.jsonl", there=False):
+        if "seconds" in row:  # the last of each counts
+            logged[row.get("step") or f"train {row.get('train')}", row.get("epoch")] = row["seconds"]
+    for (name, _), seconds in logged.items():
+        total.update({phase: seconds for phase, pattern in PHASES.items() if re.fullmatch(pattern, name)})
+    return {phase: round(total[phase], 1) for phase in PHASES}
 
 
 def percent(curve: list[dict]) -> list[float]:
@@ -556,20 +581,36 @@ def active_tables(results: dict) -> str:
             won.append([f"{a} - {b}" if mean >= 0 else f"{b} - {a}", f"{abs(mean):+.1f}", f"{level:.3f}" if level >= 0.001 else "< 0.001"])
         lines += ["", "Every pair of criteria by the mean over rounds: the better minus the worse, p of a paired t-test over seeds, Holm-corrected:",
                   *table(["pair", "points", "p"], won)]
-    rows = []
-    for c in criteria:
-        rounds = [row for run in runs for row in run["criteria"][c] if "asked" in row]
-        spent = [tokens(run["criteria"][c][-1]) for run in runs]
-        rhos = {name: mean_shown([None if row[name] is None else 100 * row[name] for row in rounds]) for name in ("rho_children", "rho_length")}
-        rows.append([c, f"{statistics.fmean(spent):,.0f}", *(f"{statistics.fmean(row[name] for row in rounds):.0f}" for name in (
-            "asked", "cut_off", "again", "overlap")), *rhos.values()])
     if all("base_wrong" in run for run in runs):
         shares = {c: t_interval([100 * run["base_wrong"][c][0] / run["base_wrong"][c][1] for run in runs]) for c in ("all seeds", *criteria)}
         lines += ["", "Seeds that the base student answers wrongly, % of those asked in the first round: "
                   + "; ".join(f"{c} {shown(found, '')}" for c, found in shares.items()) + "."]
-    return "\n".join([*lines, "", "Teacher tokens of a run, all counted; of a round, on average: seeds asked, answers cut off, seeds asked before, "
-                      "seeds that the round before asked too; rank correlation x 100 of seed and item losses, and of score and length.",
-                      *table(["criterion", "tokens", "asked", "cut off", "again", "overlap", "seed - item", "score - length"], rows)]) + "\n"
+    rows, costs, overlaps = [], [], []
+    for c in criteria:
+        rounds = [row for run in runs for row in run["criteria"][c] if "asked" in row]
+        n_asked, dropped = sum(row["asked"] for row in rounds), sum((Counter(row["dropped"]) for row in rounds), Counter())
+        shares = [f"{100 * n / n_asked:.0f}" for n in (n_asked - dropped.total(), dropped["a seed or an earlier item"], dropped["in a test set"])]
+        rhos = [mean_shown([None if row[name] is None else 100 * row[name] for row in rounds]) for name in ("rho_children", "rho_length")]
+        rows.append([c, f"{n_asked / len(rounds):.0f}", *shares, *(f"{statistics.fmean(row[name] for row in rounds):.0f}" for name in (
+            "cut_off", "again", "overlap")), *rhos])
+        seconds = {phase: statistics.fmean(run["seconds"][c][phase] for run in runs) for phase in PHASES}
+        last = [run["criteria"][c][-1]["tokens"] for run in runs]
+        costs.append([c, *(f"{statistics.fmean(one):,.0f}" for one in ([n_in for n_in, _ in last], [sum(both) for both in last])),
+                      *(f"{value:.0f}" for value in seconds.values()),
+                      f"{100 * seconds['score'] / seconds['answer']:.0f} %" if seconds["answer"] else ""])
+        overlaps.append([c, *("" if d == c else f"{100 * statistics.fmean(n / of for run in runs for n, of in run['shared'][f'{c}, {d}']):.0f}"
+                              for d in criteria)])
+    lines += ["", "Of a round, on average: seeds asked; % of them whose item was accepted, repeated a seed or an item, leaked a test question; "
+              "answers cut off; seeds asked before; seeds that the round before asked too; rank correlation x 100 of seed and item losses, and of "
+              "score and answer length.",
+              *table(["criterion", "asked", "accepted %", "repeated %", "in test %", "cut off", "again", "overlap", "seed - item", "score - length"],
+                     rows),
+              "", "Of a run: teacher tokens, judging and dropped items counted; seconds on this machine, and scoring against answering.",
+              *table(["criterion", "tokens in", "tokens in and out", *(f"{phase} s" for phase in PHASES), "score / answer"], costs)]
+    if len(criteria) > 1:
+        lines += ["", "Overlap: % of the seeds asked in a round by the row's criterion that the column's asks in the same round.",
+                  *table(["criterion", *criteria], overlaps)]
+    return "\n".join(lines) + "\n"
 
 
 def p_value(values: list[float]) -> float:
@@ -585,23 +626,27 @@ def p_value(values: list[float]) -> float:
     return 2 * (1 - t_below(abs(mean) / spread * math.sqrt(len(values)), len(values) - 1))
 
 
-def plot_curve(runs: list[dict], path: Path) -> None:
-    """Accuracy against items: a line for each criterion, its band +- 1 standard error over seeds."""
+def plot_curve(data: dict[str, dict], path: Path) -> None:
+    """Accuracy against items and against teacher input tokens, a column for each set of data: a line for each criterion, +- 1 standard error."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for c in sorted(runs[0]["criteria"], key=lambda c: (c != "random", c != "loss", c)):
-        values = list(zip(*(percent(run["criteria"][c]) for run in runs), strict=True))
-        means = [statistics.fmean(row) for row in values]
-        errors = [statistics.stdev(row) / math.sqrt(len(row)) if len(row) > 1 else 0.0 for row in values]
-        items = [statistics.fmean(row) for row in zip(*([one["items"] for one in run["criteria"][c]] for run in runs), strict=True)]
-        axes.plot(items, means, marker="o", label=c)
-        axes.fill_between(items, [m - e for m, e in zip(means, errors, strict=True)], [m + e for m, e in zip(means, errors, strict=True)], alpha=0.15)
-    axes.set(xlabel="items trained on", ylabel="test accuracy (%)",
-             title=f"Which seeds the teacher writes from ({len(runs)} seeds, ± 1 standard error)")
-    axes.legend()
-    figure.savefig(path, dpi=120)
+    figure, grid = pyplot.subplots(2, len(data), figsize=(7 * len(data), 9), layout="constrained", squeeze=False, sharey="col")
+    for column, (name, results) in enumerate(data.items()):
+        runs = results["runs"]
+        for c in sorted(runs[0]["criteria"], key=lambda c: (c != "random", c != "loss", c)):
+            values = list(zip(*(percent(run["criteria"][c]) for run in runs), strict=True))
+            means = [statistics.fmean(row) for row in values]
+            errors = [statistics.stdev(row) / math.sqrt(len(row)) if len(row) > 1 else 0.0 for row in values]
+            for axes, x in zip(grid[:, column], (lambda row: row["items"], lambda row: row["tokens"][0]), strict=True):
+                xs = [statistics.fmean(row) for row in zip(*(map(x, run["criteria"][c]) for run in runs), strict=True)]
+                axes.plot(xs, means, marker="o", label=c)
+                axes.fill_between(xs, [m - e for m, e in zip(means, errors, strict=True)], [m + e for m, e in zip(means, errors, strict=True)],
+                                  alpha=0.15)
+        grid[0, column].set(xlabel="items trained on", ylabel="test accuracy (%)", title=f"{name} ({len(runs)} seeds, ± 1 standard error)")
+        grid[1, column].set(xlabel="tokens that the teacher has read", ylabel="test accuracy (%)")
+        grid[0, column].legend()
+    figure.savefig(path, dpi=100)
     pyplot.close(figure)
 
 
@@ -613,15 +658,15 @@ def main() -> int:
     args = parser.parse_args()
     try:
         results = read_json(args.paths[0]) if args.paths[0].endswith(".json") else gather(args.paths)
-        if not (isinstance(results, dict) and all("arms" in run or "criteria" in run for run in results.get("runs", [{}]))):
+        if not (isinstance(results, dict) and ("data" in results or all("arms" in run for run in results.get("runs", [{}])))):
             raise UserError(f"{args.paths[0]}: expected a file that --save wrote, came another; give that, or run directories")
         if args.save:
             results["command"] = f"make results; this part: python report.py {' '.join(sys.argv[1:])}"
             Path(args.save).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(tables(results))
-        if args.plots and "criteria" in results["runs"][0]:
+        if args.plots and "data" in results:
             Path(args.plots).mkdir(parents=True, exist_ok=True)
-            plot_curve(results["runs"], Path(args.plots, "active_curve.png"))
+            plot_curve(results["data"], Path(args.plots, "active_curve.png"))
         elif args.plots and most_missed(results["runs"]):
             Path(args.plots).mkdir(parents=True, exist_ok=True)
             stem = f"{Path(args.plots)}/{results['runs'][0]['method']}"

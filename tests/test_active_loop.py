@@ -101,6 +101,17 @@ def test_the_loss_is_the_mean_over_the_answer_and_its_end(student):
         assert ids[-1] in student.stop_ids and row["loss"] == pytest.approx(naive_loss(student, ids, n), abs=2e-4)
 
 
+def test_the_end_that_a_greedy_answer_wrote_is_scored(student):
+    """Base models end with another token than the chat's: of several end tokens the likeliest is the one that was written."""
+    pairs = pairs_of(student)
+    last = [student.model(input_ids=torch.tensor([ids])).logits[0, -2].float() for ids, _ in pairs]
+    other = next(logits.argmax().item() for logits in last if logits.argmax().item() not in student.stop_ids)  # likelier than the end there
+    two = student._replace(stop_ids=student.stop_ids | {other})
+    for (ids, n), row, logits in zip(pairs, active_loop.score_answers(two, pairs), last, strict=True):
+        end = max(two.stop_ids, key=lambda token: logits[token].item())
+        assert row["loss"] == pytest.approx(naive_loss(student, [*ids[:-1], end], n), abs=2e-4)
+
+
 def test_the_score_does_not_depend_on_batch_and_padding(student):
     pairs = pairs_of(student)
     together = active_loop.score_answers(student, pairs, sketch_seed=0)
@@ -332,11 +343,20 @@ def test_a_slice_of_real_data(data, more, real_data, small_world, tmp_path, teac
     assert [row["items"] for row in json.loads((tmp_path / "out" / "result.json").read_text())["curve"]][1] > 0
 
 
-def test_the_toy_command_compares_loss_with_random(small_world, tmp_path, run_file):
-    done = run_file("-m", "toyworld", "active_loop", "--scale", "0.1", "--n-seeds", "60", "--limit", "20", "--rounds", "1", "--per-round", "10",
-                    "--epochs", "1", cwd=tmp_path, env={"TOYWORLD_DIR": str(small_world.parent), "PYTHONPATH": str(ROOT)})
+@pytest.mark.parametrize("family", ["mathematics", "deduction"])
+def test_the_toy_command_compares_loss_with_random(family, small_world, tmp_path, run_file):
+    done = run_file("-m", "toyworld", "active_loop", "--family", family, "--scale", "0.1", "--n-seeds", "60", "--limit", "20", "--rounds", "1",
+                    "--per-round", "10", "--epochs", "1", cwd=tmp_path, env={"TOYWORLD_DIR": str(small_world.parent), "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "A1: loss > random" in done.stdout and (tmp_path / "runs" / "toy_active_loop" / "active_curve.png").exists()
+    assert f"**{family}**" in done.stdout and "A1: loss > random" in done.stdout
+    assert (tmp_path / "runs" / "toy_active_loop" / "active_curve.png").exists()
+    args = json.loads((tmp_path / "runs" / "toy_active_loop" / "seed-0" / family / "loss" / "args.json").read_text())
+    assert args["n_agreeing"] == {"mathematics": 3, "deduction": 5}[family]  # of True and False three of five agree too easily
+
+
+def test_deduction_is_for_the_active_loop_alone(tmp_path, run_file):
+    done = run_file("-m", "toyworld", "stat_sel", "--family", "deduction", cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2 and "--family deduction" in done.stderr and not list(tmp_path.iterdir())
 
 
 def test_verification_keeps_what_most_answers_agree_on(small_world, tmp_path, teacher_url, call_file):

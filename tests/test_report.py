@@ -308,17 +308,21 @@ def test_plots_are_made(gathered, tmp_path):
 # --- Active loop. -------------------------------------------------------------------------------------------------------------------------------
 def write_active(path, seed, select, rights, **args):
     path.mkdir(parents=True)
-    more = {"asked": 12, "cut_off": 1, "again": 0, "overlap": 2, "rho_length": None,
+    more = {"asked": 12, "dropped": {"in a test set": 3}, "cut_off": 1, "again": 0, "overlap": 2, "rho_length": None,
             "rho_children": 0.5 if select == "loss" else None}
     curve = [{"round": t, "items": 10 * t, "right": [k, 100], "tokens": [100 * t, 50 * t]} | (more if t < len(rights) - 1 else {})
              for t, k in enumerate(rights)]
     for name, value in (("result.json", {"method": "active_loop", "select": select, "curve": curve, "teacher_totals": {}}),
-                        ("args.json", {"seed": seed, "select": select, "no_repeat": True, "teacher": "toy", "data": f"world-{seed}",
+                        ("args.json", {"seed": seed, "select": select, "no_repeat": True, "teacher": "toy", "data": f"mathematics-{seed}-0123abcd",
                                        "student": f"world-{seed}/student", "out": str(path)} | args),
-                        ("r0_items.json", {"rows": [{"seed": "s1"}, {"seed": "s2"}]}),
+                        *((f"r{t}_items.json", {"rows": [{"seed": "s1"}, {"seed": "s2" if select == "loss" else "s3"}]}) for t in (0, 1)),
                         ("r0_selected.json", {"scores": {"s1": 1.0, "s2": 0.0, "s3": 0.0, "s4": 0.0}}),
                         ("env.json", [{"commit": "c" * 40, "gpu": "cpu", "packages": {}}])):
         (path / name).write_text(json.dumps(value))
+    logged = [{"step": "r0_answers.jsonl", "seconds": 9}, {"step": "r0_answers.jsonl", "seconds": 10}, {"step": "r1_answers.jsonl", "seconds": 10},
+              {"step": "r0_selected.json", "seconds": 3}, {"step": "r0_test_answers.jsonl", "seconds": 7}, {"step": "r0_test.jsonl", "seconds": 8},
+              {"train": "r1", "epoch": 1, "seconds": 4}, {"train": "r1", "epoch": 2, "seconds": 5}, {"tau": 1}]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in logged))
     return str(path)
 
 
@@ -329,7 +333,8 @@ def active(tmp_path):
 
 
 def test_the_active_loops_tables_by_hand(active):
-    assert [run["seed"] for run in active["runs"]] == [0, 1] and "select" not in active["args"]
+    part = active["data"]["mathematics"]
+    assert [run["seed"] for run in part["runs"]] == [0, 1] and "select" not in part["args"]
     shown = report.tables(active)
     assert report.tables(json.loads(json.dumps(active))) == shown
     assert "| random | 50.0 [50.0, 50.0] | 51.5 [45.1, 57.9] | 55.0 [42.3, 67.7] |" in shown  # 12.706 / 2 times the distance of the two
@@ -340,17 +345,19 @@ def test_the_active_loops_tables_by_hand(active):
     assert "A3: the judge does not pay | not testable here" in shown
     # Random's accuracy at half the budget, 10 items: 52 and 51; loss has it at 10 * 2 / 6 and 10 * 1 / 3.
     assert "| loss | 0.33 | " in shown and "| random | 1.00 | 1.00 | 1.00 |" in shown
-    assert "| loss | 300 | 12 | 1 | 0 | 2 | 50.0 |  |" in shown and "None" not in shown and "nan" not in shown
-    active["args"] |= {"no_repeat": False, "teacher": "gpt-4o-mini"}
+    assert "| loss | 12 | 75 | 0 | 25 | 1 | 0 | 2 | 50.0 |  |" in shown and "None" not in shown and "nan" not in shown
+    assert "| loss | 200 | 300 | 20 | 3 | 0 | 9 | 7 | 15 % |" in shown  # the later of two lines for one step counts
+    assert "| random |  | 50 | 100 |\n| loss | 50 |  | 50 |" in shown.split("Overlap:")[1]
+    part["args"] |= {"no_repeat": False, "teacher": "gpt-4o-mini"}
     assert not any(words in report.tables(active) for words in ("closed loop", "hard seeds", "A3", "A5"))
-    for run in active["runs"]:
+    for run in part["runs"]:
         for row in run["criteria"]["random"]:
             row["right"] = [50 - row["items"], 100]  # it only loses: nothing to reach
     assert "| loss | - (0 of 2 seeds) | - (0 of 2 seeds) | - (0 of 2 seeds) |" in report.tables(active)
 
 
 def test_accuracy_at_equal_tokens_by_hand(active):
-    run = active["runs"][0]
+    run = active["data"]["mathematics"]["runs"][0]
     for row in run["criteria"]["loss"]:
         row["tokens"] = [2 * n for n in row["tokens"]]  # loss pays twice as much: 300 tokens buy it one round
     assert report.gain(run, "loss", "random", "tokens") == pytest.approx(56 - 54)
@@ -366,7 +373,7 @@ def test_items_needed_and_p_values_by_hand():
 
 def test_how_hard_the_first_seeds_are_by_hand(tmp_path):
     results = report.gather([write_active(tmp_path / c, 0, c, [50, 60]) for c in ("loss", "incorrect")])
-    assert results["runs"][0]["base_wrong"] == {"all seeds": [1, 4], "loss": [1, 2], "incorrect": [1, 2]}
+    assert results["data"]["mathematics"]["runs"][0]["base_wrong"] == {"all seeds": [1, 4], "loss": [1, 2], "incorrect": [1, 2]}
     assert "in the first round: all seeds 25.0; loss 50.0; incorrect 50.0." in report.tables(results)
 
 
@@ -387,9 +394,18 @@ def test_active_runs_must_agree_and_be_complete(tmp_path):
     with pytest.raises(report.UserError, match="equally many rounds"):
         report.gather([one, write_active(tmp_path / "e", 0, "random", [1, 2, 3])])
     with pytest.raises(report.UserError, match="its data, student or commit"):
-        report.gather([one, write_active(tmp_path / "f", 0, "random", [1, 2], data="other")])
+        report.gather([one, write_active(tmp_path / "f", 0, "random", [1, 2], student="other")])
+
+
+def test_two_sets_of_data_make_two_parts(tmp_path):
+    paths = [write_active(tmp_path / f"{data}-{c}", 0, c, [50, 60], data=data)
+             for data in ("a/deduction-0-89abcdef", "gsm8k") for c in ("loss", "random")]
+    results = report.gather(paths)
+    assert list(results["data"]) == ["deduction", "gsm8k"] and report.tables(results).count("A1: loss > random") == 2
+    report.plot_curve(results["data"], tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 10_000
 
 
 def test_the_curve_is_plotted(active, tmp_path):
-    report.plot_curve(active["runs"], tmp_path / "curve.png")
+    report.plot_curve(active["data"], tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 10_000

@@ -5,9 +5,10 @@ import re
 
 import pytest
 
+import active_loop
 import common
 import stat_sel
-from toyworld import prm, teacher, world
+from toyworld import deduction, prm, teacher, world
 from toyworld import problems as toy
 from toyworld.student import draw_problem, solution
 
@@ -123,6 +124,62 @@ def test_a_world_holds_what_the_method_needs(small_world):
     assert not {row["problem"] for row in train} & {row["problem"] for row in tests}
     for row in train + tests:
         assert common.score(row["solution"], row["answer"]) is True and row["skills"] == toy.read(row["problem"]).skills
+
+
+# --- Deduction. -------------------------------------------------------------------------------------------------------------------------------
+def chains(n, seed=0):
+    rng = random.Random(seed)
+    return [deduction.make(rng, depth) for _ in range(n) for depth in deduction.DEPTHS]
+
+
+def test_chains_are_read_back_and_decided_as_by_saturation():
+    """Another computation: every rule is applied to all that is known until nothing new follows."""
+    answers = set()
+    for problem in chains(300):
+        assert deduction.read(problem.text) == problem
+        known, rules = {f"a {problem.start}"}, re.findall(r"(?:Every|Each) (\w+) is ([\w ]+)\.", problem.text)
+        for _ in rules:
+            known |= {what for kind, what in rules if f"a {kind}" in known}
+        holds, fails = problem.trait in known, f"not {problem.trait}" in known
+        steps, answer = deduction.solve(problem)
+        assert holds != fails and answer == str(holds)
+        assert deduction.level(problem) == len(known) - 1 == len(steps) - 1
+        for style in range(len(deduction.STYLES)):
+            text = deduction.write_solution(steps, answer, style)
+            assert common.score(text, answer) is True and common.score(text, str(not holds)) is False and deduction.is_right(problem, text)
+        said = deduction.recite(problem, random.Random(0))
+        assert sorted(re.findall(r"Every (\w+) is ([\w ]+)\.", said)) == sorted(rules)
+        answers.add(answer)
+    assert answers == {"True", "False"}
+    for text in ("", "What is 3+4?", "Every cat is a dog. Max is a cat. True or false: Max is red?", "Max is a cat. True or false: Max is red?",
+                 "Every cat is red. Every cat is not red. Max is a cat. True or false: Max is red?",
+                 "Every cat is red. Max is a cat. True or false: Rex is red?"):
+        assert deduction.read(text) is None
+
+
+def test_neither_claim_nor_rules_alone_tell_the_answer():
+    problems = chains(2000)
+    for guess in (lambda p: True, lambda p: p.text.find(" is not ") > p.text.find(f" is {p.trait}.")):  # which of the two last rules comes first
+        share = sum(str(guess(p)) == deduction.solve(p)[1] for p in problems) / len(problems)
+        assert abs(share - 0.5) < 0.02
+
+
+def test_the_teacher_of_deduction_errs_as_often_as_it_says():
+    problems, slips, same, undecided, deeper = chains(300, seed=1), 0, 0, 0, 0
+    for i, problem in enumerate(problems):
+        solved = active_loop.read_solution(ask(active_loop.SOLVE_PROMPT.format(problem=problem.text), i))
+        slips += solved["answer"] not in (None, deduction.solve(problem)[1])
+        found = active_loop.read_question(ask(active_loop.NEW_PROMPT.format(problem=problem.text), i))["problem"]
+        same, new = same + (found == problem.text), deduction.read(found or "")
+        undecided += found is not None and new is None
+        deeper += new is not None and deduction.level(new) > deduction.level(problem)
+    n = len(problems) * (1 - teacher.P_MALFORMED)
+    for count, p in ((slips, teacher.P_SLIP_DEDUCTION), (same, teacher.P_COPY), (undecided, teacher.P_UNSOLVABLE)):
+        assert abs(count - n * p) < 4 * (n * p * (1 - p)) ** 0.5
+    assert 0.1 * n < deeper < 0.2 * n
+    right = deduction.write_solution(*deduction.solve(problems[0]), 0)
+    marks = [ask(active_loop.judging(active_loop.Args(), [{"problem": problems[0].text}], [[right]])[0].messages[0]["content"], i) for i in range(99)]
+    assert sum("9" in mark or "8" in mark or "10" in mark for mark in marks) > 80
 
 
 @pytest.mark.parametrize("flag", ["--help"])

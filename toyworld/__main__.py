@@ -3,7 +3,7 @@
     python -m toyworld stat_sel                      # makes world 0 (cached in runs/toyworld), starts the teacher, runs stat_sel.py
     python -m toyworld stat_sel --seed 7 --lr 2e-3   # other flags go to the method; --seed is also the world's
     python -m toyworld stat_syn                      # goes on from that run where it is there
-    python -m toyworld active_loop                   # random and loss; --sweep: six criteria, five seeds
+    python -m toyworld active_loop                   # random and loss; --sweep: six criteria, five seeds, both families of problems
     python -m toyworld stat_sel --data ../MATH --limit 20   # toy student and toy teacher on other data: shows that it runs, nothing more
 """
 import argparse
@@ -24,6 +24,8 @@ STAT = [*SMALL, "--n-val", str(world.N_VAL), "--n-pairs", "1900", "--prm-batch",
 FLAGS = {"stat_sel": STAT, "stat_syn": [*STAT, "--n-new", "8"],
          "active_loop": [*SMALL, "--n-seeds", "1500", "--rounds", "4", "--per-round", "100", "--verify", "sc"]}
 
+# Of two possible answers three of five agree too easily. Fewer items, because they soon teach the student all depths.
+DEDUCTION = ["--n-agreeing", "5", "--per-round", "40"]
 SWEEP, SEEDS = ("random", "loss", "static_loss", "true_loss", "incorrect", "badge"), (11, 12, 13, 14, 15)
 ROOT = Path(__file__).parent.parent
 
@@ -34,25 +36,27 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="seed of the world and of the run")
     parser.add_argument("--scale", type=float, default=1.0, help="below 1: a smaller, worse-trained world, for tests of the plumbing")
     parser.add_argument("--times-seen", type=int, default=1, help="how often the student saw P in pretraining; at 4 it is saturated on P")
+    parser.add_argument("--family", choices=("mathematics", "deduction"), help="of problems; deduction is for active_loop (default: mathematics; in "
+                        "a sweep both)")
     parser.add_argument("--sweep", type=int, nargs="*", metavar="SEED", help="active_loop: six criteria, each with these seeds (11 to 15), compared; "
                         "without it random and loss with one seed")
     return parser
 
 
-def run_method(args, method, rest: list[str], seed: int, part: str = "") -> tuple[int, str]:
+def run_method(args, method, rest: list[str], seed: int, family: str = "mathematics", part: str = "") -> tuple[int, str]:
     """Runs the method file in the world `seed`; returns its exit code and its run directory, in which `part` is a folder."""
-    given = {flag.partition("=")[0] for flag in rest}
-    made = world.make_world(world.default_root(), seed, method.STUDENT_PROMPT, args.scale, args.times_seen)
+    given, of_stat = {flag.partition("=")[0] for flag in rest}, args.method.startswith("stat")
+    made = world.make_world(world.default_root(), seed, method.STUDENT_PROMPT, args.scale, args.times_seen, family, prm=of_stat)
     server, url = teacher.serve()
-    flags = ["--seed", str(seed), "--student", str(made / "student"), "--teacher", "toy", "--teacher-url", url, *FLAGS[args.method]]
-    of_stat = args.method.startswith("stat")
+    flags = ["--seed", str(seed), "--student", str(made / "student"), "--teacher", "toy", "--teacher-url", url, *FLAGS[args.method],
+             *(DEDUCTION if family == "deduction" else [])]
     flags += ["--prm", str(made / "prm")] * of_stat
     if args.scale != 1 and of_stat:
         flags += ["--n-val", str(int(world.N_VAL * args.scale))]
     if "--data" not in given:
         flags += ["--data", str(made)] + ["--skills", str(made / "skills.json")] * of_stat
     run = f"{'' if args.times_seen == 1 else f'_seen_{args.times_seen}'}/seed-{seed}"
-    flags += ["--out", str(Path(f"runs/toy_{args.method}{run}", part))]
+    flags += ["--out", str(Path(f"runs/toy_{args.method}{run}", family if args.method == "active_loop" else "", part))]
     earlier = Path(f"runs/toy_stat_sel{run}")
     if args.method == "stat_syn" and "--profile-from" not in given and (earlier / "result.json").exists():
         goes_on = ["--profile-from", str(earlier), "--cache", f"{earlier}/teacher.jsonl"]
@@ -75,16 +79,20 @@ def main() -> int:
     if args.sweep is not None and (args.method != "active_loop" or {"--select", "--out"} & set(rest)):
         print("error: --sweep: it is active_loop's, and takes neither --select nor --out; leave them out", file=sys.stderr)
         return 2
+    if args.method != "active_loop" and args.family == "deduction":
+        print("error: --family deduction: its problems are for active_loop alone; leave it out", file=sys.stderr)
+        return 2
     if args.method != "active_loop" or {"--select", "--out"} & set(rest):
-        return run_method(args, method, rest, args.seed, chosen)[0]
-    outs = []
-    for seed in args.sweep or ([args.seed] if args.sweep is None else SEEDS):
-        for criterion in ("random", "loss") if args.sweep is None else SWEEP:
-            code, out = run_method(args, method, [*rest, "--select", criterion, *["--no-repeat"] * (args.sweep is not None)], seed, criterion)
-            if code:
-                return code
-            outs.append(out)
-    return subprocess.call([sys.executable, str(ROOT / "report.py"), *outs, "--plots", str(Path(outs[0]).parent.parent)])
+        return run_method(args, method, rest, args.seed, args.family or "mathematics", chosen)[0]
+    sweep, outs = args.sweep is not None, []
+    for seed in args.sweep or (SEEDS if sweep else [args.seed]):
+        for family in [args.family] if args.family else ["mathematics", "deduction"] if sweep else ["mathematics"]:
+            for criterion in SWEEP if sweep else ("random", "loss"):
+                code, out = run_method(args, method, [*rest, "--select", criterion, *["--no-repeat"] * sweep], seed, family, criterion)
+                if code:
+                    return code
+                outs.append(out)
+    return subprocess.call([sys.executable, str(ROOT / "report.py"), *outs, "--plots", str(Path(outs[0]).parents[2])])
 
 
 if __name__ == "__main__":

@@ -51,4 +51,4 @@ def make_prm(path: Path, student: Path, seed: int, scale: float) -> None:
             labels = dict(zip(at, marks(problem, steps), strict=True))
             encoded.append((ids + [plus], [-100] + [{True: plus, False: minus, None: -100}[labels.get(t)] for t in range(len(ids))]))
     model = LlamaForCausalLM.from_pretrained(student)
-    pretrain(path, model, AutoTokenizer.from_pretrained(student), encoded * EPOCHS, rng, batch=32, peak=1e-3)
+    pretrain(path, model, AutoTokenizer.from_pretrained(student), [encoded * EPOCHS], rng, batch=32, peak=1e-3)

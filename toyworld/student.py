@@ -33,11 +33,11 @@ def solution(problem: toy.Problem, style: int) -> str:
     return toy.write_solution([step for step, _ in steps], answer, style)
 
 
-def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Byte-level pieces that may span words, digits alone: whole phrases become one token, any text can be read, sequences stay short."""
+def make_tokenizer(texts: list[str], pieces: str) -> PreTrainedTokenizerFast:
+    """Byte-level pieces that may span words, `pieces` alone: whole phrases become one token, any text can be read, sequences stay short."""
     tok = Tokenizer(models.BPE())
     tok.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(r"\d|[-+*/=|]"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        pre_tokenizers.Split(Regex(pieces), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tok.decoder = decoders.ByteLevel()
     specials = ["<|pad|>", "<|end|>", "<|user|>", "<|answer|>"]
     tok.train_from_iterator(texts, trainers.BpeTrainer(
@@ -46,9 +46,9 @@ def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
                                    chat_template=CHAT_TEMPLATE, model_max_length=2048)
 
 
-def encode(tokenizer, problem: toy.Problem, style: int, prompt: str) -> tuple[list[int], list[int]]:
-    """Tokens of one worked problem in chat form, and their labels: -100 in the prompt."""
-    messages = [{"role": "user", "content": prompt.format(problem=problem.text)}, {"role": "assistant", "content": solution(problem, style)}]
+def encode(tokenizer, question: str, answer: str) -> tuple[list[int], list[int]]:
+    """Tokens of a question and its answer in chat form, and their labels: -100 in the question."""
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     ids = tokenizer(tokenizer.apply_chat_template(messages, tokenize=False), add_special_tokens=False).input_ids
     n = ids.index(tokenizer.convert_tokens_to_ids("<|answer|>")) + 1
     return ids, [-100] * n + ids[n:]
@@ -62,14 +62,16 @@ def make_model(tokenizer, seed: int) -> LlamaForCausalLM:
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None))
 
 
-def pretrain(path: Path, model: LlamaForCausalLM, tokenizer, encoded: list[tuple[list[int], list[int]]], rng: random.Random,
+def pretrain(path: Path, model: LlamaForCausalLM, tokenizer, parts: list[list[tuple[list[int], list[int]]]], rng: random.Random,
              batch: int, peak: float) -> None:
-    """Trains all weights on pairs (tokens, labels), each once, and saves checkpoint and tokenizer to `path`. peak: of the learning rate."""
-    started = time.time()
-    rng.shuffle(encoded)
-    chunks = [sorted(encoded[i:i + 20 * batch], key=lambda pair: len(pair[0])) for i in range(0, len(encoded), 20 * batch)]
-    batches = [chunk[i:i + batch] for chunk in chunks for i in range(0, len(chunk), batch)]
-    rng.shuffle(batches)
+    """Trains all weights on pairs (tokens, labels), each once, part after part, and saves checkpoint and tokenizer to `path`. peak: of the rate."""
+    started, batches = time.time(), []
+    for part in parts:
+        rng.shuffle(part)
+        chunks = [sorted(part[i:i + 20 * batch], key=lambda pair: len(pair[0])) for i in range(0, len(part), 20 * batch)]
+        mixed = [chunk[i:i + batch] for chunk in chunks for i in range(0, len(chunk), batch)]
+        rng.shuffle(mixed)
+        batches += mixed
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     # In a trial Muon needed far fewer steps than AdamW on these tasks; the embedding and the norms stay with AdamW.
@@ -99,16 +101,15 @@ def pretrain(path: Path, model: LlamaForCausalLM, tokenizer, encoded: list[tuple
     print(f"toy {path.name}: {sum(p.numel() for p in model.parameters())} parameters, {len(batches)} steps, {time.time() - started:.0f} s")
 
 
-def make_student(path: Path, seed: int, pool: list[toy.Problem], prompt: str, steps: int, weak_weight: float) -> None:
-    """Pretrains the student and saves it to `path`.
+def make_student(path: Path, seed: int, rng: random.Random, problems: list, solve, prompt: str, pieces: str = r"\d|[-+*/=|]",
+                 drills: list[tuple[str, str]] = ()) -> None:
+    """Pretrains the student on problems with the solutions solve(problem, style), style 0 to 3, and saves it to `path`.
 
-    steps: optimiser steps of BATCH sequences each. The problems of `pool` are among them: the later P, as often as it is to be seen.
-    The rest is fresh, with weak skills `weak_weight` times as frequent as strong ones. prompt: the text that wraps a problem, with {problem}.
+    prompt: the text that wraps a problem, with {problem}. pieces: what is a token of its own. drills: questions with answers, trained on first.
     """
-    rng = random.Random(f"student {seed}")
-    fresh = [draw_problem(rng, weak_weight, 0.2) for _ in range(steps * BATCH - len(pool))]
-    seen = fresh + pool
-    texts = [prompt.format(problem=p.text) + "<|answer|>" + solution(p, rng.randrange(4)) for p in rng.sample(seen, min(4000, len(seen)))]
-    tokenizer = make_tokenizer(texts)
-    pretrain(path, make_model(tokenizer, seed), tokenizer, [encode(tokenizer, p, rng.randrange(4), prompt) for p in seen], rng,
-             BATCH, peak=3e-3)
+    questions = {problem.text: prompt.format(problem=problem.text) for problem in problems}
+    texts = [questions[p.text] + "<|answer|>" + solve(p, rng.randrange(4)) for p in rng.sample(problems, min(4000, len(problems)))]
+    tokenizer = make_tokenizer(texts, pieces)
+    parts = [[encode(tokenizer, *drill) for drill in drills],
+             [encode(tokenizer, questions[p.text], solve(p, rng.randrange(4))) for p in problems]]
+    pretrain(path, make_model(tokenizer, seed), tokenizer, parts, rng, BATCH, peak=3e-3)

@@ -1,8 +1,8 @@
 """A simulated teacher: an OpenAI-compatible server on loopback that answers the method files' own prompts by solving the problem it reads.
 
-It labels, diagnoses and rewrites, proposes new problems, solves and marks. A set share of its replies is wrong or malformed, as an LLM's are. What it
-says follows from the request's text and `seed` alone. On problems of another world (real mathematics) it only plays its part: skills by chance,
-rewrites that repeat the given solution, new problems around a given one, made-up answers.
+It labels, diagnoses and rewrites, proposes new problems, solves and marks; of deduction it does the last three. A set share of its replies is wrong
+or malformed, as an LLM's are. What it says follows from the request's text and `seed` alone. On problems of another world (real mathematics) it only
+plays its part: skills by chance, rewrites that repeat the given solution, new problems around a given one, made-up answers.
 """
 import json
 import random
@@ -10,16 +10,23 @@ import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from toyworld import deduction
 from toyworld import problems as toy
 
 P_WRONG, P_MALFORMED = 0.08, 0.03  # shares of replies that are wrong (a skill or a number), or not in the form asked for
 P_COPY, P_UNSOLVABLE, P_OFF_SKILL = 0.08, 0.05, 0.05  # of new problems: a given one with other numbers, one without an answer, one of another skill
 P_SLIP = 0.2  # of solutions without a given one: the last number is off. Half of the slips are the one that the problem invites, so they may agree
+P_SLIP_DEDUCTION = 0.05  # fewer: all slips there are alike
 
 
 def section(prompt: str, tag: str) -> str | None:
     found = re.search(rf"<{tag}>\n(.*?)\n</{tag}>", prompt, re.DOTALL)
     return found[1].strip() if found else None
+
+
+def read(text: str):
+    """The problem of either family that a text states, or None."""
+    return toy.read(text) or deduction.read(text)
 
 
 def reply(prompt: str, seed: int) -> str:
@@ -28,10 +35,10 @@ def reply(prompt: str, seed: int) -> str:
     text, response, solution, skills = (section(prompt, tag) for tag in ("problem", "response", "solution", "skills"))
     names = [line.strip("- ") for line in (skills or "").splitlines() if line.strip()]
     if "<mark>" in prompt:
-        return judge(rng, toy.read(text or ""), re.findall(r"<response>\n(.*?)\n</response>", prompt, re.DOTALL))
+        return judge(rng, read(text or ""), re.findall(r"<response>\n(.*?)\n</response>", prompt, re.DOTALL))
     if "<question>" in prompt:
         return propose(rng, re.findall(r"<problem>\n(.*?)\n</problem>", prompt, re.DOTALL), section(prompt, "skill"), rng.random() < P_MALFORMED)
-    problem = toy.read(text or "")
+    problem = read(text or "")
     wrong, malformed = rng.random() < P_WRONG, rng.random() < P_MALFORMED
     if response is not None:
         return diagnose(rng, problem, response, names, wrong, malformed)
@@ -86,11 +93,13 @@ def write(rng, problem, last_digit, malformed) -> str:
 
 def propose(rng, given: list[str], skill: str | None, malformed) -> str:
     """A new problem of the skill "subject: name", or of the kind of the given ones, in a form that none of them has."""
-    read = [problem for text in given if (problem := toy.read(text))]
-    if not read:
+    known = [problem for text in given if (problem := read(text))]
+    if known and isinstance(known[0], deduction.Problem):
+        text = propose_deduction(rng, rng.choice(known))
+    elif not known:
         text = f"Let A be the answer to this: {rng.choice(given)} What is A plus {rng.randint(2, 9)}?"
     else:
-        kind, like = rng.random(), rng.choice(read)
+        kind, like = rng.random(), rng.choice(known)
         forms, texts = {hide_numbers(text) for text in given}, [draw_new(rng, like, skill, kind < P_OFF_SKILL) for _ in range(20)]
         if kind > 1 - P_COPY:  # nothing but the numbers is new
             texts = [draw_new(rng, like, None, False) for _ in range(200)]
@@ -103,9 +112,19 @@ def propose(rng, given: list[str], skill: str | None, malformed) -> str:
     return f"<reason>They have it in common.</reason>\n<draft>The same skill in another form.</draft>\n<{tag}>{text}</{tag}>"
 
 
+def propose_deduction(rng, like: deduction.Problem) -> str:
+    """A problem that takes as many rules as the given one, or one more or fewer; some are the given one, in some the rules decide nothing."""
+    kind, depth = rng.random(), deduction.level(like) + rng.choice((-1, 0, 0, 0, 1))
+    text = deduction.make(rng, min(max(depth, deduction.DEPTHS[0]), deduction.DEPTHS[-1])).text
+    if kind < P_UNSOLVABLE:
+        text = text.replace(deduction.read(text).start, "someone", 1) if rng.random() < 0.5 else text.partition(". ")[2]
+    return like.text if kind > 1 - P_COPY else text
+
+
 def judge(rng, problem, responses: list[str]) -> str:
     """A mark for each answer: about 9 for a right one, about 3 for a wrong one, now and then the other way round."""
-    is_right = [problem is not None and toy.check(problem, text)["is_right"] != (rng.random() < P_WRONG) for text in responses]
+    check = deduction.is_right if isinstance(problem, deduction.Problem) else lambda problem, text: toy.check(problem, text)["is_right"]
+    is_right = [problem is not None and check(problem, text) != (rng.random() < P_WRONG) for text in responses]
     return f"<mark>{', '.join(str((9 if right else 3) + rng.randint(-1, 1)) for right in is_right)}</mark>"
 
 
@@ -130,8 +149,15 @@ def draw_new(rng, like: toy.Problem, skill: str | None, off_skill: bool) -> str:
 
 def solve(rng, problem, text: str, malformed) -> str:
     """A solution from the problem alone; what it can't solve it guesses at."""
+    if isinstance(problem, deduction.Problem):
+        steps, answer = deduction.solve(problem)
+        if rng.random() < P_SLIP_DEDUCTION:  # the last rule is turned round
+            contrary = f"not {problem.trait}" if answer == "True" else problem.trait
+            steps[-1], answer = steps[-1].replace(f"is {deduction.reached(problem)[-1]}.", f"is {contrary}."), str(answer == "False")
+        text = deduction.write_solution(steps, answer, rng.randrange(len(deduction.STYLES)))
+        return text.replace("\\boxed", "") if malformed else text
     if problem is None:
-        guess = rng.randint(1, 2) if text.startswith("Let A be") else rng.randint(1, 20)
+        guess = rng.randint(1, 2) if text.startswith("Let A be") else rng.randint(1, 20) if "True or false" not in text else rng.random() < 0.5
         return f"It must be \\boxed{{{guess}}}."
     digit, other = toy.solve(problem)[1][-1], rng.choice("123456789")
     slip = None if rng.random() > P_SLIP else other if rng.random() < 0.5 else "1"

@@ -1,4 +1,4 @@
-"""Makes a world on disk: problem sets in MATH's fields, a list of skills, checkpoints of a student and of a process reward model.
+"""Makes a world on disk: problem sets in MATH's fields, a checkpoint of a student; for mathematics a list of skills and a process reward model too.
 
 Everything follows from one seed.
 """
@@ -8,6 +8,7 @@ import os
 import random
 from pathlib import Path
 
+from toyworld import deduction
 from toyworld import problems as toy
 
 # Fixed on pilot seeds 100-103; reported runs use other seeds, so other problems and other students.
@@ -15,47 +16,64 @@ N_TRAIN, N_VAL, N_TEST = 1500, 1000, 2000
 WEAK_IN_DATA = 0.3  # how often a weak skill comes in P and in the test questions, beside a strong one
 WEAK_IN_PRETRAINING = 0.005  # and in what the student saw before, P aside
 PRETRAINING_STEPS = 2400
+# The student of deduction has seen no problem that takes more than two rules. First it learns to say rules again, without which it finds none.
+SHALLOW, DEDUCTION_STEPS, DRILL_STEPS = (1, 2), 600, 400
 
 
-def row(problem: toy.Problem, row_id: str, style: int) -> dict:
+def row(problem, row_id: str, style: int) -> dict:
+    if isinstance(problem, deduction.Problem):
+        steps, answer = deduction.solve(problem)
+        return {"id": row_id, "problem": problem.text, "level": f"Level {deduction.level(problem)}", "subject": "Deduction",
+                "solution": deduction.write_solution(steps, answer, style), "answer": answer}
     from toyworld.student import solution
     return {"id": row_id, "problem": problem.text, "level": f"Level {toy.level(problem)}", "subject": problem.parts[-1].skill.subject,
             "solution": solution(problem, style), "answer": toy.solve(problem)[1], "skills": problem.skills}
 
 
-def draw_unique(rng: random.Random, n: int, taken: set[str]) -> list[toy.Problem]:
-    """n problems whose texts are not in `taken`, which they join."""
-    from toyworld.student import draw_problem
+def draw_unique(draw, n: int, taken: set[str]) -> list:
+    """n problems of draw() whose texts are not in `taken`, which they join."""
     out = []
     while len(out) < n:
-        problem = draw_problem(rng, WEAK_IN_DATA, 0.2)
+        problem = draw()
         if problem.text not in taken:
             taken.add(problem.text)
             out.append(problem)
     return out
 
 
-def make_world(root: Path, seed: int, prompt: str, scale: float = 1.0, times_seen: int = 1) -> Path:
-    """The folder of the world `seed` under root; made where it is not there yet.
+def make_world(root: Path, seed: int, prompt: str, scale: float = 1.0, times_seen: int = 1, family: str = "mathematics", prm: bool = True) -> Path:
+    """The folder of the world `seed` under root; what is not there yet is made.
 
-    scale: below 1, a smaller, worse-trained world for tests. times_seen: how often the student saw P in its pretraining.
+    scale: below 1, a smaller, worse-trained world for tests. times_seen: how often the student saw P in its pretraining (mathematics).
+    prm: whether the process reward model is needed (mathematics).
     """
-    makers = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("problems.py", "student.py", "prm.py", "world.py"))
+    files = ("student.py", "world.py", "deduction.py") if family == "deduction" else ("student.py", "world.py", "problems.py", "prm.py")
+    makers = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in files)
     # So a changed world is not taken for an older one. The reward model also follows from stat_sel.sample and common.split_steps: after a change
     # of those, delete the folder.
     digest = hashlib.sha256((makers + prompt).encode()).hexdigest()[:8]
-    world = root / f"world-{seed}-{digest}{'' if scale == 1 else f'-scale-{scale}'}{'' if times_seen == 1 else f'-seen-{times_seen}'}"
-    if (world / "prm").is_dir():  # made last
-        return world
-    from toyworld.prm import make_prm
-    from toyworld.student import make_student
-    world.mkdir(parents=True, exist_ok=True)
-    rng, taken = random.Random(f"world {seed}"), set()
-    tests = draw_unique(rng, int((N_VAL + N_TEST) * scale), taken)
-    pool = draw_unique(rng, int(N_TRAIN * scale), taken)
+    world = root / f"{family}-{seed}-{digest}{'' if scale == 1 else f'-scale-{scale}'}{'' if times_seen == 1 else f'-seen-{times_seen}'}"
+    if not (world / "student").is_dir():  # made last, but for the reward model
+        world.mkdir(parents=True, exist_ok=True)
+        (make_deduction if family == "deduction" else make_mathematics)(world, seed, prompt, scale, times_seen)
+    if prm and family == "mathematics" and not (world / "prm").is_dir():
+        from toyworld.prm import make_prm
+        make_prm(world / "prm", world / "student", seed, scale)
+    return world
+
+
+def write_splits(world: Path, rng: random.Random, tests: list, pool: list) -> None:
     for split, problems in (("test", tests), ("train", pool)):
         lines = [json.dumps(row(p, f"{split}/{i}", rng.randrange(4))) for i, p in enumerate(problems)]
         (world / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def make_mathematics(world: Path, seed: int, prompt: str, scale: float, times_seen: int) -> None:
+    """A student with gaps: poor at the skills that its pretraining hardly showed."""
+    from toyworld.student import BATCH, draw_problem, make_student, solution
+    rng, taken = random.Random(f"world {seed}"), set()
+    tests, pool = (draw_unique(lambda: draw_problem(rng, WEAK_IN_DATA, 0.2), int(n * scale), taken) for n in (N_VAL + N_TEST, N_TRAIN))
+    write_splits(world, rng, tests, pool)
     # A problem is of its last part's subject, so the lists of those subjects hold the skills of first parts too.
     lists = {skill.subject: [] for skill in toy.SKILLS}
     for skill in toy.SKILLS:
@@ -63,10 +81,22 @@ def make_world(root: Path, seed: int, prompt: str, scale: float = 1.0, times_see
     for subject in {toy.BY_NAME[name].subject for name in toy.SECOND}:
         lists[subject] += [name for name in toy.FIRST if name not in lists[subject]]
     (world / "skills.json").write_text(json.dumps(lists), encoding="utf-8")
-    if not (world / "student").is_dir():
-        make_student(world / "student", seed, pool * times_seen, prompt, int(PRETRAINING_STEPS * scale), WEAK_IN_PRETRAINING)
-    make_prm(world / "prm", world / "student", seed, scale)
-    return world
+    rng = random.Random(f"student {seed}")
+    fresh = [draw_problem(rng, WEAK_IN_PRETRAINING, 0.2) for _ in range(int(PRETRAINING_STEPS * scale) * BATCH - len(pool) * times_seen)]
+    make_student(world / "student", seed, rng, fresh + pool * times_seen, solution, prompt)
+
+
+def make_deduction(world: Path, seed: int, prompt: str, scale: float, times_seen: int) -> None:
+    """A student that is good at short chains and has seen no long one."""
+    from toyworld.student import BATCH, make_student
+    rng, taken = random.Random(f"deduction {seed}"), set()
+    tests, pool = (draw_unique(lambda: deduction.make(rng, rng.choice(deduction.DEPTHS)), int(n * scale), taken) for n in (N_TEST, N_TRAIN))
+    write_splits(world, rng, tests, pool)
+    rng = random.Random(f"student {seed}")
+    drilled, problems = ([deduction.make(rng, rng.choice(SHALLOW)) for _ in range(int(steps * scale) * BATCH)]
+                         for steps in (DRILL_STEPS, DEDUCTION_STEPS))
+    make_student(world / "student", seed, rng, problems, lambda problem, style: deduction.write_solution(*deduction.solve(problem), style), prompt,
+                 deduction.PIECES, [(problem.text, deduction.recite(problem, rng)) for problem in drilled])
 
 
 def default_root() -> Path:
