@@ -34,6 +34,8 @@ def gather(paths: list[str]) -> dict:
         for path in paths:  # the toy world's folders carry its seed
             by_data[re.sub(r"-\d+-[0-9a-f]{8}.*", "", Path(read_json(Path(path, "args.json"))["data"]).name)].append(path)
         return {"data": {name: gather_active(some) for name, some in by_data.items()}}
+    if all(Path(path, "result.json").is_file() and read_json(Path(path, "result.json"))["method"] == "dart" for path in paths):
+        return gather_dart(paths)
     for path in map(Path, paths):
         if missing := [name for name in ("result.json", "0_questions.jsonl") if not (path / name).exists()]:
             raise UserError(f"{path}: expected a finished run with a {missing[0]}, found none; finish it, or leave it out")
@@ -277,6 +279,8 @@ def tables(results: dict) -> str:
     if "data" in results:
         return "\n".join(f"**{name}**\n\n{active_tables(part)}" for name, part in results["data"].items())
     runs = results["runs"]
+    if runs[0]["method"] == "dart":
+        return dart_tables(results)
     arms = list(runs[0]["arms"])
     trained = [arm for arm in arms if arm != "base"]
     reference = next((arm for arm in ("augment", *trained, *arms) if arm in arms), "")
@@ -650,6 +654,150 @@ def plot_curve(data: dict[str, dict], path: Path) -> None:
     pyplot.close(figure)
 
 
+# --- DART: arms in three columns ------------------------------------------------------------------------------------------------------------
+COLUMNS = ("in distribution", "out of distribution", "retention")
+
+
+def gather_dart(paths: list[str]) -> dict:
+    """Finished runs of dart.py as one row for each seed. A run with --no-penalty gives the arm "no penalty" to the row of its seed."""
+    runs, arguments, worlds = {}, {}, {}
+    for path in map(Path, paths):
+        result, args, env = (read_json(path / name) for name in ("result.json", "args.json", "env.json"))
+        arguments[str(path)] = {name: value for name, value in args.items() if name not in (*MAY_DIFFER, "ood", "retention", "arms", "penalty")} | {
+            "student": Path(args["student"]).name}
+        seed = args["seed"]
+        row = runs.setdefault(seed, {"method": "dart", "seed": seed, "commit": env[-1]["commit"], "gpu": env[-1]["gpu"],
+                                     "packages": env[-1]["packages"], "arms": {}, "steps": {}})
+        if worlds.setdefault(seed, (args["data"], args["student"], env[-1]["commit"])) != (args["data"], args["student"], env[-1]["commit"]):
+            raise UserError(f"{path}: its data, student or commit are not those of the other run with seed {seed}; make them anew")
+        seconds = dart_seconds(path)
+        for arm in result["arms"]:
+            name = arm if args["penalty"] else {"dart": "no penalty"}.get(arm, "")
+            if name in row["arms"]:
+                raise UserError(f"{path}: arm {name} with seed {seed} came twice; leave out one")
+            if not name:
+                continue  # the penalty is nothing to the other arms
+            answers = read_rows(path / f"5_test_{arm}.jsonl")
+            peak = [one["peak_gib"] for one in read_rows(path / "metrics.jsonl", there=False)
+                    if one.get("train") == arm or one.get("grpo") == {"dart": "mapper"}.get(arm, arm)]
+            row["arms"][name] = {
+                "columns": {column: right([one for one in answers if result["columns"][one["set"]] == column]) for column in COLUMNS},
+                "cost": result["cost"][arm], "data": result["data"].get(arm), "peak_gib": max(peak, default=None),
+                "seconds": round(sum(value for key, value in seconds.items() if belongs(key, arm)), 1)}
+        for name, label in (("mapper", "dart" if args["penalty"] else "no penalty"), ("grpo", "grpo")):
+            if name == "mapper" or args["penalty"]:
+                row["steps"][label] = read_rows(path / f"2_steps_{name}.jsonl", there=False)
+    first, *others = arguments
+    if odd := [path for path in others if arguments[path] != arguments[first]]:
+        raise UserError(f"{odd[0]}: its arguments differ from those of {first}; gather runs that differ in their seed and penalty alone")
+    if len({tuple(sorted(row["arms"])) for row in runs.values()}) > 1:
+        raise UserError(f"{paths[0]}, ...: expected the same arms for every seed; finish the runs that lack one")
+    return {"args": arguments[first], "runs": [runs[seed] for seed in sorted(runs)]}
+
+
+def dart_seconds(path: Path) -> dict[str, float]:
+    """Seconds of each logged step, the last of those logged twice."""
+    logged = {}
+    for row in read_rows(path / "metrics.jsonl", there=False):
+        if "seconds" in row:
+            logged[row.get("step") or row.get("train") or row.get("grpo"), row.get("epoch", row.get("at"))] = row["seconds"]
+    total = Counter()
+    for (name, _), seconds in logged.items():
+        total[name] += seconds
+    return total
+
+
+def belongs(step: str, arm: str) -> bool:
+    """Whether a logged step is part of what an arm costs; testing and describing are not. Own answers are DART's cost, and of who uses them."""
+    shared = {"dart": ("1_own.jsonl", "1_levels.jsonl", "mapper"), "prompt": ("1_own.jsonl", "1_levels.jsonl"), "rejection": ("1_own.jsonl",),
+              "best_of_n": ("1_own.jsonl", "1_levels.jsonl")}.get(arm, ())
+    return step == arm or step in shared or bool(re.fullmatch(rf"3_(rewrites|chosen)_{arm}(_\d+)?\.jsonl", step)) or (
+        arm == "rejection" and step.startswith("3_own_"))
+
+
+def share(run: dict, arm: str, column: str) -> float | None:
+    k, n = run["arms"][arm]["columns"][column]
+    return 100 * k / n if n else None
+
+
+def lead(runs: list[dict], a: str, b: str, column: str) -> tuple[float, float, float] | None:
+    pairs = [(share(run, a, column), share(run, b, column)) for run in runs]
+    return t_interval([None if None in pair else pair[0] - pair[1] for pair in pairs])
+
+
+def dart_tables(results: dict) -> str:
+    runs = results["runs"]
+    arms = [arm for arm in ("base", "sft", "prompt", "best_of_n", "rejection", "grpo", "dart", "no penalty") if arm in runs[0]["arms"]]
+    lines = [f"{len(runs)} runs, seeds {', '.join(str(run['seed']) for run in runs)}; accuracy in % with 95 % t-intervals over runs; differences in "
+             f"points, paired within a run. Commit {', '.join(sorted({str(run['commit'])[:10] for run in runs}))}, "
+             f"{', '.join(sorted({run['gpu'] for run in runs}))}."]
+    rows = []
+    for arm in arms:
+        found = [run["arms"][arm] for run in runs]
+        mean = {name: statistics.fmean(one["cost"].get(name, 0) for one in found) for name in ("generated", "scored", "rl_steps", "sft_steps")}
+        peak = [one["peak_gib"] for one in found if one["peak_gib"]]
+        rows.append([arm, *(shown(t_interval([share(run, arm, column) for run in runs]), "") for column in COLUMNS),
+                     *(f"{mean[name]:,.0f}" for name in mean), f"{statistics.fmean(one['seconds'] for one in found):.0f}",
+                     f"{max(peak):.2f}" if peak else ""])
+    lines += table(["arm", *COLUMNS, "tokens generated", "tokens scored", "RL steps", "SFT steps", "s", "peak GiB"], rows)
+    rows = []
+    for claim, a, b, which in (("D1", "dart", "sft", COLUMNS), ("D2", "dart", "prompt", COLUMNS), ("beside D2", "dart", "best_of_n", COLUMNS),
+                               ("beside D2", "dart", "rejection", COLUMNS), ("D3", "dart", "grpo", COLUMNS), ("D4", "dart", "no penalty", COLUMNS)):
+        for column in which if {a, b} <= set(arms) else ():
+            if found := lead(runs, a, b, column):
+                remark = " (the gap in style is built in)" if claim == "D1" and results["args"]["student"] == "student" else ""
+                equal = " at as many generated tokens" if b in ("grpo", "best_of_n", "rejection") else ""
+                rows.append([f"{claim}: {a} > {b}, {column}{equal}", verdict(found) + remark, f"{shown(found)} points"])
+    if {"dart", "no penalty"} <= set(arms):
+        for name, words in (("uplift", "answer uplift of the data, in nats"), ("false equation", "rewrites taken with a false equation, in %")):
+            values = [[run["arms"][arm]["data"][name] if name == "uplift" else 100 * run["arms"][arm]["data"]["cheats"][name]
+                       for arm in ("no penalty", "dart")] for run in runs]
+            found = t_interval([x - y for x, y in values])
+            rows.append([f"D4: {words}: no penalty minus dart", "measured", shown(found)])
+    lines += table(["claim", "here", "difference, 95 % interval"], rows) if rows else []
+    rows = []
+    for arm in arms:
+        found = [run["arms"][arm]["data"] for run in runs if run["arms"][arm]["data"]]
+        if found:
+            rows.append([arm, *(f"{statistics.fmean(one[name] for one in found):.2f}" for name in ("log_prob", "uplift")),
+                         *(f"{100 * statistics.fmean(one[name] for one in found):.1f}" for name in ("unlikely", "fallback")),
+                         *(f"{100 * statistics.fmean(one['cheats'][rule] for one in found):.1f}" for rule in found[0]["cheats"])])
+    if rows:
+        rules = [f"{rule} %" for rule in next(run["arms"][arm]["data"] for run in runs for arm in arms if run["arms"][arm]["data"])["cheats"]]
+        lines += ["", "The data that each arm trains on: mean log-probability of a token under the untrained target; answer uplift, what the "
+                  "reasoning says of the answer, in nats; tokens with p < 0.01; demonstrations kept as given; rules against cheating that fire.",
+                  *table(["arm", "log p", "uplift", "p < 0.01 %", "kept %", *rules], rows)]
+    return "\n".join(lines) + "\n"
+
+
+def plot_dart(runs: list[dict], path: Path) -> None:
+    """Per GRPO step of the mapper, mean over runs: reward and alignment, tokens of a rewrite, KL, and how often each rule fires."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    figure, axes = pyplot.subplots(2, 2, figsize=(12, 8), layout="constrained")
+    labels = [label for label in ("dart", "no penalty") if all(run["steps"].get(label) for run in runs)]
+    rules = sorted({rule for run in runs for label in labels for row in run["steps"][label] for rule in {**row["cheats"], **row["fails"]}})
+    for label, style in zip(labels, ("-", "--"), strict=False):
+        n = min(len(run["steps"][label]) for run in runs)
+        def mean(value, label=label, n=n):
+            rows = [[value(run["steps"][label][t]) for run in runs] for t in range(n)]
+            return [statistics.fmean(x for x in row if x is not None) if any(x is not None for x in row) else math.nan for row in rows]
+        for name, value, axis in (("reward", lambda row: row["reward"], axes[0, 0]), ("align", lambda row: row["align"], axes[0, 0]),
+                                  ("right", lambda row: row["right"], axes[0, 0]), ("KL", lambda row: row["kl"], axes[1, 0]),
+                                  ("tokens", lambda row: row["generated"] / row["drawn"], axes[0, 1])):
+            axis.plot(mean(value), style, label=f"{name}, {label}")
+        for i, rule in enumerate(rules):
+            axes[1, 1].plot(mean(lambda row, rule=rule: 100 * (row["cheats"].get(rule, 0) + row["fails"].get(rule, 0)) / row["drawn"]), style,
+                            color=f"C{i}", label=f"{rule}, {label}")
+    for axis, words in zip(axes.flat, ("mean over rewrites", "tokens of a rewrite", "KL to the base (nats per token)", "% of rewrites"), strict=True):
+        axis.set(xlabel="GRPO step of the mapper", ylabel=words)
+        axis.legend(fontsize=8)
+    figure.suptitle(f"The mapper's training ({len(runs)} runs)")
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", help="run directories, or one results file")
@@ -667,6 +815,9 @@ def main() -> int:
         if args.plots and "data" in results:
             Path(args.plots).mkdir(parents=True, exist_ok=True)
             plot_curve(results["data"], Path(args.plots, "active_curve.png"))
+        elif args.plots and results["runs"][0]["method"] == "dart":
+            Path(args.plots).mkdir(parents=True, exist_ok=True)
+            plot_dart(results["runs"], Path(args.plots, "dart_mapper.png"))
         elif args.plots and most_missed(results["runs"]):
             Path(args.plots).mkdir(parents=True, exist_ok=True)
             stem = f"{Path(args.plots)}/{results['runs'][0]['method']}"

@@ -530,9 +530,9 @@ def question(problem: str) -> list[dict]:
 # Copied from stat_sel.sample
 @torch.no_grad()
 def sample(student: common.Student, prompts: list[list[int]], temperature: float, max_new_tokens: int, seed: int) -> list[dict]:
-    """One answer to each prompt of a batch: {"response", "cut_off", "n_tokens"}. temperature 0 takes the likeliest token.
+    """One answer to each prompt of a batch: {"response", "cut_off", "n_tokens", "tokens"}, the last with the end token that was written.
 
-    The prompts are left-padded; rows that are done leave the batch. No top-k, no top-p.
+    temperature 0 takes the likeliest token. The prompts are left-padded; rows that are done leave the batch. No top-k, no top-p.
     """
     from transformers import DynamicCache
     model, device = student.model.eval(), student.device
@@ -557,7 +557,8 @@ def sample(student: common.Student, prompts: list[list[int]], temperature: float
             ids, mask, positions, rows, alive = (x[keep] for x in (ids, mask, positions, rows, alive))
     written = [list(itertools.takewhile(lambda token: token not in student.stop_ids, row)) for row in tokens.tolist()]
     texts = student.tokenizer.batch_decode(written, skip_special_tokens=True)
-    return [{"response": text, "cut_off": len(w) == max_new_tokens, "n_tokens": len(w)} for text, w in zip(texts, written, strict=True)]
+    return [{"response": text, "cut_off": len(w) == max_new_tokens, "n_tokens": len(w), "tokens": row[:len(w) + 1]}
+            for text, w, row in zip(texts, written, tokens.tolist(), strict=True)]
 
 
 # Copied from stat_sel.answer
@@ -574,7 +575,8 @@ def answer(args, run, name: str, student, rows: list[dict], temperature: float, 
     def make(batch):
         prompts = [common.prompt_ids(student().tokenizer, question(problems[item["id"]])) for item in batch]
         seed = common.torch_seed(args.seed, name, batch[0]["id"], batch[0]["sample"])
-        return [item | out for item, out in zip(batch, sample(student(), prompts, temperature, args.max_new_tokens, seed), strict=True)]
+        outs = sample(student(), prompts, temperature, args.max_new_tokens, seed)
+        return [item | {name: out[name] for name in ("response", "cut_off", "n_tokens")} for item, out in zip(batch, outs, strict=True)]
     found: dict[str, list[dict]] = {row["id"]: [] for row in rows}
     for out in run.batches(name, batches, make, unit="answer"):
         found[out["id"]].append(out)

@@ -4,6 +4,7 @@
     python -m toyworld stat_sel --seed 7 --lr 2e-3   # other flags go to the method; --seed is also the world's
     python -m toyworld stat_syn                      # goes on from that run where it is there
     python -m toyworld active_loop                   # random and loss; --sweep: six criteria, five seeds, both families of problems
+    python -m toyworld dart
     python -m toyworld stat_sel --data ../MATH --limit 20   # toy student and toy teacher on other data: shows that it runs, nothing more
 """
 import argparse
@@ -18,11 +19,12 @@ import common
 from toyworld import teacher, world
 
 # What the toy's scale needs; fixed on pilot seeds, as in world.py.
-SMALL = ["--lr", "2e-3", "--batch", "32", "--micro-batch", "32", "--no-checkpointing", "--sample-batch", "100", "--max-new-tokens", "100",
-         "--concurrency", "8"]
-STAT = [*SMALL, "--n-val", str(world.N_VAL), "--n-pairs", "1900", "--prm-batch", "100", "--compare", "--length-words", "12"]
+SMALL = ["--lr", "2e-3", "--batch", "32", "--micro-batch", "32", "--no-checkpointing", "--sample-batch", "100", "--max-new-tokens", "100"]
+TAUGHT = [*SMALL, "--concurrency", "8"]
+STAT = [*TAUGHT, "--n-val", str(world.N_VAL), "--n-pairs", "1900", "--prm-batch", "100", "--compare", "--length-words", "12"]
 FLAGS = {"stat_sel": STAT, "stat_syn": [*STAT, "--n-new", "8"],
-         "active_loop": [*SMALL, "--n-seeds", "1500", "--rounds", "4", "--per-round", "100", "--verify", "sc"]}
+         "active_loop": [*TAUGHT, "--n-seeds", "1500", "--rounds", "4", "--per-round", "100", "--verify", "sc"],
+         "dart": [*SMALL, "--rl-steps", "30", "--rl-lr", "1e-3"]}
 
 # Of two possible answers three of five agree too easily. Fewer items, because they soon teach the student all depths.
 DEDUCTION = ["--n-agreeing", "5", "--per-round", "40"]
@@ -48,9 +50,12 @@ def run_method(args, method, rest: list[str], seed: int, family: str = "mathemat
     given, of_stat = {flag.partition("=")[0] for flag in rest}, args.method.startswith("stat")
     made = world.make_world(world.default_root(), seed, method.STUDENT_PROMPT, args.scale, args.times_seen, family, prm=of_stat)
     server, url = teacher.serve()
-    flags = ["--seed", str(seed), "--student", str(made / "student"), "--teacher", "toy", "--teacher-url", url, *FLAGS[args.method],
-             *(DEDUCTION if family == "deduction" else [])]
+    flags = ["--seed", str(seed), "--student", str(made / "student"), *FLAGS[args.method], *(DEDUCTION if family == "deduction" else [])]
     flags += ["--prm", str(made / "prm")] * of_stat
+    if args.method != "dart":
+        flags += ["--teacher", "toy", "--teacher-url", url]
+    elif "--data" not in given:
+        flags += ["--ood", str(made / "ood.jsonl"), "--retention", str(made / "retention.jsonl")]
     if args.scale != 1 and of_stat:
         flags += ["--n-val", str(int(world.N_VAL * args.scale))]
     if "--data" not in given:
@@ -83,7 +88,7 @@ def main() -> int:
         print("error: --family deduction: its problems are for active_loop alone; leave it out", file=sys.stderr)
         return 2
     if args.method != "active_loop" or {"--select", "--out"} & set(rest):
-        return run_method(args, method, rest, args.seed, args.family or "mathematics", chosen)[0]
+        return run_method(args, method, rest, args.seed, "demonstrations" if args.method == "dart" else args.family or "mathematics", chosen)[0]
     sweep, outs = args.sweep is not None, []
     for seed in args.sweep or (SEEDS if sweep else [args.seed]):
         for family in [args.family] if args.family else ["mathematics", "deduction"] if sweep else ["mathematics"]:

@@ -102,14 +102,15 @@ def pretrain(path: Path, model: LlamaForCausalLM, tokenizer, parts: list[list[tu
 
 
 def make_student(path: Path, seed: int, rng: random.Random, problems: list, solve, prompt: str, pieces: str = r"\d|[-+*/=|]",
-                 drills: list[tuple[str, str]] = ()) -> None:
+                 drills: list[tuple[str, str]] = (), beside: list[tuple[str, str]] = ()) -> None:
     """Pretrains the student on problems with the solutions solve(problem, style), style 0 to 3, and saves it to `path`.
 
-    prompt: the text that wraps a problem, with {problem}. pieces: what is a token of its own. drills: questions with answers, trained on first.
+    prompt: the text that wraps a problem, with {problem}. pieces: what is a token of its own. drills: questions with answers, trained on first;
+    beside: trained on among the problems.
     """
     questions = {problem.text: prompt.format(problem=problem.text) for problem in problems}
     texts = [questions[p.text] + "<|answer|>" + solve(p, rng.randrange(4)) for p in rng.sample(problems, min(4000, len(problems)))]
-    tokenizer = make_tokenizer(texts, pieces)
+    tokenizer = make_tokenizer(texts + ["<|answer|>".join(pair) for pair in beside[:2000]], pieces)
     parts = [[encode(tokenizer, *drill) for drill in drills],
-             [encode(tokenizer, questions[p.text], solve(p, rng.randrange(4))) for p in problems]]
+             [encode(tokenizer, questions[p.text], solve(p, rng.randrange(4))) for p in problems] + [encode(tokenizer, *pair) for pair in beside]]
     pretrain(path, make_model(tokenizer, seed), tokenizer, parts, rng, BATCH, peak=3e-3)

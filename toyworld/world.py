@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 from pathlib import Path
 
 from toyworld import deduction
@@ -18,6 +19,9 @@ WEAK_IN_PRETRAINING = 0.005  # and in what the student saw before, P aside
 PRETRAINING_STEPS = 2400
 # The student of deduction has seen no problem that takes more than two rules. First it learns to say rules again, without which it finds none.
 SHALLOW, DEDUCTION_STEPS, DRILL_STEPS = (1, 2), 600, 400
+# The student of demonstrations has learnt to rewrite a little, the experts' way of writing least of all.
+N_DEMONSTRATIONS, N_TEST_OF_EACH, REWRITING, FROM_EXPERTS = 600, 700, 0.15, 0.03
+WEAK_IN_REWRITING = 0.1
 
 
 def row(problem, row_id: str, style: int) -> dict:
@@ -47,15 +51,19 @@ def make_world(root: Path, seed: int, prompt: str, scale: float = 1.0, times_see
     scale: below 1, a smaller, worse-trained world for tests. times_seen: how often the student saw P in its pretraining (mathematics).
     prm: whether the process reward model is needed (mathematics).
     """
-    files = ("student.py", "world.py", "deduction.py") if family == "deduction" else ("student.py", "world.py", "problems.py", "prm.py")
-    makers = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in files)
+    files = {"mathematics": ("problems.py", "prm.py"), "deduction": ("deduction.py",), "demonstrations": ("problems.py",)}[family]
+    makers = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("student.py", "world.py", *files))
     # So a changed world is not taken for an older one. The reward model also follows from stat_sel.sample and common.split_steps: after a change
     # of those, delete the folder.
+    if family == "demonstrations":
+        from dart import MAPPER_PROMPT
+        makers += MAPPER_PROMPT
     digest = hashlib.sha256((makers + prompt).encode()).hexdigest()[:8]
     world = root / f"{family}-{seed}-{digest}{'' if scale == 1 else f'-scale-{scale}'}{'' if times_seen == 1 else f'-seen-{times_seen}'}"
     if not (world / "student").is_dir():  # made last, but for the reward model
         world.mkdir(parents=True, exist_ok=True)
-        (make_deduction if family == "deduction" else make_mathematics)(world, seed, prompt, scale, times_seen)
+        {"mathematics": make_mathematics, "deduction": make_deduction, "demonstrations": make_demonstrations}[family](
+            world, seed, prompt, scale, times_seen)
     if prm and family == "mathematics" and not (world / "prm").is_dir():
         from toyworld.prm import make_prm
         make_prm(world / "prm", world / "student", seed, scale)
@@ -97,6 +105,49 @@ def make_deduction(world: Path, seed: int, prompt: str, scale: float, times_seen
                          for steps in (DRILL_STEPS, DEDUCTION_STEPS))
     make_student(world / "student", seed, rng, problems, lambda problem, style: deduction.write_solution(*deduction.solve(problem), style), prompt,
                  deduction.PIECES, [(problem.text, deduction.recite(problem, rng)) for problem in drilled])
+
+
+def expert_solution(problem: toy.Problem) -> str:
+    """Terse, in another notation and order: of each skill the last step alone, the numbers of a sum or product turned round.
+
+    >>> expert_solution(toy.read("Let t be 12 times 7. Find the digit sum of t."))
+    '14+70 is 84; 4+8 is 12; \\\\boxed{12}.'
+    """
+    steps, answer = toy.solve(problem)
+    names = [skill for _, skill in steps] + [None]
+    last = [step for (step, skill), after in zip(steps, names[1:], strict=True) if skill != after]
+    turned = (re.sub(r"^(\d+)([+*])(\d+)=", r"\3\2\1=", step).replace("=", " is ") for step in last)
+    return "".join(f"{step}; " for step in turned) + f"\\boxed{{{answer}}}."
+
+
+def in_held_out_words(problem: toy.Problem) -> bool:
+    """Whether a part is asked for in the last of its skill's phrasings, which no demonstration uses."""
+    slots = (dict(zip("abc", ("t" if n is None else n for n in part.numbers), strict=False)) for part in problem.parts)
+    return any(part.skill.nouns[-1].format(**slot) in problem.text for part, slot in zip(problem.parts, slots, strict=True))
+
+
+def make_demonstrations(world: Path, seed: int, prompt: str, scale: float, times_seen: int) -> None:
+    """A student with gaps that has learnt to rewrite, and demonstrations of experts: of skills that it lacks, in a style that it never wrote."""
+    from dart import MAPPER_PROMPT
+    from toyworld.student import BATCH, WEAK, draw_problem, make_student, solution
+    rng, taken = random.Random(f"demonstrations {seed}"), set()
+
+    def such(good):
+        return lambda: next(p for p in iter(lambda: draw_problem(rng, 1.0, 0.2), None) if good(p))
+    weak = set(WEAK)
+    sets = {"test": such(lambda p: not in_held_out_words(p)), "ood": such(lambda p: in_held_out_words(p) and weak & set(p.skills)),
+            "retention": such(lambda p: not weak & set(p.skills)), "train": such(lambda p: not in_held_out_words(p))}
+    for name, draw in sets.items():
+        problems = draw_unique(draw, int((N_DEMONSTRATIONS if name == "train" else N_TEST_OF_EACH) * scale), taken)
+        lines = [json.dumps(row(p, f"{name}/{i}", 0) | {"solution": expert_solution(p)}) for i, p in enumerate(problems)]
+        (world / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    rng = random.Random(f"student {seed}")
+    n = int(PRETRAINING_STEPS * scale) * BATCH
+    seen = [draw_problem(rng, WEAK_IN_PRETRAINING, 0.2) for _ in range(n - int(REWRITING * n))]
+    rewritten = [draw_problem(rng, WEAK_IN_REWRITING, 0.2) for _ in range(int(REWRITING * n))]
+    beside = [(MAPPER_PROMPT.format(problem=p.text, solution=expert_solution(p) if rng.random() < FROM_EXPERTS else solution(p, rng.randrange(4))),
+               solution(p, rng.randrange(4))) for p in rewritten]
+    make_student(world / "student", seed, rng, seen, solution, prompt, beside=beside)
 
 
 def default_root() -> Path:

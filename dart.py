@@ -1,0 +1,707 @@
+r"""DART: a mapper, trained by RL, rewrites fixed demonstrations into ones that the target model can learn from; the target is fine-tuned on these.
+
+Re-implemented from the abstract and third-party summaries: the paper's body could not be read. What these do not say is marked ours.
+Paper   Sun, Wang, Zhang, Wu, Zhang, Peng, Wu, "Learning to Adapt SFT Data for Better Reasoning Generalization", arXiv 2605.26924v1 (not DART-Math)
+Steps   1 prepare    how likely the target finds each demonstration, L_raw, and its own right answers, L_on
+        2 map        the mapper is trained by GRPO to rewrite: right, likely under the target, without cheating
+        3 synthesise K rewrites of each demonstration, verified; the likeliest is taken, the demonstration itself where none passes
+        4 train      the target, by plain SFT (QLoRA) on the result
+        5 test       in distribution, out of distribution, and retention: what the target could do before
+Names   D = {(x, y, a)} = demonstrations: problem, solution, answer; y' = rewrite, of the mapper M; pi_T = the target before training;
+        L(y') = mean log-probability of a token of y' under pi_T, which is shown x alone, as in training and testing; G = group.
+Memory  One 4-bit base and one LoRA adapter at a time: pi_T and GRPO's reference policy are the base with the adapter switched off.
+Arms    base       the target as it is
+        sft        SFT on y
+        prompt     SFT on rewrites of the mapper before any training, verified and chosen in the same way
+        best_of_n  the same with as many rewrites as DART's generated tokens buy
+        rejection  SFT on the target's own right answers, y where there is none, sampled at the same cost (rejection-sampling self-distillation)
+        grpo       GRPO on the target itself, reward 1 for a right answer, at the same cost
+        dart       DART
+Cost    generated tokens. DART's are those of steps 1, 2 and 3; with --budget-tokens the other arms are run without it.
+Run     python dart.py                                                                       # GSM8K's human solutions, one GPU
+        python dart.py --no-penalty --arms base dart --out runs/dart_no_penalty              # without the rules against cheating
+        python dart.py --adapter runs/stat_sel/adapter/stat --data math --arms base grpo --budget-tokens 2000000    # +GRPO of the STAT paper
+        python -m toyworld dart                                                              # no GPU, minutes
+Writes  runs/dart/  args.json env.json 0_questions.jsonl 1_own.jsonl 1_levels.jsonl (2_steps_mapper.jsonl adapter/mapper/) 3_rewrites_<arm>.jsonl
+        3_chosen_<arm>.jsonl train_<arm>.jsonl loss_<arm>.jsonl (2_steps_grpo.jsonl) adapter/<arm>/ 5_answers_<arm>_<set>.jsonl 5_test_<arm>.jsonl
+        4_data_<arm>.json metrics.jsonl result.json
+"""
+import contextlib
+import itertools
+import math
+import re
+import statistics
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+
+import common
+from common import UserError
+
+# May differ between the starts of one run. The batch sizes move the draws of dropout and of sampling: what is there already is kept.
+HOW = ("micro_batch", "sample_batch", "checkpointing", "save_every")
+
+
+@dataclass(frozen=True)
+class Args:
+    student: str = "Qwen/Qwen2.5-3B-Instruct"  # target, and mapper: Hub name or folder of a chat model
+    adapter: str | None = None  # LoRA adapter that arms base and grpo start from, such as runs/stat_sel/adapter/stat; without a KL term
+    data: str = "gsm8k"  # "gsm8k", "math", or a folder with train.jsonl (D) and test.jsonl (in distribution)
+    ood: tuple[str, ...] = ("math500",)  # sets to test on out of distribution: names as of --data, or .jsonl files
+    retention: tuple[str, ...] = ()  # sets of what the target could do before
+    n_demonstrations: int = 2000  # drawn from the train split (ours: for one GPU and a night)
+    limit: int | None = None  # test on so many questions of each set only: a quick look
+    out: str = "runs/dart"  # run directory; the same command goes on where it stopped
+    seed: int = 0  # moves everything that is drawn
+    arms: tuple[Literal["base", "sft", "prompt", "best_of_n", "rejection", "grpo", "dart"], ...] = ("base", "sft", "prompt", "dart")  # see Arms
+
+    rl_steps: int = 100  # optimiser steps of the mapper's GRPO (ours)
+    prompts: int = 16  # demonstrations of a step (ours)
+    group: int = 8  # G, rewrites of each (ours)
+    rl_lr: float = 2e-5  # constant (ours, untuned)
+    clip: float = 0.2  # epsilon of the clipped ratio (GRPO)
+    beta: float = 0.01  # weight of the KL to the base, k3 estimate (ours)
+    penalty: bool = True  # the rules against cheating; without them they are counted only
+    min_gap: float = 0.1  # demonstrations with L_on - L_raw below are in distribution already: the mapper is not trained on them (ours)
+    save_every: int = 10  # GRPO steps between checkpoints
+    n_own: int = 4  # own answers sampled for L_on (ours)
+    n_rewrites: int = 4  # K (ours)
+    temperature: float = 0.7  # of the K rewrites (ours)
+    budget_tokens: int | None = None  # generated tokens for best_of_n, rejection and grpo; default: as many as DART's
+
+    max_new_tokens: int = 512  # length limit of an answer and of a rewrite
+    lr: float = 1e-4  # peak, of SFT (ours, untuned; the same for all arms)
+    epochs: int = 3  # (ours)
+    batch: int = 8  # pairs in an optimiser step (ours)
+    micro_batch: int = 2  # pairs in a forward pass: lower it if memory is short
+    max_tokens: int = 2048  # a training pair is cut after this many tokens (ours)
+    lora_rank: int = 16  # (ours, as all of LoRA's settings: those of the STAT paper)
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05  # of SFT; none in GRPO, so that the sampler's and the trained weights are the same
+    weight_decay: float = 0.1
+    max_grad_norm: float = 0.3  # gradient clip
+    warmup: float = 0.03  # share of the steps, then cosine to zero
+    checkpointing: bool = True  # gradient checkpointing: less memory, a third more time
+    sample_batch: int = 32  # answers generated at once: lower it if memory is short
+
+
+# --- Prompts (ours). --------------------------------------------------------------------------------------------------------------------------
+# Copied from stat_sel.STUDENT_PROMPT
+STUDENT_PROMPT = "{problem}\n\nReason step by step and put the final answer in \\boxed{{}}."
+
+MAPPER_PROMPT = """Here are a problem and a worked solution.
+
+<problem>
+{problem}
+</problem>
+
+<solution>
+{solution}
+</solution>
+
+Write a complete, self-contained solution in your own way of reasoning. Do not mention the one above. Put the final answer in \\boxed{{}}."""
+
+
+# --- The reward: pure functions of texts and numbers. ------------------------------------------------------------------------------------------
+def words(text: str) -> list[str]:
+    return re.findall(r"\w+|[^\w\s]", text.casefold())
+
+
+def grams(text: str, n: int = 8) -> list[tuple[str, ...]]:
+    """All runs of n words or signs of a text, in order."""
+    found = words(text)
+    return [tuple(found[i:i + n]) for i in range(len(found) - n + 1)]
+
+
+def contained(text: str, other: str) -> float:
+    """Share of the text's 8-grams that stand in another text; a shorter text is one gram.
+
+    >>> contained("one two three", "one two three."), contained("one two three", "three two one")
+    (1.0, 0.0)
+    """
+    n = max(1, min(8, len(words(text))))
+    own, others = grams(text, n), set(grams(other, n))
+    return sum(gram in others for gram in own) / len(own) if own else 0.0
+
+
+def false_equations(text: str) -> list[str]:
+    """Every "a op b = c" over whole numbers that does not hold.
+
+    >>> false_equations("7+8=15, then 2*15=31 and 40 - 15 = 25; 1+2+3=6")
+    ['2*15=31']
+    """
+    out = []
+    for found in re.finditer(r"(?<![\d.+*/^-])(?<!\d )(\d+) ?([-+*×]) ?(\d+) ?= ?(-?\d+)(?![\d.]*\d|[.,]\d)", text):
+        a, op, b, c = found.groups()
+        if {"+": int(a) + int(b), "-": int(a) - int(b)}.get(op, int(a) * int(b)) != int(c):
+            out.append(found[0])
+    return out
+
+
+def hard_fails(text: str, given: str, cut_off: bool) -> list[str]:
+    """Why a rewrite is no self-contained solution at all (ours): the names of the rules that it breaks."""
+    boxes = common.read_boxes(text)
+    before, after = (text[:boxes[-1][0]], text[boxes[-1][1]:]) if boxes else (text, "")
+    return [name for name, broken in (
+        ("cut off", cut_off),
+        ("no answer", not boxes),
+        ("too short", len(words(before)) < max(3, len(words(given)) // 4)),
+        ("text after the answer", bool(re.search(r"\w", after))),
+        ("mentions the solution", bool(re.search(
+            r"\b(reference|given|provided|above|original|worked)\s+(solution|answer|response|reasoning)", text, re.IGNORECASE))),
+        ("repetition", max(Counter(grams(text)).values(), default=0) >= 4)) if broken]
+
+
+def cheats(text: str, problem: str, given: str) -> list[str]:
+    """Ways to a high reward without a better demonstration (ours): the names of the rules that fire."""
+    sentences = [sentence for part in re.split(r"[.;]\s|\n", text) if len(sentence := part.strip().casefold()) >= 12]
+    return [name for name, fires in (
+        ("copy", contained(text, given) > 0.8),
+        ("false equation", bool(false_equations(text))),
+        ("echo", contained(problem, text) > 0.5),
+        ("padding", len(set(sentences)) < len(sentences))) if fires]
+
+
+def alignment(level: float, raw: float, on: float) -> float:
+    """How far from the demonstration's likelihood to that of the target's own right answers a rewrite has come, 0 to 1 (ours).
+
+    Capped at on: beyond it only low entropy would be paid, templates and short text, which is no alignment.
+    >>> alignment(-1.0, -2.0, -0.5), alignment(-3.0, -2.0, -0.5), alignment(-0.1, -2.0, -0.5)
+    (0.6666666666666666, 0.0, 1.0)
+    """
+    return min(max((min(level, on) - raw) / (on - raw), 0.0), 1.0)
+
+
+def reward(fails: list[str], is_right: bool, aligned: float, fired: list[str], penalty: bool = True) -> float:
+    """-1 for a hard fail, -0.5 to 0 for a wrong answer, 0.1 to 1 for a right one (ours: bands that no rules together can make overlap).
+
+    >>> reward([], True, 1.0, []), reward([], True, 1.0, ["copy", "echo"]), reward([], False, 1.0, ["copy"]), reward(["no answer"], True, 1.0, [])
+    (1.0, 0.1, -0.1, -1.0)
+    """
+    n = len(fired) if penalty else 0
+    if fails:
+        return -1.0
+    if not is_right:
+        return max(-0.5, 0.0 - 0.1 * n)
+    return max(0.1, 0.2 - 0.05 * n) if n else 0.2 + 0.8 * aligned
+
+
+# --- GRPO (DeepSeekMath, arXiv 2402.03300, Eq. 3; token mean over the batch as in DAPO, arXiv 2503.14476). ----------------------------------------
+def advantages(rewards: list[float]) -> list[float] | None:
+    """Of the rewrites of one demonstration: (r - mean) / max(std, 0.05); None for equal rewards, from which nothing is learnt.
+
+    ours: the floor, because a group whose rewards hardly differ would be blown up.
+    >>> advantages([1.0, 0.0]), advantages([0.3, 0.3])
+    ([1.0, -1.0], None)
+    """
+    if max(rewards) - min(rewards) < 1e-9:
+        return None
+    mean, std = statistics.fmean(rewards), statistics.pstdev(rewards)
+    return [(r - mean) / max(std, 0.05) for r in rewards]
+
+
+def grpo_loss(log_p: torch.Tensor, old: torch.Tensor, ref: torch.Tensor | None, advantage: float, clip: float, beta: float) -> tuple:
+    """(loss, KL), each summed over the tokens (n,) of one completion: clipped ratio times advantage, minus beta times the k3 estimate of the KL."""
+    ratio = (log_p - old).exp()
+    gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    kl = torch.zeros_like(log_p) if ref is None else (ref - log_p).exp() - (ref - log_p) - 1
+    return (beta * kl - gain).sum(), kl.sum()
+
+
+def token_log_probs(model, pairs: list[tuple[list[int], int]], device) -> list[torch.Tensor]:
+    """log p of each token of each completion, end token included: (n_completion,) each; logits are computed only there, in float32.
+
+    pairs: tokens of prompt and completion, and how many are the prompt's.
+    """
+    ids, mask = common.pad([ids for ids, _ in pairs], device)
+    hidden = common.hidden_states(model, ids, mask)  # (B, T, d)
+    head = model.get_base_model().lm_head if hasattr(model, "get_base_model") else model.lm_head
+    return [head(hidden[i, n - 1:len(row) - 1]).float().log_softmax(-1).gather(1, ids[i, n:len(row), None])[:, 0] for i, (row, n) in enumerate(pairs)]
+
+
+@torch.no_grad()
+def levels(args, student: common.Student, problems: list[str], texts: list[str]) -> tuple[list[torch.Tensor], int]:
+    """Log-probabilities under pi_T of the tokens of each text as an answer to its problem, and how many tokens were scored. Any adapter is off."""
+    pairs = [encode(student, [*question(x), {"role": "assistant", "content": y}], 10**6) for x, y in zip(problems, texts, strict=True)]
+    order, out = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0])), {}
+    model = student.model.eval()
+    for start in range(0, len(order), args.sample_batch):
+        part = order[start:start + args.sample_batch]
+        with model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext():
+            found = token_log_probs(model, [pairs[i] for i in part], student.device)
+        out |= dict(zip(part, (log_p.cpu() for log_p in found), strict=True))
+    return [out[i] for i in range(len(pairs))], sum(len(ids) for ids, _ in pairs)
+
+
+def judge(args, student: common.Student, rows: list[dict], outs: list[dict]) -> list[dict]:
+    """The reward of each rewrite and what it is made of. rows: demonstrations with their "raw" and "on"."""
+    found, _ = levels(args, student, [row["problem"] for row in rows], [out["response"] for out in outs])
+    judged = []
+    for row, out, log_p in zip(rows, outs, found, strict=True):
+        fails, fired = hard_fails(out["response"], row["solution"], out["cut_off"]), cheats(out["response"], row["problem"], row["solution"])
+        is_right, level = common.score(out["response"], row["answer"]) is True, log_p.mean().item()
+        gap = row["on"] - row["raw"]
+        aligned = alignment(level, row["raw"], row["on"]) if gap > 0 else 1.0
+        judged.append({"reward": reward(fails, is_right, aligned, fired, args.penalty), "fails": fails, "cheats": fired, "is_right": is_right,
+                       "level": level, "capped": min(level, row["on"]), "align": aligned, "n_scored": len(log_p)})
+    return judged
+
+
+def grpo(args, run, student: common.Student, rows: list[dict], name: str, ask, judge, beta: float, budget: int | None = None) -> None:
+    """Trains the adapter of `student` by GRPO: adapter/<name>/ and 2_steps_<name>.jsonl, a row for each step.
+
+    ask(row): the chat to complete; judge(rows, outs): {"reward", ...} of each completion. It ends after --rl-steps, or, with a budget, when so many
+    tokens have been generated. Every --save-every steps adapter, optimiser and log are saved; what is drawn in a step follows from its number.
+    """
+    import bitsandbytes as bnb
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    final, checkpoint, log = run.path / "adapter" / name, run.path / "adapter" / f"{name}.checkpoint.pt", []
+    model, weights = student.model, [p for p in student.model.parameters() if p.requires_grad]
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):  # of an adapter that is gone on from
+            module.p = 0.0
+    if args.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    optimizer = bnb.optim.PagedAdamW8bit(weights, lr=args.rl_lr, weight_decay=0.0)
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        set_peft_model_state_dict(model, saved["adapter"])
+        optimizer.load_state_dict(saved["optimizer"])
+        log = saved["log"]
+    bar = tqdm(total=budget or args.rl_steps, initial=sum(row["generated"] for row in log) if budget else len(log), desc=f"GRPO {name}",
+               unit="token" if budget else "step")
+    while (sum(row["generated"] for row in log) < budget) if budget else (len(log) < args.rl_steps):
+        started, step = time.time(), len(log)
+        batch = common.rng(args.seed, name, step).sample(rows, min(args.prompts, len(rows)))
+        drawn = [row for row in batch for _ in range(args.group)]
+        prompts = [ids for row in batch for ids in [common.prompt_ids(student.tokenizer, ask(row))] * args.group]
+        outs = []
+        for i in range(0, len(prompts), args.sample_batch):
+            outs += sample(student, prompts[i:i + args.sample_batch], 1.0, args.max_new_tokens, common.torch_seed(args.seed, name, step, i))
+        judged = judge(drawn, outs)
+        signal = []
+        for i in range(0, len(drawn), args.group):
+            found = advantages([one["reward"] for one in judged[i:i + args.group]])
+            signal += [(prompts[j] + outs[j]["tokens"], len(prompts[j]), found[j - i]) for j in range(i, i + args.group)] if found else []
+        n_tokens, kl_sum = sum(len(ids) - n for ids, n, _ in signal), 0.0
+        model.train()  # for gradient checkpointing; there is no dropout
+        for i in range(0, len(signal), args.micro_batch):
+            part = signal[i:i + args.micro_batch]
+            pairs, ref = [(ids, n) for ids, n, _ in part], [None] * len(part)
+            if beta:
+                with torch.no_grad(), model.disable_adapter():
+                    ref = token_log_probs(model, pairs, student.device)
+            loss = 0.0
+            for log_p, reference, (_, _, advantage) in zip(token_log_probs(model, pairs, student.device), ref, part, strict=True):
+                # The sampler's weights are these weights, since there is one update a batch: the old log-probabilities are the new ones, the first
+                # and only ratio is 1, and its gradient is the policy gradient.
+                one, kl = grpo_loss(log_p, log_p.detach(), reference, advantage, args.clip, beta)
+                loss, kl_sum = loss + one / n_tokens, kl_sum + kl.item()
+            loss.backward()
+        if signal:
+            torch.nn.utils.clip_grad_norm_(weights, args.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+        log.append({"step": step, "reward": statistics.fmean(one["reward"] for one in judged), "right": statistics.fmean(
+            one["is_right"] for one in judged), "drawn": len(outs), "generated": sum(out["n_tokens"] for out in outs),
+            "scored": sum(one.get("n_scored", 0) for one in judged), "skipped": len(batch) - len(signal) // args.group,
+            "kl": kl_sum / n_tokens if beta and n_tokens else None,
+            **({"align": statistics.fmean(one["align"] for one in judged),
+                "fails": dict(Counter(rule for one in judged for rule in one["fails"])),
+                "cheats": dict(Counter(rule for one in judged for rule in one["cheats"]))} if "align" in judged[0] else {})})
+        run.log(grpo=name, at=step, seconds=round(time.time() - started, 2), peak_gib=common.peak_gib(), reward=log[-1]["reward"])
+        bar.update(log[-1]["generated"] if budget else 1)
+        bar.set_postfix(reward=f"{log[-1]['reward']:.2f}", right=f"{log[-1]['right']:.2f}")
+        if len(log) % args.save_every == 0:
+            checkpoint.parent.mkdir(exist_ok=True)
+            torch.save({"adapter": get_peft_model_state_dict(model), "optimizer": optimizer.state_dict(), "log": log}, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").rename(checkpoint)
+    bar.close()
+    run.write(f"2_steps_{name}.jsonl", log)
+    model.save_pretrained(final.with_suffix(".tmp"))
+    student.tokenizer.save_pretrained(final.with_suffix(".tmp"))
+    final.with_suffix(".tmp").rename(final)
+    checkpoint.unlink(missing_ok=True)
+
+
+# --- The steps, with files. ---------------------------------------------------------------------------------------------------------------------
+def prepare(row: dict) -> dict:
+    """A demonstration whose solution ends in the common form of an answer, else raw SFT would be handicapped by the form alone."""
+    boxes = common.read_boxes(row["solution"])
+    solution = row["solution"] if boxes else f"{row['solution'].rstrip()}\nThe answer is \\boxed{{{row['answer']}}}."
+    return {"id": row["id"], "problem": row["problem"], "solution": solution, "answer": row["answer"]}
+
+
+def measure(args, student: common.Student, rows: list[dict], own: dict[str, list[dict]]) -> list[dict]:
+    """Step 1: {"id", "raw", "on", "n_right", "scored"} of each demonstration.
+
+    on: the mean over the target's own right answers to it; where it has none, the median of the others. Should it have none to any, its wrong answers
+    stand in (ours: because a run on a hopeless student should still end, and say so).
+    """
+    answered = [(row, out["response"], not out["cut_off"] and common.score(out["response"], row["answer"]) is True)
+                for row in rows for out in own[row["id"]]]
+    right = [(row, text) for row, text, is_right in answered if is_right]
+    if not right:
+        print(f"  the target answers none of {len(rows)} questions rightly: its wrong answers stand in for L_on")
+    measured = right or [(row, text) for row, text, _ in answered]
+    raw, n_raw = levels(args, student, [row["problem"] for row in rows], [row["solution"] for row in rows])
+    on, n_on = levels(args, student, [row["problem"] for row, _ in measured], [text for _, text in measured])
+    by_id = {row["id"]: [] for row in rows}
+    for (row, _), log_p in zip(measured, on, strict=True):
+        by_id[row["id"]].append(log_p.mean().item())
+    median = statistics.median(statistics.fmean(some) for some in by_id.values() if some)
+    return [{"id": row["id"], "raw": log_p.mean().item(), "on": statistics.fmean(by_id[row["id"]] or [median]),
+             "n_right": len(by_id[row["id"]]) if right else 0, "scored": (n_raw + n_on) / len(rows)} for row, log_p in zip(rows, raw, strict=True)]
+
+
+def rewriting(row: dict) -> list[dict]:
+    """The mapper's chat."""
+    return [{"role": "user", "content": MAPPER_PROMPT.format(problem=row["problem"], solution=row["solution"])}]
+
+
+def rewrite(args, run, name: str, student, rows: list[dict], n: int) -> list[dict]:
+    """n rewrites of each demonstration by a mapper, judged; written batch by batch. student: a function that loads it."""
+    order = sorted((len(row["problem"] + row["solution"]), row["id"], i) for row in rows for i in range(n))
+    items, by_id = [{"id": row_id, "sample": i} for _, row_id, i in order], {row["id"]: row for row in rows}
+    batches = [items[i:i + args.sample_batch] for i in range(0, len(items), args.sample_batch)]
+
+    def make(batch):
+        prompts = [common.prompt_ids(student().tokenizer, rewriting(by_id[item["id"]])) for item in batch]
+        seed = common.torch_seed(args.seed, name, batch[0]["id"], batch[0]["sample"])
+        outs = sample(student(), prompts, args.temperature, args.max_new_tokens, seed)
+        judged = judge(args, student(), [by_id[item["id"]] for item in batch], outs)
+        return [item | {"response": out["response"], "n_tokens": out["n_tokens"]} | one
+                for item, out, one in zip(batch, outs, judged, strict=True)]
+    return run.batches(name, batches, make, unit="rewrite")
+
+
+def choose(rows: list[dict], rewrites: list[dict]) -> list[dict]:
+    """Step 3's end: of the rewrites with a right answer and no hard fail the likeliest (capped), the first of equals; y where there is none."""
+    passed = {row["id"]: [] for row in rows}
+    for one in rewrites:
+        if one["is_right"] and not one["fails"]:
+            passed[one["id"]].append(one)
+    best = {key: max(some, key=lambda one: one["capped"]) for key, some in passed.items() if some}
+    return [{"id": row["id"], "problem": row["problem"], "answer": row["answer"], "from": "rewrite" if row["id"] in best else "given",
+             "solution": best[row["id"]]["response"] if row["id"] in best else row["solution"]} for row in rows]
+
+
+@torch.no_grad()
+def uplift(args, student: common.Student, chosen: list[dict]) -> list[float]:
+    """log p_T(a | x, y' up to its answer) - log p_T(a | x): what the reasoning says of the answer. It stands outside the reward."""
+    def log_p(texts):
+        pairs = []
+        for row, text in zip(chosen, texts, strict=True):
+            head = common.prompt_ids(student.tokenizer, question(row["problem"])) + student.tokenizer(
+                f"{text}\\boxed{{", add_special_tokens=False).input_ids
+            pairs.append((head + student.tokenizer(f"{row['answer']}}}", add_special_tokens=False).input_ids, len(head)))
+        return [x.sum().item() for i in range(0, len(pairs), args.sample_batch)
+                for x in token_log_probs(student.model.eval(), pairs[i:i + args.sample_batch], student.device)]
+    boxes = [common.read_boxes(row["solution"]) for row in chosen]
+    before = [row["solution"][:found[-1][0]] if found else row["solution"] for row, found in zip(chosen, boxes, strict=True)]
+    return [a - b for a, b in zip(log_p(before), log_p([""] * len(chosen)), strict=True)]
+
+
+def describe(args, student: common.Student, rows: list[dict], chosen: list[dict]) -> dict:
+    """What an arm's training data is like, by measures of which the last two stand outside the reward."""
+    found, _ = levels(args, student, [row["problem"] for row in chosen], [row["solution"] for row in chosen])
+    given = {row["id"]: row["solution"] for row in rows}
+    fired = [cheats(row["solution"], row["problem"], given[row["id"]]) for row in chosen]
+    n = len(chosen)
+    return {"log_prob": statistics.fmean(log_p.mean().item() for log_p in found),
+            "unlikely": sum((log_p < math.log(0.01)).sum().item() for log_p in found) / sum(map(len, found)),
+            "fallback": sum(row["from"] == "given" for row in chosen) / n,
+            "cheats": {rule: sum(rule in some for some in fired) / n for rule in ("copy", "false equation", "echo", "padding")},
+            "uplift": statistics.fmean(uplift(args, student, chosen))}
+
+
+def evaluate(args, run, arm: str, student, tests: dict[str, list[dict]]) -> list[dict]:
+    """Whether the arm answers each test question rightly, at temperature 0; None where no final answer was found."""
+    def make():
+        out = []
+        for name, rows in tests.items():
+            stem = re.sub(r"\W+", "_", Path(name).stem)
+            found = answer(args, run, f"5_answers_{arm}_{stem}.jsonl", student, rows, 0.0)
+            out += [{"id": row["id"], "set": name, "is_right": common.score(found[row["id"]][0]["response"], row["answer"]),
+                     "cut_off": found[row["id"]][0]["cut_off"]} for row in rows]
+        return out
+    return run.step(f"5_test_{arm}.jsonl", make)
+
+
+# --- Copied from stat_sel.py, where they are explained: the student. ----------------------------------------------------------------------
+# Copied from stat_sel.question
+def question(problem: str) -> list[dict]:
+    """The chat that asks a problem: the only place where a prompt is made, for answering, training and testing."""
+    return [{"role": "user", "content": STUDENT_PROMPT.format(problem=problem)}]
+
+
+# Copied from stat_sel.sample
+@torch.no_grad()
+def sample(student: common.Student, prompts: list[list[int]], temperature: float, max_new_tokens: int, seed: int) -> list[dict]:
+    """One answer to each prompt of a batch: {"response", "cut_off", "n_tokens", "tokens"}, the last with the end token that was written.
+
+    temperature 0 takes the likeliest token. The prompts are left-padded; rows that are done leave the batch. No top-k, no top-p.
+    """
+    from transformers import DynamicCache
+    model, device = student.model.eval(), student.device
+    generator, stop = torch.Generator(device).manual_seed(seed), torch.tensor(sorted(student.stop_ids), device=device)
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=device)  # (B, T)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)  # (B, T)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    rows, alive = torch.arange(len(prompts), device=device), torch.ones(len(prompts), dtype=torch.bool, device=device)
+    cache, tokens = DynamicCache(config=model.config), stop[0].repeat(len(prompts), max_new_tokens)
+    for t in range(max_new_tokens):
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1).logits[:, -1].float()
+        ids = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator) if temperature > 0 else logits.argmax(-1, keepdim=True)
+        tokens[rows, t] = ids[:, 0]
+        alive &= ~torch.isin(ids[:, 0], stop)
+        if not alive.any():
+            break
+        mask, positions = torch.cat([mask, mask.new_ones(len(mask), 1)], 1), positions[:, -1:] + 1
+        if alive.sum() <= 0.75 * len(alive):  # ours: not for every single row, because it copies the cache
+            keep = alive.nonzero()[:, 0]
+            cache.batch_select_indices(keep)
+            ids, mask, positions, rows, alive = (x[keep] for x in (ids, mask, positions, rows, alive))
+    written = [list(itertools.takewhile(lambda token: token not in student.stop_ids, row)) for row in tokens.tolist()]
+    texts = student.tokenizer.batch_decode(written, skip_special_tokens=True)
+    return [{"response": text, "cut_off": len(w) == max_new_tokens, "n_tokens": len(w), "tokens": row[:len(w) + 1]}
+            for text, w, row in zip(texts, written, tokens.tolist(), strict=True)]
+
+
+# Copied from stat_sel.answer
+def answer(args, run, name: str, student, rows: list[dict], temperature: float, n: int = 1) -> dict[str, list[dict]]:
+    """n answers to every question, by id; written batch by batch, so a killed run goes on from the last batch.
+
+    student: a function that loads it, called only if something is left to do.
+    """
+    order = sorted((len(row["problem"]), row["id"], i) for row in rows for i in range(n))  # length-sorted batches waste less padding
+    items = [{"id": row_id, "sample": i} for _, row_id, i in order]
+    problems = {row["id"]: row["problem"] for row in rows}
+    batches = [items[i:i + args.sample_batch] for i in range(0, len(items), args.sample_batch)]
+
+    def make(batch):
+        prompts = [common.prompt_ids(student().tokenizer, question(problems[item["id"]])) for item in batch]
+        seed = common.torch_seed(args.seed, name, batch[0]["id"], batch[0]["sample"])
+        outs = sample(student(), prompts, temperature, args.max_new_tokens, seed)
+        return [item | {name: out[name] for name in ("response", "cut_off", "n_tokens")} for item, out in zip(batch, outs, strict=True)]
+    found: dict[str, list[dict]] = {row["id"]: [] for row in rows}
+    for out in run.batches(name, batches, make, unit="answer"):
+        found[out["id"]].append(out)
+    return found
+
+
+# Copied from stat_sel.encode
+def encode(student: common.Student, messages: list[dict], max_tokens: int) -> tuple[list[int], int] | None:
+    """Tokens of a chat that ends in the answer to learn, and how many come before it; None if nothing of it is left within max_tokens."""
+    prompt = common.prompt_ids(student.tokenizer, messages[:-1])
+    ids = prompt + student.tokenizer(messages[-1]["content"] + student.end, add_special_tokens=False).input_ids
+    return (ids[:max_tokens], len(prompt)) if len(prompt) < max_tokens else None
+
+
+# Copied from stat_sel.completion_loss
+def completion_loss(model, pairs: list[tuple[list[int], int]], device) -> torch.Tensor:
+    """Summed cross-entropy of the answers' tokens, the end token among them. Logits are computed only there: (n_completion, V), not (B, T, V).
+
+    ours: no loss on the prompts, because the student is never asked to write one.
+    """
+    ids, mask = common.pad([ids for ids, _ in pairs], device)
+    target = torch.tensor([[n <= t < len(row) for t in range(ids.shape[1])] for row, n in pairs], device=device)  # by length: a pad may equal an end
+    hidden = common.hidden_states(model, ids, mask)  # (B, T, d)
+    logits = model.get_base_model().lm_head(hidden[:, :-1][target[:, 1:]]).float()  # (n_completion, V)
+    return torch.nn.functional.cross_entropy(logits, ids[:, 1:][target[:, 1:]], reduction="sum")
+
+
+# Copied from stat_sel.train
+def train(args, run, student: common.Student, rows: list[dict], name: str) -> None:
+    """QLoRA on rows {"messages"}, the last of them the answer to learn (§C.1): writes adapter/<name>/ and loss_<name>.jsonl.
+
+    After every epoch adapter, optimiser, position and generator states are saved: killed and rerun, it goes on to the same weights.
+    """
+    import bitsandbytes as bnb
+    from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from transformers import get_cosine_schedule_with_warmup
+    final, checkpoint = run.path / "adapter" / name, run.path / "adapter" / f"{name}.checkpoint.pt"
+    pairs = [pair for row in rows if (pair := encode(student, row["messages"], args.max_tokens))]
+    if len(pairs) < len(rows):
+        print(f"  train {name}: {len(rows) - len(pairs)} pairs left out, their prompts alone reach --max-tokens {args.max_tokens}")
+    if not pairs:
+        raise UserError(f"train {name}: no pair is left; raise --max-tokens (now {args.max_tokens})")
+    torch.manual_seed(common.torch_seed(args.seed, "train"))  # ours: the same draw for every arm, because the arms are compared in pairs
+    model = student.model if isinstance(student.model, PeftModel) else get_peft_model(student.model, LoraConfig(
+        r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, target_modules="all-linear", task_type="CAUSAL_LM"))
+    if args.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    weights = [p for p in model.parameters() if p.requires_grad]
+    n_steps, losses, start = args.epochs * math.ceil(len(pairs) / args.batch), [], 0
+    optimizer = bnb.optim.PagedAdamW8bit(weights, lr=args.lr, weight_decay=args.weight_decay)
+    schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(args.warmup * n_steps), n_steps)
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        set_peft_model_state_dict(model, saved["adapter"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        torch.set_rng_state(saved["rng"])
+        torch.cuda.set_rng_state_all(saved["rng_cuda"])
+        losses, start = saved["losses"], saved["epoch"]
+    model.train()
+    bar = tqdm(total=n_steps, initial=len(losses), desc=f"train {name}", unit="step")
+    for epoch in range(start, args.epochs):
+        epoch_started = time.time()
+        for batch in common.grouped_batches([len(ids) for ids, _ in pairs], args.batch, common.rng(args.seed, "order", epoch)):  # §C.1
+            n_tokens = sum(len(pairs[i][0]) - pairs[i][1] for i in batch)  # ours: the mean over tokens, because then micro-batches do not matter
+            total = 0.0
+            for i in range(0, len(batch), args.micro_batch):
+                loss = completion_loss(model, [pairs[j] for j in batch[i:i + args.micro_batch]], student.device) / n_tokens
+                loss.backward()
+                total += loss.item()
+            torch.nn.utils.clip_grad_norm_(weights, args.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            losses.append(total)
+            bar.update()
+            bar.set_postfix(loss=f"{total:.3f}")
+        checkpoint.parent.mkdir(exist_ok=True)
+        torch.save({"adapter": get_peft_model_state_dict(model), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
+                    "rng": torch.get_rng_state(), "rng_cuda": torch.cuda.get_rng_state_all(), "losses": losses,
+                    "epoch": epoch + 1}, checkpoint.with_suffix(".tmp"))
+        checkpoint.with_suffix(".tmp").rename(checkpoint)
+        run.log(train=name, epoch=epoch + 1, seconds=round(time.time() - epoch_started, 1), peak_gib=common.peak_gib())
+    bar.close()
+    run.write(f"loss_{name}.jsonl", [{"step": i, "loss": loss} for i, loss in enumerate(losses)])
+    model.save_pretrained(final.with_suffix(".tmp"))
+    student.tokenizer.save_pretrained(final.with_suffix(".tmp"))
+    final.with_suffix(".tmp").rename(final)
+
+
+def main(args: Args) -> None:
+    common.check_args(args, lr=1, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9, rl_lr=1, clip=1, beta=1e9, min_gap=1e9,
+                      temperature=1e9)
+    bought = [arm for arm in args.arms if arm in ("best_of_n", "rejection", "grpo")]
+    if args.adapter and set(args.arms) - {"base", "grpo"}:
+        raise UserError(f"--adapter: only the arms base and grpo start from one, came --arms {' '.join(args.arms)}; leave the others out")
+    if bought and "dart" not in args.arms and not args.budget_tokens:
+        raise UserError(f"--arms {' '.join(bought)}: they get as many tokens as DART generates; add the arm dart, or give --budget-tokens")
+    for flag, name in (("--student", args.student), ("--adapter", args.adapter)):
+        common.check_checkpoint(name, flag)  # now, not after hours
+    columns = {name: column for column, names in (("in distribution", [args.data]), ("out of distribution", args.ood), ("retention", args.retention))
+               for name in names}
+    if len(columns) < 1 + len(args.ood) + len(args.retention):
+        raise UserError("--data, --ood, --retention: expected each set once, came one twice; leave out the second")
+    tests = {name: common.load(name, "test") for name in columns}
+    pool = [prepare(row) for row in common.load(args.data, "train") if row["answer"] and row["solution"]]
+    pool = common.without(pool, [row for rows in tests.values() for row in rows])
+    tests = {name: common.rng(args.seed, "limit", name).sample(rows, min(args.limit or len(rows), len(rows))) for name, rows in tests.items()}
+    rows = common.rng(args.seed, "demonstrations").sample(pool, min(args.n_demonstrations, len(pool)))
+    if not rows:
+        raise UserError(f"--data {args.data}: its train split has no demonstration, a question with a solution and an answer; check the file")
+    print(f"D {len(rows)} demonstrations of {len(pool)}; tested on " + ", ".join(f"{len(some)} {columns[name]}" for name, some in tests.items()))
+    run = common.open_run(args, args.out, HOW)
+    now = [{"id": row["id"], "part": part, "problem": row["problem"]} for part, some in (("D", rows), *tests.items()) for row in some]
+    if run.step("0_questions.jsonl", lambda: now) != now:
+        raise UserError(f"{run.path}/0_questions.jsonl: these are not the questions that the sets give now; give the old data, or another --out")
+    loaded = {}
+
+    def load(adapter=args.adapter):  # one model at a time
+        if adapter not in loaded:
+            loaded.clear()
+            loaded[adapter] = common.load_student(args.student, adapter)
+        return loaded[adapter]
+
+    def trained_by_grpo(name, some, ask, judge, beta, budget=None):
+        if not (run.path / "adapter" / name).exists():
+            from peft import LoraConfig, get_peft_model
+            loaded.clear()
+            student = common.load_student(args.student, args.adapter)
+            torch.manual_seed(common.torch_seed(args.seed, "adapter"))
+            if not args.adapter:
+                student = student._replace(model=get_peft_model(student.model, LoraConfig(
+                    r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")))
+            grpo(args, run, student, some, name, ask, lambda drawn, outs: judge(student, drawn, outs), beta, budget)
+        return run.read(f"2_steps_{name}.jsonl")
+    cost, spent, data, outcomes = {}, [0, 0], {}, {}
+    if set(args.arms) & {"prompt", "best_of_n", "rejection", "dart"}:
+        own = answer(args, run, "1_own.jsonl", load, rows, 1.0, args.n_own)
+        found = run.step("1_levels.jsonl", lambda: measure(args, load(), rows, own))
+        rows = [row | {"raw": level["raw"], "on": level["on"]} for row, level in zip(rows, found, strict=True)]
+        spent = [sum(out["n_tokens"] for some in own.values() for out in some), round(sum(level["scored"] for level in found))]
+        learnable = [row for row in rows if row["on"] - row["raw"] >= args.min_gap]
+        print(f"  {len(learnable)} of {len(rows)} demonstrations are less likely than the target's own right answers by --min-gap {args.min_gap}")
+        if "dart" in args.arms and not learnable:
+            raise UserError("--arms dart: every demonstration is in distribution already, so the mapper has nothing to learn; leave dart out")
+
+    def rewritten(arm, mapper, n=args.n_rewrites, name=None):
+        some = rewrite(args, run, name or f"3_rewrites_{arm}.jsonl", lambda: load(mapper), rows, n)
+        before = cost.setdefault(arm, {"generated": spent[0], "scored": spent[1], "rl_steps": 0})
+        cost[arm] = before | {"generated": before["generated"] + sum(one["n_tokens"] for one in some),
+                              "scored": before["scored"] + sum(one["n_scored"] for one in some)}
+        return some
+    budget = args.budget_tokens
+    for arm in sorted(args.arms, key=lambda arm: arm != "dart"):  # the others are given what DART costs
+        chosen, cost[arm] = None, {"generated": 0, "scored": 0, "rl_steps": 0}
+        if arm == "sft":
+            chosen = [row | {"from": "given"} for row in rows]
+        elif arm == "prompt":
+            del cost[arm]
+            chosen = choose(rows, rewritten(arm, None))
+        elif arm == "dart":
+            log = trained_by_grpo("mapper", learnable, rewriting, lambda student, drawn, outs: judge(args, student, drawn, outs), args.beta)
+            cost[arm] = {"generated": spent[0] + sum(row["generated"] for row in log), "scored": spent[1] + sum(row["scored"] for row in log),
+                         "rl_steps": len(log)}
+            chosen = choose(rows, rewritten(arm, run.path / "adapter" / "mapper"))
+            budget = budget or cost[arm]["generated"]
+        elif arm == "best_of_n":
+            del cost[arm]
+            some = []
+            for i in itertools.count():
+                some += rewritten(arm, None, 1, f"3_rewrites_{arm}_{i}.jsonl")
+                if cost[arm]["generated"] >= budget:
+                    break
+            chosen = choose(rows, some)
+        elif arm == "rejection":
+            right, used = {row["id"]: None for row in rows}, 0
+            for i in itertools.count():  # the samples of step 1 are the first
+                more = own if i == 0 else answer(args, run, f"3_own_{i}.jsonl", load, rows, 1.0, 1)
+                for row in rows:
+                    used += sum(out["n_tokens"] for out in more[row["id"]])
+                    good = [out["response"] for out in more[row["id"]] if not out["cut_off"] and common.score(out["response"], row["answer"]) is True]
+                    right[row["id"]] = right[row["id"]] or (good[0] if good else None)
+                if used >= budget:
+                    break
+            cost[arm]["generated"] = used
+            chosen = [row | {"from": "rewrite" if right[row["id"]] else "given", "solution": right[row["id"]] or row["solution"]} for row in rows]
+        elif arm == "grpo":
+            log = trained_by_grpo(arm, rows, lambda row: question(row["problem"]), lambda student, drawn, outs: [
+                {"reward": float(ok), "is_right": ok} for ok in (common.score(out["response"], row["answer"]) is True and not out["cut_off"]
+                                                                 for row, out in zip(drawn, outs, strict=True))],
+                0.0 if args.adapter else args.beta, budget)
+            cost[arm] |= {"generated": sum(row["generated"] for row in log), "rl_steps": len(log)}
+        if chosen:
+            chosen = run.step(f"3_chosen_{arm}.jsonl", lambda chosen=chosen: chosen)
+            data[arm] = run.step(f"4_data_{arm}.json", lambda chosen=chosen: describe(args, load(), rows, chosen))
+            print(f"  {arm}: {data[arm]}")
+            if not (run.path / "adapter" / arm).exists():
+                pairs = run.step(f"train_{arm}.jsonl", lambda chosen=chosen: [{"messages": question(row["problem"]) + [
+                    {"role": "assistant", "content": row["solution"]}]} for row in chosen])
+                loaded.clear()
+                train(args, run, common.load_student(args.student), pairs, arm)
+            cost[arm]["sft_steps"] = len(run.read(f"loss_{arm}.jsonl"))
+        adapter = args.adapter if arm == "base" else run.path / "adapter" / arm
+        outcomes[arm] = evaluate(args, run, arm, lambda adapter=adapter: load(adapter), tests)
+        (run.path / "adapter" / f"{arm}.checkpoint.pt").unlink(missing_ok=True)
+    for name, column in columns.items():
+        print(f"\n{column}: {name}\n" + common.arms_table({arm: [row["is_right"] is True for row in outcomes[arm] if row["set"] == name]
+                                                         for arm in args.arms}, "sft" if "sft" in args.arms else args.arms[0]))
+    run.write("result.json", {"method": "dart", "arms": list(args.arms), "columns": columns, "cost": cost, "data": data,
+                              "n_learnable": len(learnable) if cost and spent[0] else None, "n": len(rows)})
+    print(f"{run.path}/result.json")
+
+
+if __name__ == "__main__":
+    common.cli(main, Args, __doc__)

@@ -1,0 +1,338 @@
+"""DART's reward rule by rule, GRPO against a naive computation, and whole runs in the toy world."""
+import doctest
+import itertools
+import json
+import math
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import common
+import dart
+from dart import advantages, alignment, cheats, choose, contained, false_equations, grpo_loss, hard_fails, reward
+from tests.conftest import ROOT
+
+
+def test_doctests():
+    assert doctest.testmod(dart).failed == 0 and doctest.testmod(dart).attempted >= 5
+
+
+# --- The reward. ------------------------------------------------------------------------------------------------------------------------------
+GOOD = "First 12+7=19,\nthen 19+9=28.\nAnswer: \\boxed{28}."
+GIVEN = "19 from 12+7; 28 from 19+9; \\boxed{28}."
+
+
+@pytest.mark.parametrize("rule, bad", [
+    ("no answer", "First 12+7=19,\nthen 19+9=28."),
+    ("too short", "So \\boxed{28}."),
+    ("text after the answer", GOOD + " I hope this helps"),
+    ("mentions the solution", "As in the given solution 12+7=19 and 19+9=28, so \\boxed{28}."),
+    ("repetition", "First 12+7=19, then 19+9=28. " * 4 + "\\boxed{28}.")])
+def test_each_hard_fail_has_its_rule(rule, bad):
+    assert rule in hard_fails(bad, GIVEN, False) and hard_fails(GOOD, GIVEN, False) == [] and hard_fails(GOOD, GIVEN, True) == ["cut off"]
+    assert hard_fails("The given numbers are 12 and 7: 12+7=19, 19+9=28. $\\boxed{28}$", GIVEN, False) == []  # given, but no solution
+
+
+@pytest.mark.parametrize("rule, bad", [
+    ("copy", GIVEN), ("false equation", "First 12+7=18,\nthen 18+9=28.\nAnswer: \\boxed{28}."),
+    ("echo", "Let t be 12 plus 7. Find t plus 9. 12+7=19, 19+9=28, so \\boxed{28}."),
+    ("padding", "Let us add them all.\nLet us add them all.\n12+7=19, 19+9=28. \\boxed{28}")])
+def test_each_way_of_cheating_has_its_rule(rule, bad):
+    problem = "Let t be 12 plus 7. Find t plus 9."
+    assert cheats(bad, problem, GIVEN) == [rule] and cheats(GOOD, problem, GIVEN) == []
+
+
+def test_equations_are_read_alone():
+    assert false_equations("7+8=16. 7 - 3 = 3 and 4×5=21") == ["7+8=16", "7 - 3 = 3", "4×5=21"]
+    for text in ("1+2+3=6", "3.5+2=5", "2+3=5.5", "1/2+3=4", "20 from 10+8", "2*3+4=10", "x+2=5", "10-3-2=5", "2^3+1=9"):
+        assert false_equations(text) == [], text  # parts of longer ones are not judged
+
+
+def test_containment_against_a_naive_count():
+    rng = random.Random(0)
+    for _ in range(300):
+        text, other = ([rng.choice("abc") for _ in range(rng.randint(1, 20))] for _ in range(2))
+        n = min(8, len(text))
+        naive = [any(other[j:j + n] == text[i:i + n] for j in range(len(other))) for i in range(len(text) - n + 1)]
+        assert contained(" ".join(text), " ".join(other)) == pytest.approx(sum(naive) / len(naive))
+
+
+def test_alignment_by_hand():
+    assert alignment(-2.0, -2.0, -0.5) == 0 and alignment(-0.5, -2.0, -0.5) == 1 == alignment(0.0, -2.0, -0.5)  # a copy; as likely; capped
+    assert alignment(-1.25, -2.0, -0.5) == pytest.approx(0.5) and alignment(-9.0, -2.0, -0.5) == 0
+
+
+def test_the_bands_never_overlap():
+    rules = ["copy", "false equation", "echo", "padding"]
+    bands = {"fail": set(), "wrong": set(), "right": set()}
+    for n, aligned, penalty in itertools.product(range(5), (0.0, 0.3, 1.0), (True, False)):
+        bands["fail"].add(reward(["no answer"], True, aligned, rules[:n], penalty))
+        bands["wrong"].add(reward([], False, aligned, rules[:n], penalty))
+        bands["right"].add(reward([], True, aligned, rules[:n], penalty))
+        if n and penalty:
+            assert 0.1 <= reward([], True, aligned, rules[:n]) <= 0.2 <= reward([], True, aligned, [])
+    assert bands["fail"] == {-1.0} and -0.5 <= min(bands["wrong"]) and max(bands["wrong"]) == 0
+    assert 0.1 <= min(bands["right"]) and max(bands["right"]) == 1
+    assert reward([], True, 0.5, rules, penalty=False) == reward([], True, 0.5, [])
+
+
+def test_of_the_rewrites_that_pass_the_likeliest_is_taken():
+    rows = [{"id": i, "problem": i, "answer": "1", "solution": "y"} for i in "abc"]
+    made = [{"id": key, "response": text, "is_right": right, "fails": fails, "capped": level} for key, text, right, fails, level in (
+        ("a", "less", True, [], -2.0), ("a", "more", True, [], -1.0), ("a", "as likely", True, [], -1.0), ("a", "wrong", False, [], 0.0),
+        ("b", "failed", True, ["cut off"], 0.0))]
+    assert [(row["solution"], row["from"]) for row in choose(rows, made)] == [("more", "rewrite"), ("y", "given"), ("y", "given")]
+
+
+def test_an_answer_is_put_into_the_common_form():
+    row = {"id": "1", "problem": "p", "answer": "7", "subject": None}
+    assert dart.prepare(row | {"solution": "3+4=7 "})["solution"] == "3+4=7\nThe answer is \\boxed{7}."
+    assert dart.prepare(row | {"solution": "So \\boxed{7}."})["solution"] == "So \\boxed{7}."
+
+
+# --- GRPO. ------------------------------------------------------------------------------------------------------------------------------------
+def test_advantages_by_hand():
+    assert advantages([0.5, 0.5, 0.5]) is None
+    assert advantages([0.0, 1.0, 0.0, 1.0]) == [-1.0, 1.0, -1.0, 1.0]
+    assert advantages([0.50, 0.52]) == pytest.approx([-0.2, 0.2])  # 0.01 / 0.05, not 1
+
+
+def test_the_loss_by_hand():
+    log_p, old, ref = torch.log(torch.tensor([0.5, 0.2])), torch.log(torch.tensor([0.25, 0.4])), torch.log(torch.tensor([0.5, 0.1]))
+    kl = 0.5 - math.log(0.5) - 1  # of the second token; the first is as likely for both
+    loss, shown = grpo_loss(log_p, old, ref, 1.0, 0.2, 0.1)  # ratios 2 and 0.5: the first is clipped to 1.2
+    assert loss.item() == pytest.approx(0.1 * kl - 1.2 - 0.5, abs=1e-5) and shown.item() == pytest.approx(kl, abs=1e-5)
+    loss, _ = grpo_loss(log_p, old, ref, -1.0, 0.2, 0.0)  # for a bad completion the worse of both counts
+    assert loss.item() == pytest.approx(2.0 + 0.8, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def small_demonstrations(tmp_path_factory):
+    """A world with 72 demonstrations whose student has been trained for 288 steps: it writes answers, nearly all of them wrong."""
+    from toyworld import world
+    return world.make_world(tmp_path_factory.mktemp("toyworld"), 0, dart.STUDENT_PROMPT, 0.12, family="demonstrations")
+
+
+def with_adapter(path, seed=0):
+    from peft import LoraConfig, get_peft_model
+    student = common.load_student(str(path / "student"))
+    torch.manual_seed(seed)
+    student = student._replace(model=get_peft_model(student.model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")))
+    for p in student.model.parameters():
+        if p.requires_grad:
+            torch.nn.init.normal_(p, std=0.05)  # B starts at 0: then half of all gradients are 0 too
+    return student
+
+
+def some_pairs(student, texts=("3+4=7.\nSo \\boxed{7}.", "First 12+9=21.\nAnswer: \\boxed{21}.", "no", "1 2 3 4 5 6 7")):
+    return [dart.encode(student, [*dart.question(f"What is {i}+{i}?"), {"role": "assistant", "content": text}], 10**6)
+            for i, text in enumerate(texts)]
+
+
+def naive_log_probs(model, ids, n):
+    logits = model(input_ids=torch.tensor([ids])).logits[0].float()
+    return [logits[t - 1].log_softmax(-1)[ids[t]] for t in range(n, len(ids))]
+
+
+def test_the_gradient_is_the_policy_gradient_computed_naively(small_demonstrations):
+    """At the first step the ratio is 1; token by token, sum A * grad log p, over all tokens of the batch, plus beta times the KL's."""
+    student = with_adapter(small_demonstrations)
+    pairs, a, beta = some_pairs(student), [1.0, -0.5, 2.0, -1.5], 0.3
+    weights, n_tokens = [p for p in student.model.parameters() if p.requires_grad], sum(len(ids) - n for ids, n in pairs)
+    with torch.no_grad(), student.model.disable_adapter():
+        ref = dart.token_log_probs(student.model, pairs, student.device)
+    loss = sum(grpo_loss(log_p, log_p.detach(), reference, advantage, 0.2, beta)[0] / n_tokens for log_p, reference, advantage in zip(
+        dart.token_log_probs(student.model, pairs, student.device), ref, a, strict=True))
+    found = torch.autograd.grad(loss, weights)
+    total = 0.0
+    for (ids, n), advantage in zip(pairs, a, strict=True):
+        with torch.no_grad(), student.model.disable_adapter():
+            base = naive_log_probs(student.model, ids, n)
+        for log_p, reference in zip(naive_log_probs(student.model, ids, n), base, strict=True):
+            total = total + (-advantage * log_p + beta * ((reference - log_p).exp() - (reference - log_p) - 1)) / n_tokens
+    for one, naive in zip(found, torch.autograd.grad(total, weights), strict=True):
+        assert torch.allclose(one, naive, atol=2e-5, rtol=1e-3)
+    assert max(one.abs().max() for one in found) > 1e-4
+
+
+def test_log_probs_do_not_depend_on_batch_and_padding_and_are_those_of_the_sft_loss(small_demonstrations):
+    student = with_adapter(small_demonstrations)
+    pairs = some_pairs(student)
+    together = dart.token_log_probs(student.model, pairs, student.device)
+    for i, pair in enumerate(pairs):
+        alone, = dart.token_log_probs(student.model, [pair], student.device)
+        assert torch.allclose(alone, together[i], atol=2e-4)
+        assert -alone.sum().item() == pytest.approx(dart.completion_loss(student.model, [pair], student.device).item(), abs=2e-3)
+
+
+def test_rewards_are_the_bases_whatever_the_adapter_the_order_and_the_batch(small_demonstrations):
+    rows = [dart.prepare(row) | {"raw": -3.0, "on": -1.0} for row in common.load(str(small_demonstrations), "train")][:8]
+    outs = [{"response": text, "cut_off": False}
+            for text in ("3+4=7.\nSo \\boxed{7}.", GOOD, "no", "", rows[4]["solution"], GOOD * 3, "x", "1+1=3")]
+    args = dart.Args(sample_batch=3)
+    student = with_adapter(small_demonstrations)
+    found = dart.judge(args, student, rows, outs)
+    plain = dart.judge(dart.Args(sample_batch=8), common.load_student(str(small_demonstrations / "student")), rows, outs)
+    turned = dart.judge(args, student, rows[::-1], outs[::-1])[::-1]
+    for one, two, three in zip(found, plain, turned, strict=True):
+        assert one["level"] == pytest.approx(two["level"], abs=5e-4) and one["level"] == pytest.approx(three["level"], abs=5e-4)
+        assert [one[key] for key in ("fails", "cheats", "is_right")] == [two[key] for key in ("fails", "cheats", "is_right")]
+    raw = dart.levels(args, student, [rows[4]["problem"]], [rows[4]["solution"]])[0][0].mean().item()
+    assert found[4]["level"] == pytest.approx(raw, abs=5e-4) and "copy" in found[4]["cheats"]  # y itself is at L_raw
+
+
+def test_one_base_and_one_adapter_are_in_memory(small_demonstrations):
+    """GRPO's reference and pi_T are the same weights with the adapter switched off."""
+    student = with_adapter(small_demonstrations)
+    base = common.load_student(str(small_demonstrations / "student")).model
+    trained = sum(p.numel() for p in student.model.parameters() if p.requires_grad)
+    assert sum(p.numel() for p in student.model.parameters()) == sum(p.numel() for p in base.parameters()) + trained
+    assert trained == sum(4 * sum(module.weight.quant_state.shape) for name, module in base.named_modules() if type(module).__name__ == "Linear4bit")
+    pairs = some_pairs(student)
+    with torch.no_grad():
+        with student.model.disable_adapter():
+            off = dart.token_log_probs(student.model, pairs, student.device)
+        on = dart.token_log_probs(student.model, pairs, student.device)
+        alone = dart.token_log_probs(base, pairs, student.device)
+    assert all(torch.equal(x, y) for x, y in zip(off, alone, strict=True)) and not torch.equal(on[0], off[0])
+
+
+# --- Whole runs. ------------------------------------------------------------------------------------------------------------------------------
+SMALL = ["--rl-steps", "4", "--prompts", "4", "--group", "4", "--rl-lr", "1e-3", "--n-own", "2", "--n-rewrites", "2", "--limit", "10",
+         "--epochs", "1", "--batch", "4", "--micro-batch", "16", "--no-checkpointing", "--lr", "1e-3", "--sample-batch", "50",
+         "--max-new-tokens", "40", "--save-every", "2"]
+
+
+def flags(made, out, *more):
+    return [str(x) for x in ("--student", made / "student", "--data", made, "--ood", made / "ood.jsonl", "--retention", made / "retention.jsonl",
+                             "--out", out, *SMALL, *more)]
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def easy(small_demonstrations, tmp_path_factory):
+    """The small world's questions with the answers that its student, which is nearly always wrong, gives: to these it is right."""
+    made = tmp_path_factory.mktemp("easy")
+    student = common.load_student(str(small_demonstrations / "student"))
+    rows = [row for name in ("train", "test", "ood", "retention") for row in read(small_demonstrations / f"{name}.jsonl")]
+    prompts = [common.prompt_ids(student.tokenizer, dart.question(row["problem"])) for row in rows]
+    outs = [out for i in range(0, len(prompts), 50) for out in dart.sample(student, prompts[i:i + 50], 0.0, 40, 0)]
+    answers = [common.extract_answer(out["response"]) for out in outs]
+    easy = [row | {"answer": answer, "solution": f"It is {answer}; \\boxed{{{answer}}}."}
+            for row, answer in zip(rows, answers, strict=True) if answer]
+    assert len(easy) >= 30, "the student writes hardly any answer"
+    for name, part in (("train", easy[:16]), ("test", easy[16:30]), ("ood", rows[-10:]), ("retention", rows[:10])):
+        part = [row | {"id": f"{name}/{i}"} for i, row in enumerate(part)]
+        (made / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    (made / "student").symlink_to(small_demonstrations / "student")
+    return made
+
+
+@pytest.fixture(scope="module")
+def whole_run(easy, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    arms = ["--arms", "base", "sft", "prompt", "best_of_n", "rejection", "grpo", "dart"]
+    done = subprocess.run([sys.executable, ROOT / "dart.py", *flags(easy, out, *arms)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out, done.stdout
+
+
+def test_every_arm_runs_at_dart_s_cost(whole_run, easy):
+    out, printed = whole_run
+    result = json.loads((out / "result.json").read_text())
+    cost, n = result["cost"], result["n"]
+    assert list(result["columns"].values()) == ["in distribution", "out of distribution", "retention"] and printed.count("vs sft") == 3
+    own = [row for row in read(out / "1_own.jsonl")]
+    steps = read(out / "2_steps_mapper.jsonl")
+    made = {arm: [row for path in out.glob(f"3_rewrites_{arm}*.jsonl") for row in read(path)] for arm in ("dart", "prompt", "best_of_n")}
+    n_own = sum(row["n_tokens"] for row in own)
+    assert cost["dart"]["generated"] == n_own + sum(row["generated"] for row in steps) + sum(row["n_tokens"] for row in made["dart"])
+    assert cost["prompt"]["generated"] == n_own + sum(row["n_tokens"] for row in made["prompt"]) and len(made["prompt"]) == 2 * n == len(made["dart"])
+    for arm in ("best_of_n", "rejection", "grpo"):
+        assert cost[arm]["generated"] >= cost["dart"]["generated"] > 0
+    assert cost["best_of_n"]["generated"] - sum(row["n_tokens"] for row in made["best_of_n"] if row["sample"] == 0) / len(list(
+        out.glob("3_rewrites_best_of_n_*"))) < cost["dart"]["generated"] * 1.3
+    assert len(steps) == 4 == cost["dart"]["rl_steps"] and all(len(row["fails"]) >= 0 and -1 <= row["reward"] <= 1 for row in steps)
+    assert steps[0]["kl"] == pytest.approx(0, abs=1e-4) or steps[0]["skipped"] == 4  # the adapter begins at the base
+    for arm in ("sft", "prompt", "best_of_n", "rejection", "dart"):
+        pairs = read(out / f"train_{arm}.jsonl")
+        assert len(pairs) == n and cost[arm]["sft_steps"] == math.ceil(n / 4)  # equal numbers of pairs and steps
+        chosen = read(out / f"3_chosen_{arm}.jsonl")
+        assert [row["solution"] for row in chosen] == [pair["messages"][1]["content"] for pair in pairs]
+        assert result["data"][arm]["fallback"] == pytest.approx(sum(row["from"] == "given" for row in chosen) / n)
+    for row in read(out / "3_chosen_rejection.jsonl"):
+        assert row["from"] == "given" or common.score(row["solution"], row["answer"]) is True
+    levels = read(out / "1_levels.jsonl")
+    assert all(level["on"] <= 0 and level["raw"] <= 0 for level in levels) and result["n_learnable"] == sum(
+        level["on"] - level["raw"] >= 0.1 for level in levels)
+
+
+def test_killed_in_grpo_it_ends_with_the_same_rewards_and_weights(whole_run, easy, tmp_path):
+    out = tmp_path / "killed"
+    command = [sys.executable, ROOT / "dart.py", *flags(easy, out, "--arms", "base", "sft", "prompt", "best_of_n", "rejection", "grpo", "dart")]
+    for name, at in (("mapper", 2), ("grpo", 3)):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        metrics = out / "metrics.jsonl"
+        while process.poll() is None and not (metrics.exists() and f'"grpo": "{name}", "at": {at}' in metrics.read_text()):
+            time.sleep(0.01)
+        assert process.poll() is None, "it ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert (out / "adapter" / f"{name}.checkpoint.pt").exists()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole, _ = whole_run
+    for path in whole.rglob("*"):
+        if path.suffix in (".jsonl", ".safetensors") and path.name != "metrics.jsonl":
+            assert path.read_bytes() == (out / path.relative_to(whole)).read_bytes(), path.name
+    assert json.loads((whole / "result.json").read_text()) == json.loads((out / "result.json").read_text())
+
+
+def test_grpo_goes_on_from_an_adapter_without_a_kl_term(whole_run, easy, tmp_path, call_file):
+    whole, _ = whole_run
+    adapter = whole / "adapter" / "sft"
+    before = (adapter / "adapter_model.safetensors").read_bytes()
+    done = call_file("dart.py", *flags(easy, tmp_path / "out", "--adapter", adapter, "--arms", "base", "grpo", "--budget-tokens", "400"))
+    assert done.returncode == 0, done.stderr
+    assert all(row["kl"] is None for row in read(tmp_path / "out" / "2_steps_grpo.jsonl"))
+    assert (adapter / "adapter_model.safetensors").read_bytes() == before
+    answers = [read(run / name) for run, name in ((whole, "5_test_sft.jsonl"), (tmp_path / "out", "5_test_base.jsonl"))]
+    assert answers[0] == answers[1]  # base is the student with the adapter
+
+
+def test_without_the_penalty_cheating_is_counted_only(easy, tmp_path, call_file):
+    done = call_file("dart.py", *flags(easy, tmp_path / "out", "--arms", "base", "dart", "--no-penalty"))
+    assert done.returncode == 0, done.stderr
+    for row in read(tmp_path / "out" / "3_rewrites_dart.jsonl"):
+        assert row["reward"] == pytest.approx(reward(row["fails"], row["is_right"], row["align"], []))
+
+
+def test_a_slice_of_real_gsm8k(real_data, easy, tmp_path, call_file):
+    """Shows that human solutions run through all steps; a toy-sized student, which answers none of them, shows no more than that."""
+    argv = flags(easy, tmp_path / "out", "--n-demonstrations", "12", "--arms", "base", "sft", "dart", "--max-new-tokens", "60")
+    argv[argv.index("--data") + 1] = str(real_data / "gsm8k")
+    done = call_file("dart.py", *argv)
+    assert done.returncode == 0, done.stderr
+    assert "its wrong answers stand in" in done.stdout and len(read(tmp_path / "out" / "2_steps_mapper.jsonl")) == 4
+    assert all("\\boxed{" in row["messages"][1]["content"] for row in read(tmp_path / "out" / "train_dart.jsonl"))
+
+
+@pytest.mark.parametrize("change, words", [
+    (["--arms", "grpo"], "--budget-tokens"), (["--adapter", "nowhere", "--arms", "base", "sft"], "--adapter"),
+    (["--student", "nowhere"], "no such folder"),
+    (["--group", "0"], "--group"), (["--temperature", "-1"], "--temperature"), (["--arms", "best"], "best"), (["--data", "nowhere"], "nowhere"),
+    (["--clip", "2"], "--clip")])
+def test_a_mistake_gets_one_sentence(change, words, easy, tmp_path, call_file):
+    argv = flags(easy, tmp_path / "out")
+    if change[0] in argv:
+        del argv[argv.index(change[0]):argv.index(change[0]) + 2]
+    done = call_file("dart.py", *argv, *change)
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count("error:") == 1 and not (tmp_path / "out").exists(), done.stderr
