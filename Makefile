@@ -24,8 +24,15 @@ results: .venv  ## the runs behind results/toy_*.json, their tables and plots
 	$(BIN)/python report.py $(foreach seed,11 12 13 14 15,runs/toy_stat_syn/seed-$(seed)) --save results/toy_stat_syn.json --plots docs
 	$(BIN)/python -m toyworld.audit $(foreach seed,11 12 13 14 15,runs/toy_stat_syn/seed-$(seed)) --save results/audit_stat_syn.json
 	$(BIN)/python -m toyworld active_loop --sweep 11 12 13 14 15
-	$(BIN)/python report.py $(foreach seed,11 12 13 14 15,$(foreach c,$(CRITERIA),runs/toy_active_loop/seed-$(seed)/$(c))) \
-	  --save results/toy_active.json --plots docs
+	$(BIN)/python report.py $(foreach family,mathematics deduction,$(foreach seed,11 12 13 14 15,\
+	  $(foreach c,$(CRITERIA),runs/toy_active_loop/seed-$(seed)/$(family)/$(c)))) --save results/toy_active.json --plots docs
+	for c in reward judge lion; do $(BIN)/python -m toyworld active_loop --seed 11 --select $$c --no-repeat || exit; done
+	for seed in 16 17 18 19 20; do \
+	  $(BIN)/python -m toyworld dart --seed $$seed --arms base sft prompt best_of_n rejection grpo dart --out runs/toy_dart/seed-$$seed/penalty || exit; \
+	  $(BIN)/python -m toyworld dart --seed $$seed --arms base dart --no-penalty --out runs/toy_dart/seed-$$seed/no_penalty || exit; \
+	done
+	$(BIN)/python report.py runs/toy_dart/seed-*/* --save results/toy_dart.json --plots docs
+	$(BIN)/python -m toyworld.audit runs/toy_dart/seed-*/* --save results/audit_dart.json
 	for seed in 6 7 8 9 10; do $(BIN)/python -m toyworld stat_sel --seed $$seed --times-seen 4 || exit; done
 	$(BIN)/python report.py $(foreach seed,6 7 8 9 10,runs/toy_stat_sel_seen_4/seed-$(seed)) --save results/toy_stat_sel_seen_4.json
 

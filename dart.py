@@ -252,6 +252,33 @@ def judge(args, student: common.Student, rows: list[dict], outs: list[dict]) -> 
     return judged
 
 
+def update(args, student: common.Student, optimizer, signal: list[tuple[list[int], int, float]], beta: float) -> float:
+    """One optimiser step on completions (tokens of prompt and completion, how many are the prompt's, advantage); the mean KL of a token."""
+    model, n_tokens, kl_sum = student.model.train(), sum(len(ids) - n for ids, n, _ in signal), 0.0  # train: for checkpointing; there is no dropout
+    for i in range(0, len(signal), args.micro_batch):
+        part = signal[i:i + args.micro_batch]
+        pairs, ref = [(ids, n) for ids, n, _ in part], [None] * len(part)
+        if beta:
+            with torch.no_grad(), model.disable_adapter():
+                ref = token_log_probs(model, pairs, student.device)
+        loss = 0.0
+        for log_p, reference, (_, _, advantage) in zip(token_log_probs(model, pairs, student.device), ref, part, strict=True):
+            # The completions were sampled with these very weights, since there is one update a batch: the old log-probabilities are the new ones, the
+            # ratio is 1, and its gradient is the policy gradient. clip would matter to a second update.
+            one, kl = grpo_loss(log_p, log_p.detach(), reference, advantage, args.clip, beta)
+            loss, kl_sum = loss + one / n_tokens, kl_sum + kl.item()
+        loss.backward()
+    torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], args.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    return kl_sum / n_tokens
+
+
+def n_generated(outs: list[dict]) -> int:
+    """Tokens that were sampled for these completions, end tokens among them."""
+    return sum(out["n_tokens"] + (not out["cut_off"]) for out in outs)
+
+
 def grpo(args, run, student: common.Student, rows: list[dict], name: str, ask, judge, beta: float, budget: int | None = None) -> None:
     """Trains the adapter of `student` by GRPO: adapter/<name>/ and 2_steps_<name>.jsonl, a row for each step.
 
@@ -261,13 +288,13 @@ def grpo(args, run, student: common.Student, rows: list[dict], name: str, ask, j
     import bitsandbytes as bnb
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
     final, checkpoint, log = run.path / "adapter" / name, run.path / "adapter" / f"{name}.checkpoint.pt", []
-    model, weights = student.model, [p for p in student.model.parameters() if p.requires_grad]
+    model = student.model
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):  # of an adapter that is gone on from
             module.p = 0.0
     if args.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    optimizer = bnb.optim.PagedAdamW8bit(weights, lr=args.rl_lr, weight_decay=0.0)
+    optimizer = bnb.optim.PagedAdamW8bit([p for p in model.parameters() if p.requires_grad], lr=args.rl_lr, weight_decay=0.0)
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
         set_peft_model_state_dict(model, saved["adapter"])
@@ -287,36 +314,16 @@ def grpo(args, run, student: common.Student, rows: list[dict], name: str, ask, j
         signal = []
         for i in range(0, len(drawn), args.group):
             found = advantages([one["reward"] for one in judged[i:i + args.group]])
-            signal += [(prompts[j] + outs[j]["tokens"], len(prompts[j]), found[j - i]) for j in range(i, i + args.group)] if found else []
-        n_tokens, kl_sum = sum(len(ids) - n for ids, n, _ in signal), 0.0
-        model.train()  # for gradient checkpointing; there is no dropout
-        for i in range(0, len(signal), args.micro_batch):
-            part = signal[i:i + args.micro_batch]
-            pairs, ref = [(ids, n) for ids, n, _ in part], [None] * len(part)
-            if beta:
-                with torch.no_grad(), model.disable_adapter():
-                    ref = token_log_probs(model, pairs, student.device)
-            loss = 0.0
-            for log_p, reference, (_, _, advantage) in zip(token_log_probs(model, pairs, student.device), ref, part, strict=True):
-                # The sampler's weights are these weights, since there is one update a batch: the old log-probabilities are the new ones, the first
-                # and only ratio is 1, and its gradient is the policy gradient.
-                one, kl = grpo_loss(log_p, log_p.detach(), reference, advantage, args.clip, beta)
-                loss, kl_sum = loss + one / n_tokens, kl_sum + kl.item()
-            loss.backward()
-        if signal:
-            torch.nn.utils.clip_grad_norm_(weights, args.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-        log.append({"step": step, "reward": statistics.fmean(one["reward"] for one in judged), "right": statistics.fmean(
-            one["is_right"] for one in judged), "drawn": len(outs), "generated": sum(out["n_tokens"] for out in outs),
-            "scored": sum(one.get("n_scored", 0) for one in judged), "skipped": len(batch) - len(signal) // args.group,
-            "kl": kl_sum / n_tokens if beta and n_tokens else None,
-            **({"align": statistics.fmean(one["align"] for one in judged),
-                "fails": dict(Counter(rule for one in judged for rule in one["fails"])),
-                "cheats": dict(Counter(rule for one in judged for rule in one["cheats"]))} if "align" in judged[0] else {})})
-        run.log(grpo=name, at=step, seconds=round(time.time() - started, 2), peak_gib=common.peak_gib(), reward=log[-1]["reward"])
+            signal += [(prompts[i + j] + outs[i + j]["tokens"], len(prompts[i]), a) for j, a in enumerate(found or [])]
+        kl = update(args, student, optimizer, signal, beta) if signal else 0.0
+        mean = {name: statistics.fmean(one[name] for one in judged) for name in ("reward", "is_right", "align") if name in judged[0]}
+        log.append({"step": step, "drawn": len(outs), "generated": n_generated(outs), "scored": sum(one.get("n_scored", 0) for one in judged),
+                    "skipped": len(batch) - len(signal) // args.group, "kl": kl if beta and signal else None, **mean,
+                    "fails": dict(Counter(rule for one in judged for rule in one.get("fails", []))),
+                    "cheats": dict(Counter(rule for one in judged for rule in one.get("cheats", [])))})
+        run.log(grpo=name, at=step, seconds=round(time.time() - started, 2), peak_gib=common.peak_gib(), reward=mean["reward"])
         bar.update(log[-1]["generated"] if budget else 1)
-        bar.set_postfix(reward=f"{log[-1]['reward']:.2f}", right=f"{log[-1]['right']:.2f}")
+        bar.set_postfix(reward=f"{mean['reward']:.2f}", right=f"{mean['is_right']:.2f}")
         if len(log) % args.save_every == 0:
             checkpoint.parent.mkdir(exist_ok=True)
             torch.save({"adapter": get_peft_model_state_dict(model), "optimizer": optimizer.state_dict(), "log": log}, checkpoint.with_suffix(".tmp"))
@@ -375,7 +382,7 @@ def rewrite(args, run, name: str, student, rows: list[dict], n: int) -> list[dic
         seed = common.torch_seed(args.seed, name, batch[0]["id"], batch[0]["sample"])
         outs = sample(student(), prompts, args.temperature, args.max_new_tokens, seed)
         judged = judge(args, student(), [by_id[item["id"]] for item in batch], outs)
-        return [item | {"response": out["response"], "n_tokens": out["n_tokens"]} | one
+        return [item | {name: out[name] for name in ("response", "n_tokens", "cut_off")} | one
                 for item, out, one in zip(batch, outs, judged, strict=True)]
     return run.batches(name, batches, make, unit="rewrite")
 
@@ -630,7 +637,7 @@ def main(args: Args) -> None:
         own = answer(args, run, "1_own.jsonl", load, rows, 1.0, args.n_own)
         found = run.step("1_levels.jsonl", lambda: measure(args, load(), rows, own))
         rows = [row | {"raw": level["raw"], "on": level["on"]} for row, level in zip(rows, found, strict=True)]
-        spent = [sum(out["n_tokens"] for some in own.values() for out in some), round(sum(level["scored"] for level in found))]
+        spent = [sum(map(n_generated, own.values())), round(sum(level["scored"] for level in found))]
         learnable = [row for row in rows if row["on"] - row["raw"] >= args.min_gap]
         print(f"  {len(learnable)} of {len(rows)} demonstrations are less likely than the target's own right answers by --min-gap {args.min_gap}")
         if "dart" in args.arms and not learnable:
@@ -639,7 +646,7 @@ def main(args: Args) -> None:
     def rewritten(arm, mapper, n=args.n_rewrites, name=None):
         some = rewrite(args, run, name or f"3_rewrites_{arm}.jsonl", lambda: load(mapper), rows, n)
         before = cost.setdefault(arm, {"generated": spent[0], "scored": spent[1], "rl_steps": 0})
-        cost[arm] = before | {"generated": before["generated"] + sum(one["n_tokens"] for one in some),
+        cost[arm] = before | {"generated": before["generated"] + n_generated(some),
                               "scored": before["scored"] + sum(one["n_scored"] for one in some)}
         return some
     budget = args.budget_tokens
@@ -669,7 +676,7 @@ def main(args: Args) -> None:
             for i in itertools.count():  # the samples of step 1 are the first
                 more = own if i == 0 else answer(args, run, f"3_own_{i}.jsonl", load, rows, 1.0, 1)
                 for row in rows:
-                    used += sum(out["n_tokens"] for out in more[row["id"]])
+                    used += n_generated(more[row["id"]])
                     good = [out["response"] for out in more[row["id"]] if not out["cut_off"] and common.score(out["response"], row["answer"]) is True]
                     right[row["id"]] = right[row["id"]] or (good[0] if good else None)
                 if used >= budget:

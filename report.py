@@ -715,6 +715,15 @@ def belongs(step: str, arm: str) -> bool:
         arm == "rejection" and step.startswith("3_own_"))
 
 
+def by_quarter(steps: list[dict]) -> list[float | None]:
+    """% right in each quarter of the generated tokens, a step counted where it begins."""
+    total, so_far, parts = sum(row["generated"] for row in steps), 0, [[], [], [], []]
+    for row in steps:
+        parts[4 * so_far // total].append(100 * row["is_right"])
+        so_far += row["generated"]
+    return [statistics.fmean(part) if part else None for part in parts]
+
+
 def share(run: dict, arm: str, column: str) -> float | None:
     k, n = run["arms"][arm]["columns"][column]
     return 100 * k / n if n else None
@@ -755,6 +764,10 @@ def dart_tables(results: dict) -> str:
             found = t_interval([x - y for x, y in values])
             rows.append([f"D4: {words}: no penalty minus dart", "measured", shown(found)])
     lines += table(["claim", "here", "difference, 95 % interval"], rows) if rows else []
+    if all(run["steps"].get("grpo") for run in runs):
+        quarters = [t_interval([by_quarter(run["steps"]["grpo"])[i] for run in runs]) for i in range(4)]
+        lines += ["", "Direct GRPO: % of its sampled answers to the questions of D that are right, in each quarter of its tokens: "
+                  + ", ".join(shown(found, "") for found in quarters) + "."]
     rows = []
     for arm in arms:
         found = [run["arms"][arm]["data"] for run in runs if run["arms"][arm]["data"]]
@@ -784,7 +797,7 @@ def plot_dart(runs: list[dict], path: Path) -> None:
             rows = [[value(run["steps"][label][t]) for run in runs] for t in range(n)]
             return [statistics.fmean(x for x in row if x is not None) if any(x is not None for x in row) else math.nan for row in rows]
         for name, value, axis in (("reward", lambda row: row["reward"], axes[0, 0]), ("align", lambda row: row["align"], axes[0, 0]),
-                                  ("right", lambda row: row["right"], axes[0, 0]), ("KL", lambda row: row["kl"], axes[1, 0]),
+                                  ("right", lambda row: row["is_right"], axes[0, 0]), ("KL", lambda row: row["kl"], axes[1, 0]),
                                   ("tokens", lambda row: row["generated"] / row["drawn"], axes[0, 1])):
             axis.plot(mean(value), style, label=f"{name}, {label}")
         for i, rule in enumerate(rules):

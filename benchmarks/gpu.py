@@ -1,4 +1,4 @@
-"""STAT-Sel and STAT-Syn on a GPU: the toy world end to end, then answering, scoring and training at the shapes of real models with random weights.
+"""Every method on a GPU: the toy world end to end, then answering, scoring, training and a GRPO step at real models' shapes with random weights.
 
     python benchmarks/gpu.py                # 3B student, 8B reward model: about 30 GB of disk and a GPU with 24 GB; no network
     python benchmarks/gpu.py --shape tiny   # the same steps at toy size, to see that they run
@@ -19,6 +19,7 @@ import torch  # noqa: E402
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 import common  # noqa: E402
+import dart  # noqa: E402
 import stat_sel  # noqa: E402
 from toyworld import world  # noqa: E402
 
@@ -66,9 +67,12 @@ def main() -> int:
     args = parser.parse_args()
     print(f"device: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'}")
     with tempfile.TemporaryDirectory() as folder:
-        for method, more in (("stat_sel", []), ("stat_syn", ["--profile-from", f"{folder}/stat_sel"])):
-            toy = [sys.executable, "-m", "toyworld", method, "--scale", str(args.scale), "--limit", str(args.limit), "--arms", "base", "stat",
-                   "--out", f"{folder}/{method}"]
+        small = args.scale < 1
+        for method, more in (("stat_sel", ["--arms", "base", "stat"]),
+                             ("stat_syn", ["--arms", "base", "stat", "--profile-from", f"{folder}/stat_sel"]),
+                             ("active_loop", ["--select", "loss"] + ["--n-seeds", "60", "--per-round", "8", "--rounds", "1"] * small),
+                             ("dart", ["--arms", "base", "dart"] + ["--rl-steps", "2", "--n-own", "1"] * small)):
+            toy = [sys.executable, "-m", "toyworld", method, "--scale", str(args.scale), "--limit", str(args.limit), "--out", f"{folder}/{method}"]
             started = time.time()
             if code := subprocess.call([*toy, *more], cwd=ROOT):
                 return code
@@ -85,6 +89,21 @@ def main() -> int:
         run = common.open_run(run_args, run_args.out)
         timed(f"train on {len(rows)} pairs of {len(stat_sel.encode(student, chat, 4096)[0])} tokens, batch {run_args.batch} = "
               f"{run_args.batch // run_args.micro_batch} x {run_args.micro_batch}", lambda: stat_sel.train(run_args, run, student, rows, "arm"))
+        run.lock.close()
+        student = None  # one model at a time
+        student = common.load_student(run_args.student)
+        grpo_args = dart.Args(student=run_args.student, out=f"{folder}/grpo", rl_steps=1, max_new_tokens=args.new_tokens)
+        from peft import LoraConfig, get_peft_model
+        student = student._replace(stop_ids=frozenset({-1}), model=get_peft_model(student.model, LoraConfig(
+            r=grpo_args.lora_rank, lora_alpha=grpo_args.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")))
+        shown = [{"id": str(i), "problem": "What is 3+4?", "solution": "seven " * args.words, "answer": "7", "raw": -2.0, "on": -1.0}
+                 for i in range(grpo_args.prompts)]
+
+        def judge(rows, outs):  # random weights are never right: a reward that differs, so that every rewrite is trained on
+            return [one | {"reward": float(i % 2)} for i, one in enumerate(dart.judge(grpo_args, student, rows, outs))]
+        run = common.open_run(grpo_args, grpo_args.out)
+        timed(f"a GRPO step on {grpo_args.prompts} x {grpo_args.group} rewrites of {args.new_tokens} tokens, judged",
+              lambda: dart.grpo(grpo_args, run, student, shown, "mapper", dart.rewriting, judge, grpo_args.beta))
         run.lock.close()
         student = None  # the reward model needs its place
         prm = make_checkpoint(Path(folder), args.prm_shape, AutoTokenizer.from_pretrained(made / "prm"))

@@ -8,6 +8,7 @@ import pytest
 import tyro
 
 import active_loop
+import dart
 import report
 import stat_sel
 import stat_syn
@@ -17,7 +18,7 @@ from toyworld.__main__ import FLAGS, make_parser
 README = (ROOT / "README.md").read_text()
 BLOCKS = [text for language, text in re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE) if not language]
 COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.split("#")[0].strip()]
-METHODS = {"stat_sel": stat_sel, "stat_syn": stat_syn, "active_loop": active_loop}
+METHODS = {"stat_sel": stat_sel, "stat_syn": stat_syn, "active_loop": active_loop, "dart": dart}
 DOC_COMMANDS = [line.split("  #")[0].strip().removeprefix("Run").strip()
                 for method in METHODS.values() for line in method.__doc__.splitlines() if "python " in line]
 
@@ -54,10 +55,14 @@ def test_before_and_after_are_those_of_the_committed_results():
         runs = json.loads((ROOT / "results" / f"toy_{method}.json").read_text())["runs"]
         cell = f"{mean(runs, 'base')} -> {mean(runs, 'stat')} % (toy; random pairs: {mean(runs, 'augment')}) |"
         assert any(f"`{method}.py`" in line and line.endswith(cell) for line in README.splitlines()), cell
-    curves = [run["criteria"] for run in json.loads((ROOT / "results" / "toy_active.json").read_text())["runs"]]
-    before, loss, random = (report.mean_shown([report.percent(curve[name])[t] for curve in curves])
-                            for name, t in (("loss", 0), ("loss", -1), ("random", -1)))
-    assert f"| {before} -> {loss} % (toy; random: {random}) |" in README
+    for name in ("mathematics", "deduction"):
+        curves = [run["criteria"] for run in json.loads((ROOT / "results" / "toy_active.json").read_text())["data"][name]["runs"]]
+        before, loss, random = (report.mean_shown([report.percent(curve[name])[t] for curve in curves])
+                                for name, t in (("loss", 0), ("loss", -1), ("random", -1)))
+        assert f"{before} -> {loss} % (toy {name}; random: {random})" in README
+    runs = json.loads((ROOT / "results" / "toy_dart.json").read_text())["runs"]
+    before, sft, after = (report.mean_shown([report.share(run, arm, "in distribution") for run in runs]) for arm in ("base", "sft", "dart"))
+    assert f"{before} -> {after} % (toy; raw SFT: {sft})" in README
 
 
 def test_nothing_is_left_to_fill_in():

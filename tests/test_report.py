@@ -409,3 +409,64 @@ def test_two_sets_of_data_make_two_parts(tmp_path):
 def test_the_curve_is_plotted(active, tmp_path):
     report.plot_curve(active["data"], tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 10_000
+
+
+# --- DART. --------------------------------------------------------------------------------------------------------------------------------------
+def write_dart(path, seed, arms, penalty=True, **args):
+    """arms: name -> right answers of 10 in each column."""
+    path.mkdir(parents=True)
+    columns = {"d": "in distribution", "o.jsonl": "out of distribution", "r.jsonl": "retention"}
+    data = {"log_prob": -1.0, "unlikely": 0.25, "fallback": 0.5, "uplift": 3.0 if penalty else 2.0,
+            "cheats": {"copy": 0.0, "false equation": 0.0 if penalty else 0.2}}
+    files = {"result.json": {"method": "dart", "arms": list(arms), "columns": columns, "n": 4,
+                             "cost": {arm: {"generated": 100, "scored": 50, "rl_steps": 2} for arm in arms},
+                             "data": {arm: data for arm in arms if arm != "base"}},
+             "args.json": {"seed": seed, "penalty": penalty, "arms": list(arms), "data": "d", "student": f"w-{seed}/student", "out": str(path),
+                           "ood": ["o.jsonl"], "retention": ["r.jsonl"]} | args,
+             "env.json": [{"commit": "c" * 40, "gpu": "cpu", "packages": {}}]}
+    for name, value in files.items():
+        (path / name).write_text(json.dumps(value))
+    for arm, rights in arms.items():
+        rows = [{"id": str(i), "set": name, "is_right": i < k} for name, k in zip(columns, rights, strict=True) for i in range(10)]
+        (path / f"5_test_{arm}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    step = {"reward": 0.5, "align": 0.4, "is_right": 0.7, "generated": 80, "drawn": 8, "cheats": {"copy": 2}, "fails": {}}
+    (path / "2_steps_mapper.jsonl").write_text("".join(json.dumps(step | {"kl": kl}) + "\n" for kl in (0.0, None)))
+    logged = [{"step": "1_own.jsonl", "seconds": 10}, {"step": "1_levels.jsonl", "seconds": 5},
+              {"grpo": "mapper", "at": 0, "seconds": 9, "peak_gib": 1.0}, {"grpo": "mapper", "at": 0, "seconds": 2, "peak_gib": 1.5},
+              {"grpo": "mapper", "at": 1, "seconds": 3, "peak_gib": 1.25},
+              {"step": "3_rewrites_dart.jsonl", "seconds": 4}, {"step": "3_chosen_dart.jsonl", "seconds": 1},
+              {"train": "dart", "epoch": 1, "seconds": 20, "peak_gib": 1.0}, {"train": "sft", "epoch": 1, "seconds": 21, "peak_gib": 1.0},
+              {"step": "5_test_dart.jsonl", "seconds": 99}]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in logged))
+    return str(path)
+
+
+def test_darts_tables_by_hand(tmp_path):
+    paths = [write_dart(tmp_path / f"{seed}", seed, {"base": [5, 5, 9], "sft": [4, 3, 2], "dart": [8, 6 + seed, 9]}) for seed in (0, 1)]
+    paths += [write_dart(tmp_path / f"{seed}n", seed, {"base": [5, 5, 9], "dart": [7, 6, 9]}, penalty=False) for seed in (0, 1)]
+    results = report.gather(paths)
+    assert [set(run["arms"]) for run in results["runs"]] == [{"base", "sft", "dart", "no penalty"}] * 2
+    shown = report.tables(json.loads(json.dumps(results)))
+    # 10 own answers + 5 levels + 2 and 3 for the two steps (the later of two lines counts) + 4 + 1 + 20; testing does not count
+    assert "| dart | 80.0 [80.0, 80.0] | 65.0 [1.5, 128.5] | 90.0 [90.0, 90.0] | 100 | 50 | 2 | 0 | 45 | 1.50 |" in shown
+    assert "| D1: dart > sft, retention | holds (the gap in style is built in) | +70.0 [+70.0, +70.0] points |" in shown
+    assert "| D4: dart > no penalty, in distribution | holds | +10.0 [+10.0, +10.0] points |" in shown and "D2" not in shown and "D3" not in shown
+    assert "in nats: no penalty minus dart | measured | -1.0 [-1.0, -1.0] |" in shown and "in %: no penalty minus dart | measured | +20.0" in shown
+    assert "| sft | -1.00 | 3.00 | 25.0 | 50.0 | 0.0 | 0.0 |" in shown and "None" not in shown and "nan" not in shown
+    report.plot_dart(results["runs"], tmp_path / "mapper.png")
+    assert (tmp_path / "mapper.png").stat().st_size > 10_000
+
+
+def test_a_curve_by_quarters_of_its_tokens_by_hand():
+    steps = [{"generated": n, "is_right": right} for n, right in ((50, 0.1), (50, 0.3), (100, 0.5), (100, 0.6), (100, 0.7))]
+    assert report.by_quarter(steps) == pytest.approx([20, 50, 60, 70]) and report.by_quarter(steps[:1]) == [10, None, None, None]
+
+
+def test_dart_runs_must_agree(tmp_path):
+    one = write_dart(tmp_path / "a", 0, {"base": [5, 5, 9], "dart": [8, 6, 9]})
+    for name, seed, words, more in (("b", 0, "came twice", {}), ("c", 1, "arguments differ", {"lr": 1}),
+                                    ("d", 0, "data, student or commit", {"data": "e"})):
+        with pytest.raises(report.UserError, match=words):
+            report.gather([one, write_dart(tmp_path / name, seed, {"base": [5, 5, 9], "dart": [8, 6, 9]}, **more)])
+    with pytest.raises(report.UserError, match="the same arms"):
+        report.gather([one, write_dart(tmp_path / "e", 1, {"base": [5, 5, 9]})])

@@ -10,7 +10,7 @@ import common
 import stat_sel
 from toyworld import deduction, prm, teacher, world
 from toyworld import problems as toy
-from toyworld.student import draw_problem, solution
+from toyworld.student import WEAK, draw_problem, solution
 
 
 def draws(n, seed=0):
@@ -19,7 +19,7 @@ def draws(n, seed=0):
 
 
 def test_doctests():
-    assert doctest.testmod(toy) == doctest.testmod(prm) == doctest.TestResults(failed=0, attempted=1)
+    assert doctest.testmod(toy) == doctest.testmod(prm) == doctest.testmod(world) == doctest.TestResults(failed=0, attempted=1)
 
 
 def test_there_are_skills_enough():
@@ -180,6 +180,35 @@ def test_the_teacher_of_deduction_errs_as_often_as_it_says():
     right = deduction.write_solution(*deduction.solve(problems[0]), 0)
     marks = [ask(active_loop.judging(active_loop.Args(), [{"problem": problems[0].text}], [[right]])[0].messages[0]["content"], i) for i in range(99)]
     assert sum("9" in mark or "8" in mark or "10" in mark for mark in marks) > 80
+
+
+# --- Demonstrations. --------------------------------------------------------------------------------------------------------------------------
+def test_experts_are_right_in_a_style_of_their_own():
+    for problem in draws(500, seed=4):
+        text, (steps, answer) = world.expert_solution(problem), toy.solve(problem)
+        assert common.score(text, answer) is True and len(text.split("; ")) == len(steps) + 1 and "=" not in text
+        for said, (step, _) in zip(text.split("; "), steps, strict=False):
+            left, _, right = said.partition(" is ")
+            assert toy.step_is_true(f"{left}={right}") and step.endswith(f"={right}")
+
+
+def test_held_out_words_are_the_last_of_a_skills_phrasings():
+    for text, held_out in (("What is 3+4?", False), ("What is 3 plus 4?", True), ("Let t be 3 plus 4. Find the digit sum of t.", True),
+                           ("Find the sum of the digits of 38.", True), ("Let t be the sum of 3 and 4. Find the digit sum of t.", False)):
+        assert world.in_held_out_words(toy.read(text)) is held_out
+    shares = [world.in_held_out_words(problem) for problem in draws(2000)]
+    assert 0.35 < sum(shares) / len(shares) < 0.65
+
+
+def test_a_world_of_demonstrations_keeps_its_sets_apart(tmp_path):
+    made = world.make_world(tmp_path, 1, stat_sel.STUDENT_PROMPT, 0.01, family="demonstrations")
+    sets = {name: common.load(str(made / f"{name}.jsonl")) for name in ("train", "test", "ood", "retention")}
+    texts = [row["problem"] for rows in sets.values() for row in rows]
+    assert len(set(texts)) == len(texts) and len(sets["train"]) == 6
+    weak = {name: [bool(set(row["skills"]) & set(WEAK)) for row in rows] for name, rows in sets.items()}
+    assert all(weak["ood"]) and not any(weak["retention"]) and any(weak["train"])
+    assert all(world.in_held_out_words(toy.read(row["problem"])) == (name == "ood") for name in ("train", "test", "ood") for row in sets[name])
+    assert all(row["solution"] == world.expert_solution(toy.read(row["problem"])) for row in sets["train"])
 
 
 @pytest.mark.parametrize("flag", ["--help"])

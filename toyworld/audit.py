@@ -1,6 +1,8 @@
-"""What the exact checker says of STAT-Syn's new questions: how many need the skill that was asked for, what the consistency filter is worth.
+"""What the exact checker says of STAT-Syn's new questions (do they need the skill that was asked for, what is the consistency filter worth) and of
+DART's rewrites (is every step there and true).
 
     python -m toyworld.audit runs/toy_stat_syn/seed-* --save results/audit_stat_syn.json
+    python -m toyworld.audit runs/toy_dart/seed-*/* --save results/audit_dart.json
     python -m toyworld.audit results/audit_stat_syn.json
 """
 import argparse
@@ -38,7 +40,38 @@ def count(path: Path) -> dict[str, dict[str, list[int]]]:
     return out
 
 
+def count_rewrites(path: Path) -> dict[str, dict[str, list[int]]]:
+    """For each arm of a run of dart.py [how many, of how many]: rewrites with the right answer, those of them whose steps are "sound" (all that the
+    problem needs are there, none is false), and the same of those "taken"."""
+    problems = {row["id"]: toy.read(row["problem"]) for row in report.read_rows(path / "0_questions.jsonl") if row["part"] == "D"}
+    name, out = "" if common.read_json(path / "args.json")["penalty"] else "no penalty", {}
+
+    def sound(row, text):
+        found = toy.check(problems[row["id"]], text)
+        return found["missing"] is None and all(is_true for _, is_true in found["steps"])
+    for arm in common.read_json(path / "result.json")["arms"]:
+        rewrites = [row for file in sorted(path.glob(f"3_rewrites_{arm}*.jsonl")) for row in report.read_rows(file)]
+        taken = [row for row in report.read_rows(path / f"3_chosen_{arm}.jsonl", there=False) if row["from"] == "rewrite"]
+        right = [row for row in rewrites if row["is_right"] and not row["fails"]]
+        if right and taken and (not name or arm == "dart"):
+            out[name or arm] = {"right": [len(right), len(rewrites)], "sound": [sum(sound(row, row["response"]) for row in right), len(right)],
+                                "taken": [sum(sound(row, row["solution"]) for row in taken), len(taken)]}
+    return out
+
+
+def rewrites_table(runs: list[dict]) -> str:
+    def share(run, arm, name):
+        return 100 * run[arm][name][0] / run[arm][name][1]
+    arms = list(dict.fromkeys(arm for run in runs for arm in run))
+    cells = {arm: [report.shown(report.t_interval([share(run, arm, name) for run in runs if arm in run]), "") for name in ("right", "sound", "taken")]
+             for arm in arms}
+    lines = report.table(["arm", "rewrites that pass %", "of these with sound steps %", "of those taken %"], [[arm, *cells[arm]] for arm in arms])
+    return "\n".join(lines).strip() + "\n"
+
+
 def table(runs: list[dict]) -> str:
+    if "taken" in next(iter(runs[0].values())):
+        return rewrites_table(runs)
     def share(run, arm, name):
         k, n = run[arm][name]
         return 100 * k / n if n else None
@@ -53,7 +86,7 @@ def table(runs: list[dict]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="+", help="run directories of stat_syn.py in the toy world, or one saved file")
+    parser.add_argument("paths", nargs="+", help="run directories of stat_syn.py or of dart.py in the toy world, or one saved file")
     parser.add_argument("--save", help="write the counts to this file")
     args = parser.parse_args()
     try:
@@ -62,7 +95,7 @@ def main() -> int:
             if not runs or "seed" in runs[0]:  # report.py's
                 raise common.UserError(f"{args.paths[0]}: expected a file that --save wrote, came another; give that, or run directories")
         else:
-            runs = [count(Path(path)) for path in args.paths]
+            runs = [(count_rewrites if Path(path, "3_chosen_dart.jsonl").is_file() else count)(Path(path)) for path in args.paths]
     except common.UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -35,20 +35,55 @@ def marks(problem: toy.Problem, steps: list[str]) -> list[bool]:
     return out
 
 
-def make_prm(path: Path, student: Path, seed: int, scale: float) -> None:
-    """Samples the student's answers to fresh problems, of all skills alike, at T = 1; trains on their marks; saves to `path`."""
+def sampled(student: Path, seed: int, n: int) -> tuple:
+    """The student, and n fresh problems, of all skills alike, each with the student's answer at T = 1."""
     import common
     import stat_sel
     rng = random.Random(f"prm {seed}")
-    problems = sorted((draw_problem(rng, 1.0, 0.2) for _ in range(int(N_ANSWERS * scale))), key=lambda problem: len(problem.text))
-    answering, encoded = common.load_student(str(student)), []
-    plus, minus = answering.tokenizer.convert_tokens_to_ids(["+", "-"])
+    problems = sorted((draw_problem(rng, 1.0, 0.2) for _ in range(n)), key=lambda problem: len(problem.text))
+    answering, answers = common.load_student(str(student)), []
     for i in range(0, len(problems), 200):
         prompts = [common.prompt_ids(answering.tokenizer, stat_sel.question(problem.text)) for problem in problems[i:i + 200]]
-        for problem, out in zip(problems[i:i + 200], stat_sel.sample(answering, prompts, 1.0, 60, seed=i), strict=True):
-            steps = common.split_steps(out["response"])
-            ids, at = common.chat_of_steps(answering.tokenizer, problem.text, steps, plus)  # every mark in the text is "+", as when it scores
-            labels = dict(zip(at, marks(problem, steps), strict=True))
-            encoded.append((ids + [plus], [-100] + [{True: plus, False: minus, None: -100}[labels.get(t)] for t in range(len(ids))]))
+        answers += [out["response"] for out in stat_sel.sample(answering, prompts, 1.0, 60, seed=i)]
+    return rng, answering, list(zip(problems, answers, strict=True))
+
+
+def make_prm(path: Path, student: Path, seed: int, scale: float) -> None:
+    """Trains on the marks of sampled answers; saves to `path`."""
+    import common
+    rng, answering, answers = sampled(student, seed, int(N_ANSWERS * scale))
+    plus, minus, encoded = *answering.tokenizer.convert_tokens_to_ids(["+", "-"]), []
+    for problem, text in answers:
+        steps = common.split_steps(text)
+        ids, at = common.chat_of_steps(answering.tokenizer, problem.text, steps, plus)  # every mark in the text is "+", as when it scores
+        labels = dict(zip(at, marks(problem, steps), strict=True))
+        encoded.append((ids + [plus], [-100] + [{True: plus, False: minus, None: -100}[labels.get(t)] for t in range(len(ids))]))
     model = LlamaForCausalLM.from_pretrained(student)
     pretrain(path, model, AutoTokenizer.from_pretrained(student), [encoded * EPOCHS], rng, batch=32, peak=1e-3)
+
+
+def make_reward(path: Path, student: Path, seed: int, scale: float) -> None:
+    """A reward model for whole answers: the student's trunk under a head that was fitted, by logistic regression, to whether answers are right."""
+    import torch
+    from transformers import LlamaForSequenceClassification
+
+    import common
+    import stat_sel
+    _, answering, answers = sampled(student, seed, int(N_ANSWERS * scale))
+    tokenizer, model = answering.tokenizer, LlamaForSequenceClassification.from_pretrained(student, num_labels=1)
+    chats = [common.apply_template(tokenizer, [*stat_sel.question(p.text), {"role": "assistant", "content": text}]) for p, text in answers]
+    rows = [tokenizer(chat, add_special_tokens=False).input_ids for chat in chats]
+    with torch.no_grad():
+        hidden = torch.cat([model.model(*common.pad(rows[i:i + 100], "cpu")).last_hidden_state[
+            torch.arange(len(rows[i:i + 100])), torch.tensor([len(row) - 1 for row in rows[i:i + 100]])] for i in range(0, len(rows), 100)])  # (N, d)
+    is_right = torch.tensor([float(toy.check(p, text)["is_right"]) for p, text in answers])
+    optimizer = torch.optim.LBFGS(model.score.parameters(), max_iter=200)
+
+    def loss():
+        optimizer.zero_grad()
+        value = torch.nn.functional.binary_cross_entropy_with_logits(model.score(hidden)[:, 0], is_right) + 1e-4 * model.score.weight.square().sum()
+        value.backward()
+        return value
+    optimizer.step(loss)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)

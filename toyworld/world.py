@@ -20,7 +20,7 @@ PRETRAINING_STEPS = 2400
 # The student of deduction has seen no problem that takes more than two rules. First it learns to say rules again, without which it finds none.
 SHALLOW, DEDUCTION_STEPS, DRILL_STEPS = (1, 2), 600, 400
 # The student of demonstrations has learnt to rewrite a little, the experts' way of writing least of all.
-N_DEMONSTRATIONS, N_TEST_OF_EACH, REWRITING, FROM_EXPERTS = 600, 700, 0.15, 0.03
+N_DEMONSTRATIONS, N_TEST_OF_EACH, REWRITING, FROM_EXPERTS = 600, 700, 0.15, 0.05
 WEAK_IN_REWRITING = 0.1
 
 
@@ -108,15 +108,13 @@ def make_deduction(world: Path, seed: int, prompt: str, scale: float, times_seen
 
 
 def expert_solution(problem: toy.Problem) -> str:
-    """Terse, in another notation and order: of each skill the last step alone, the numbers of a sum or product turned round.
+    """Terse, in another notation and order: the steps without a word between them, the numbers of a sum or product turned round.
 
     >>> expert_solution(toy.read("Let t be 12 times 7. Find the digit sum of t."))
-    '14+70 is 84; 4+8 is 12; \\\\boxed{12}.'
+    '7*10 is 70; 7*2 is 14; 14+70 is 84; 4+8 is 12; \\\\boxed{12}.'
     """
     steps, answer = toy.solve(problem)
-    names = [skill for _, skill in steps] + [None]
-    last = [step for (step, skill), after in zip(steps, names[1:], strict=True) if skill != after]
-    turned = (re.sub(r"^(\d+)([+*])(\d+)=", r"\3\2\1=", step).replace("=", " is ") for step in last)
+    turned = (re.sub(r"^(\d+)([+*])(\d+)=", r"\3\2\1=", step).replace("=", " is ") for step, _ in steps)
     return "".join(f"{step}; " for step in turned) + f"\\boxed{{{answer}}}."
 
 
