@@ -16,6 +16,7 @@ import common
 import dart
 from dart import advantages, alignment, cheats, choose, contained, false_equations, grpo_loss, hard_fails, reward
 from tests.conftest import ROOT
+from toyworld import audit
 
 
 def test_doctests():
@@ -276,6 +277,24 @@ def test_every_arm_runs_at_dart_s_cost(whole_run, easy):
         level["on"] - level["raw"] >= 0.1 for level in levels)
 
 
+def test_the_targets_own_right_answers_score_near_the_maximum(whole_run, easy):
+    out, _ = whole_run
+    student, levels = common.load_student(str(easy / "student")), {row["id"]: row for row in read(out / "1_levels.jsonl")}
+    rows = {row["id"]: dart.prepare(row) | {"raw": levels[row["id"]]["raw"], "on": levels[row["id"]]["on"]}
+            for row in common.load(str(easy), "train") if row["id"] in levels}
+    own = [row for row in read(out / "1_own.jsonl") if common.score(row["response"], rows[row["id"]]["answer"]) is True and not row["cut_off"]]
+    found = dart.judge(dart.Args(), student, [rows[row["id"]] for row in own], own)
+    aligned = [one["align"] for row, one in zip(own, found, strict=True) if rows[row["id"]]["on"] - rows[row["id"]]["raw"] > 0.1]
+    assert len(aligned) > 5 and sum(aligned) / len(aligned) > 0.75
+
+
+def test_no_advantage_gives_no_gradient(small_demonstrations):
+    student = with_adapter(small_demonstrations)
+    loss = sum(grpo_loss(log_p, log_p.detach(), None, 0.0, 0.2, 0.0)[0]
+               for log_p in dart.token_log_probs(student.model, some_pairs(student), student.device))
+    assert all(not grad.any() for grad in torch.autograd.grad(loss, [p for p in student.model.parameters() if p.requires_grad]))
+
+
 def test_killed_in_grpo_it_ends_with_the_same_rewards_and_weights(whole_run, easy, tmp_path):
     out = tmp_path / "killed"
     command = [sys.executable, ROOT / "dart.py", *flags(easy, out, "--arms", "base", "sft", "prompt", "best_of_n", "rejection", "grpo", "dart")]
@@ -337,3 +356,28 @@ def test_a_mistake_gets_one_sentence(change, words, easy, tmp_path, call_file):
         del argv[argv.index(change[0]):argv.index(change[0]) + 2]
     done = call_file("dart.py", *argv, *change)
     assert done.returncode == 2 and words in done.stderr and done.stderr.count("error:") == 1 and not (tmp_path / "out").exists(), done.stderr
+
+
+# --- The toy world's own check of the rewrites. -----------------------------------------------------------------------------------------------
+def test_the_audit_by_hand(tmp_path):
+    problem = "Let t be 12+7. Find the digit sum of t."
+    sound, false, missing = ("12+7=19,\n1+9=10.\nSo \\boxed{10}.", "12+7=18,\n1+9=10.\nSo \\boxed{10}.", "1+9=10.\nSo \\boxed{10}.")
+    rows = [{"id": str(i), "part": "D", "problem": problem} for i in range(3)]
+    files = {"0_questions.jsonl": [*rows, {"id": "t", "part": "d", "problem": "?"}],
+             "3_rewrites_dart.jsonl": [{"id": str(i), "response": text, "is_right": right, "fails": fails} for i, text, right, fails in (
+                 (0, sound, True, []), (0, false, True, []), (1, missing, True, []), (1, sound, False, []), (2, sound, True, ["cut off"]))],
+             "3_chosen_dart.jsonl": [{"id": "0", "solution": sound, "from": "rewrite"}, {"id": "1", "solution": missing, "from": "rewrite"},
+                                     {"id": "2", "solution": false, "from": "given"}]}
+    for name, lines in files.items():
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in lines))
+    (tmp_path / "result.json").write_text(json.dumps({"arms": ["base", "dart"]}))
+    for penalty, name in ((True, "dart"), (False, "no penalty")):
+        (tmp_path / "args.json").write_text(json.dumps({"penalty": penalty}))
+        counts = audit.count_rewrites(tmp_path)
+        assert counts == {name: {"right": [3, 5], "sound": [1, 3], "taken": [1, 2]}}
+    assert audit.table([counts]).splitlines()[-1] == "| no penalty | 60.0 | 33.3 | 50.0 |"
+
+
+def test_the_readme_shows_the_committed_audit():
+    saved = json.loads((ROOT / "results" / "audit_dart.json").read_text())
+    assert audit.table(saved["runs"]) in (ROOT / "README.md").read_text() and len(saved["runs"]) >= 10

@@ -20,7 +20,7 @@ PRETRAINING_STEPS = 2400
 # The student of deduction has seen no problem that takes more than two rules. First it learns to say rules again, without which it finds none.
 SHALLOW, DEDUCTION_STEPS, DRILL_STEPS = (1, 2), 600, 400
 # The student of demonstrations has learnt to rewrite a little, the experts' way of writing least of all.
-N_DEMONSTRATIONS, N_TEST_OF_EACH, REWRITING, FROM_EXPERTS = 600, 700, 0.15, 0.05
+N_DEMONSTRATIONS, N_TEST_OF_EACH, REWRITING, FROM_EXPERTS = 600, 500, 0.2, 0.08
 WEAK_IN_REWRITING = 0.1
 
 
