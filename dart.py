@@ -371,7 +371,7 @@ def rewriting(row: dict) -> list[dict]:
     return [{"role": "user", "content": MAPPER_PROMPT.format(problem=row["problem"], solution=row["solution"])}]
 
 
-def rewrite(args, run, name: str, student, rows: list[dict], n: int) -> list[dict]:
+def rewrite_all(args, run, name: str, student, rows: list[dict], n: int) -> list[dict]:
     """n rewrites of each demonstration by a mapper, judged; written batch by batch. student: a function that loads it."""
     order = sorted((len(row["problem"] + row["solution"]), row["id"], i) for row in rows for i in range(n))
     items, by_id = [{"id": row_id, "sample": i} for _, row_id, i in order], {row["id"]: row for row in rows}
@@ -427,7 +427,7 @@ def describe(args, student: common.Student, rows: list[dict], chosen: list[dict]
             "uplift": statistics.fmean(uplift(args, student, chosen))}
 
 
-def evaluate(args, run, arm: str, student, tests: dict[str, list[dict]]) -> list[dict]:
+def evaluate_sets(args, run, arm: str, student, tests: dict[str, list[dict]]) -> list[dict]:
     """Whether the arm answers each test question rightly, at temperature 0; None where no final answer was found."""
     def make():
         out = []
@@ -644,7 +644,7 @@ def main(args: Args) -> None:
             raise UserError("--arms dart: every demonstration is in distribution already, so the mapper has nothing to learn; leave dart out")
 
     def rewritten(arm, mapper, n=args.n_rewrites, name=None):
-        some = rewrite(args, run, name or f"3_rewrites_{arm}.jsonl", lambda: load(mapper), rows, n)
+        some = rewrite_all(args, run, name or f"3_rewrites_{arm}.jsonl", lambda: load(mapper), rows, n)
         before = cost.setdefault(arm, {"generated": spent[0], "scored": spent[1], "rl_steps": 0})
         cost[arm] = before | {"generated": before["generated"] + n_generated(some),
                               "scored": before["scored"] + sum(one["n_scored"] for one in some)}
@@ -700,7 +700,7 @@ def main(args: Args) -> None:
                 train(args, run, common.load_student(args.student), pairs, arm)
             cost[arm]["sft_steps"] = len(run.read(f"loss_{arm}.jsonl"))
         adapter = args.adapter if arm == "base" else run.path / "adapter" / arm
-        outcomes[arm] = evaluate(args, run, arm, lambda adapter=adapter: load(adapter), tests)
+        outcomes[arm] = evaluate_sets(args, run, arm, lambda adapter=adapter: load(adapter), tests)
         (run.path / "adapter" / f"{arm}.checkpoint.pt").unlink(missing_ok=True)
     for name, column in columns.items():
         print(f"\n{column}: {name}\n" + common.arms_table({arm: [row["is_right"] is True for row in outcomes[arm] if row["set"] == name]

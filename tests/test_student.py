@@ -146,7 +146,7 @@ def test_greedy_answers_equal_those_of_generate(student, rows):
             input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False, max_new_tokens=60,
             eos_token_id=sorted(student.stop_ids))[0, len(prompt):]
         assert out["response"] == student.tokenizer.decode(theirs, skip_special_tokens=True)
-        assert out["cut_off"] == (theirs[-1].item() not in student.stop_ids)
+        assert out["cut_off"] == (theirs[-1].item() not in student.stop_ids) and out["tokens"] == theirs.tolist()
 
 
 def test_sampling_follows_the_softmax_without_top_k(student, rows):
@@ -172,7 +172,7 @@ def test_every_end_token_stops(student, rows, monkeypatch):
     first = stat_sel.sample(student, [prompt], 0.0, 5, seed=0)[0]["response"]
     token = student.tokenizer(first, add_special_tokens=False).input_ids[0]
     out = stat_sel.sample(student._replace(stop_ids=student.stop_ids | {token}), [prompt], 0.0, 5, seed=0)[0]
-    assert out == {"response": "", "cut_off": False, "n_tokens": 0}
+    assert out == {"response": "", "cut_off": False, "n_tokens": 0, "tokens": [token]}
 
 
 def test_two_end_tokens_are_found(small_world, tmp_path):
