@@ -20,7 +20,7 @@ Arms    base       the target as it is
 Cost    generated tokens. DART's are those of steps 1, 2 and 3; with --budget-tokens the other arms are run without it.
 Run     python dart.py                                                                       # GSM8K's human solutions, one GPU
         python dart.py --no-penalty --arms base dart --out runs/dart_no_penalty              # without the rules against cheating
-        python dart.py --adapter runs/stat_sel/adapter/stat --data math --arms base grpo --budget-tokens 2000000    # +GRPO of the STAT paper
+        python dart.py --adapter runs/stat_sel/adapter/stat --data math --ood gsm8k --arms base grpo --budget-tokens 2000000    # STAT's +GRPO
         python -m toyworld dart                                                              # no GPU, minutes
 Writes  runs/dart/  args.json env.json 0_questions.jsonl 1_own.jsonl 1_levels.jsonl (2_steps_mapper.jsonl adapter/mapper/) 3_rewrites_<arm>.jsonl
         3_chosen_<arm>.jsonl train_<arm>.jsonl loss_<arm>.jsonl (2_steps_grpo.jsonl) adapter/<arm>/ 5_answers_<arm>_<set>.jsonl 5_test_<arm>.jsonl
@@ -60,12 +60,12 @@ class Args:
     seed: int = 0  # moves everything that is drawn
     arms: tuple[Literal["base", "sft", "prompt", "best_of_n", "rejection", "grpo", "dart"], ...] = ("base", "sft", "prompt", "dart")  # see Arms
 
-    rl_steps: int = 100  # optimiser steps of the mapper's GRPO (ours)
+    rl_steps: int = 100  # steps of the mapper's GRPO (ours)
     prompts: int = 16  # demonstrations of a step (ours)
     group: int = 8  # G, rewrites of each (ours)
     rl_lr: float = 2e-5  # constant (ours, untuned)
-    clip: float = 0.2  # epsilon of the clipped ratio (GRPO)
-    beta: float = 0.01  # weight of the KL to the base, k3 estimate (ours)
+    clip: float = 0.2  # epsilon of the clipped ratio (GRPO); with one update a batch, as here, the ratio is 1
+    beta: float = 0.01  # weight of the KL to the base, k3 estimate (ours); 0 with --adapter
     penalty: bool = True  # the rules against cheating; without them they are counted only
     min_gap: float = 0.1  # demonstrations with L_on - L_raw below are in distribution already: the mapper is not trained on them (ours)
     save_every: int = 10  # GRPO steps between checkpoints
@@ -130,40 +130,55 @@ def contained(text: str, other: str) -> float:
 
 
 def false_equations(text: str) -> list[str]:
-    """Every "a op b = c" over whole numbers that does not hold.
+    """Every "a op b = c" over whole numbers that does not hold. A part of a longer expression is not judged.
 
-    >>> false_equations("7+8=15, then 2*15=31 and 40 - 15 = 25; 1+2+3=6")
-    ['2*15=31']
+    >>> false_equations("7+8=15, then 2*15=31 and 40 - 15 = 25; 1 + 2 + 3 = 6"), false_equations("12×5=61")
+    (['2*15=31'], ['12 * 5=61'])
     """
-    out = []
-    for found in re.finditer(r"(?<![\d.+*/^-])(?<!\d )(\d+) ?([-+*×]) ?(\d+) ?= ?(-?\d+)(?![\d.]*\d|[.,]\d)", text):
-        a, op, b, c = found.groups()
-        if {"+": int(a) + int(b), "-": int(a) - int(b)}.get(op, int(a) * int(b)) != int(c):
-            out.append(found[0])
+    text, out = re.sub(r"(?<=\d),(?=\d{3}\b)|\\?\$", "", re.sub(r" ?(\\times|\\cdot|×) ?", " * ", text)), []
+    for run in re.finditer(r"(?:[\d+*/^()= -]|\.(?=\d))+", text):  # as long as it is nothing but arithmetic
+        sides, before, after = run[0].split("="), text[:run.start()][-1:], text[run.end():][:1]
+        glued = run[0][0] != " " and re.match(r"[\w:}\\]", before)  # to a letter, a time of day
+        ends_free = run[0][-1] == " " or not re.match(r"[\w:%{\\]", after)
+        for i, (left, right) in enumerate(zip(sides, sides[1:], strict=False)):
+            sum_, c = re.fullmatch(r" *(\d+) *([-+*]) *(\d+) *", left), re.fullmatch(r" *(-?\d+) *", right)
+            if sum_ and c and not (i == 0 and glued) and (ends_free or i < len(sides) - 2):
+                x, op, y = sum_.groups()
+                if {"+": int(x) + int(y), "-": int(x) - int(y), "*": int(x) * int(y)}[op] != int(c[1]):
+                    out.append(f"{left.strip()}={c[1]}")
     return out
+
+
+def in_words(gram: tuple[str, ...] | list[str]) -> int:
+    """How many words of two letters or more are in it: formulas repeat themselves without harm, sentences do not."""
+    return sum(word.isalpha() and len(word) > 1 for word in gram)
 
 
 def hard_fails(text: str, given: str, cut_off: bool) -> list[str]:
     """Why a rewrite is no self-contained solution at all (ours): the names of the rules that it breaks."""
     boxes = common.read_boxes(text)
     before, after = (text[:boxes[-1][0]], text[boxes[-1][1]:]) if boxes else (text, "")
+    after = re.sub(r"\\(end|tag)\{[^}]*\}|\\[a-zA-Z]+|[^\w\n]", " ", after)  # "clips in all." may follow on the line of the box
+    counts = Counter(grams(text))
     return [name for name, broken in (
         ("cut off", cut_off),
         ("no answer", not boxes),
         ("too short", len(words(before)) < max(3, len(words(given)) // 4)),
-        ("text after the answer", bool(re.search(r"\w", after))),
+        ("text after the answer", len(after.split()) > 8 or bool(after.partition("\n")[2].strip())),
         ("mentions the solution", bool(re.search(
-            r"\b(reference|given|provided|above|original|worked)\s+(solution|answer|response|reasoning)", text, re.IGNORECASE))),
-        ("repetition", max(Counter(grams(text)).values(), default=0) >= 4)) if broken]
+            r"\b(reference|given|provided|above|worked) (solution|answer|response|reasoning)\b|\bsolution (given|provided|above|shown)\b", text,
+            re.IGNORECASE))),
+        ("repetition", any(n >= 4 and in_words(gram) >= 5 or n >= 12 for gram, n in counts.items()))) if broken]
 
 
 def cheats(text: str, problem: str, given: str) -> list[str]:
     """Ways to a high reward without a better demonstration (ours): the names of the rules that fire."""
-    sentences = [sentence for part in re.split(r"[.;]\s|\n", text) if len(sentence := part.strip().casefold()) >= 12]
+    sentences = [part.strip().casefold() for part in re.split(r"[.;]\s|\n", text) if in_words(words(part)) >= 3 or "=" in part]
+    asked = [gram for gram in grams(problem) if in_words(gram) >= 4]
     return [name for name, fires in (
         ("copy", contained(text, given) > 0.8),
         ("false equation", bool(false_equations(text))),
-        ("echo", contained(problem, text) > 0.5),
+        ("echo", sum(gram in set(grams(text)) for gram in asked) > 0.5 * len(asked)),
         ("padding", len(set(sentences)) < len(sentences))) if fires]
 
 
@@ -206,7 +221,7 @@ def advantages(rewards: list[float]) -> list[float] | None:
 
 
 def grpo_loss(log_p: torch.Tensor, old: torch.Tensor, ref: torch.Tensor | None, advantage: float, clip: float, beta: float) -> tuple:
-    """(loss, KL), each summed over the tokens (n,) of one completion: clipped ratio times advantage, minus beta times the k3 estimate of the KL."""
+    """(loss, KL), each summed over the tokens (n,) of one completion; the loss is beta times the KL (k3) minus clipped ratio times advantage."""
     ratio = (log_p - old).exp()
     gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
     kl = torch.zeros_like(log_p) if ref is None else (ref - log_p).exp() - (ref - log_p) - 1
@@ -235,7 +250,7 @@ def levels(args, student: common.Student, problems: list[str], texts: list[str])
         with model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext():
             found = token_log_probs(model, [pairs[i] for i in part], student.device)
         out |= dict(zip(part, (log_p.cpu() for log_p in found), strict=True))
-    return [out[i] for i in range(len(pairs))], sum(len(ids) for ids, _ in pairs)
+    return [out[i] for i in range(len(pairs))], sum(len(ids) - n for ids, n in pairs)
 
 
 def judge(args, student: common.Student, rows: list[dict], outs: list[dict]) -> list[dict]:
@@ -398,24 +413,34 @@ def choose(rows: list[dict], rewrites: list[dict]) -> list[dict]:
              "solution": best[row["id"]]["response"] if row["id"] in best else row["solution"]} for row in rows]
 
 
+def before_answer(text: str, answer: str) -> str:
+    """What a solution says before it first states its answer as a result: after "=" or "is", or in its last box.
+
+    >>> before_answer("12+7=19, 19+9=28. \\\\boxed{28}", "28"), before_answer("Add them. \\\\boxed{28}", "28")
+    ('12+7=19, 19+9=', 'Add them. \\\\boxed{')
+    """
+    boxes = common.read_boxes(text)
+    head = text[:boxes[-1][0]] if boxes else text
+    stated = re.search(rf"(=|\b(is|are|equals)\b|:) *\$?(?={re.escape(answer)}(?!\w|[.,]\d))", head)
+    return head[:stated.end()] if stated else head + "\\boxed{"
+
+
 @torch.no_grad()
 def uplift(args, student: common.Student, chosen: list[dict]) -> list[float]:
-    """log p_T(a | x, y' up to its answer) - log p_T(a | x): what the reasoning says of the answer. It stands outside the reward."""
-    def log_p(texts):
+    """log p_T(a | x, y' up to its answer) - log p_T(a | x): what the reasoning says of the answer. It stands outside the reward. student: pi_T."""
+    def log_p(heads):
         pairs = []
-        for row, text in zip(chosen, texts, strict=True):
-            head = common.prompt_ids(student.tokenizer, question(row["problem"])) + student.tokenizer(
-                f"{text}\\boxed{{", add_special_tokens=False).input_ids
-            pairs.append((head + student.tokenizer(f"{row['answer']}}}", add_special_tokens=False).input_ids, len(head)))
+        for row, text in zip(chosen, heads, strict=True):
+            head = common.prompt_ids(student.tokenizer, question(row["problem"])) + student.tokenizer(text, add_special_tokens=False).input_ids
+            pairs.append((head + student.tokenizer(row["answer"], add_special_tokens=False).input_ids, len(head)))
         return [x.sum().item() for i in range(0, len(pairs), args.sample_batch)
                 for x in token_log_probs(student.model.eval(), pairs[i:i + args.sample_batch], student.device)]
-    boxes = [common.read_boxes(row["solution"]) for row in chosen]
-    before = [row["solution"][:found[-1][0]] if found else row["solution"] for row, found in zip(chosen, boxes, strict=True)]
-    return [a - b for a, b in zip(log_p(before), log_p([""] * len(chosen)), strict=True)]
+    with_reasoning = log_p([before_answer(row["solution"], row["answer"]) for row in chosen])
+    return [a - b for a, b in zip(with_reasoning, log_p(["\\boxed{"] * len(chosen)), strict=True)]
 
 
 def describe(args, student: common.Student, rows: list[dict], chosen: list[dict]) -> dict:
-    """What an arm's training data is like, by measures of which the last two stand outside the reward."""
+    """What an arm's training data is like; the uplift stands outside the reward."""
     found, _ = levels(args, student, [row["problem"] for row in chosen], [row["solution"] for row in chosen])
     given = {row["id"]: row["solution"] for row in rows}
     fired = [cheats(row["solution"], row["problem"], given[row["id"]]) for row in chosen]
@@ -591,6 +616,12 @@ def main(args: Args) -> None:
     common.check_args(args, lr=1, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9, rl_lr=1, clip=1, beta=1e9, min_gap=1e9,
                       temperature=1e9)
     bought = [arm for arm in args.arms if arm in ("best_of_n", "rejection", "grpo")]
+    if args.group < 2:
+        raise UserError("--group: expected at least 2, came 1: advantages are differences within a group")
+    if args.data.endswith(".jsonl"):
+        raise UserError(f"--data {args.data}: expected a folder with train.jsonl and test.jsonl, or a name, came one file; give its folder")
+    if args.data == "math" and "math500" in args.ood + args.retention:
+        raise UserError("--ood, --retention: math500 is a part of --data math's test split; give another set, such as --ood gsm8k")
     if args.adapter and set(args.arms) - {"base", "grpo"}:
         raise UserError(f"--adapter: only the arms base and grpo start from one, came --arms {' '.join(args.arms)}; leave the others out")
     if bought and "dart" not in args.arms and not args.budget_tokens:
@@ -601,6 +632,8 @@ def main(args: Args) -> None:
                for name in names}
     if len(columns) < 1 + len(args.ood) + len(args.retention):
         raise UserError("--data, --ood, --retention: expected each set once, came one twice; leave out the second")
+    if len({Path(name).stem for name in columns}) < len(columns):
+        raise UserError(f"--data, --ood, --retention: expected file names that differ, came {', '.join(columns)}; rename one")
     tests = {name: common.load(name, "test") for name in columns}
     pool = [prepare(row) for row in common.load(args.data, "train") if row["answer"] and row["solution"]]
     pool = common.without(pool, [row for rows in tests.values() for row in rows])

@@ -31,11 +31,16 @@ GIVEN = "19 from 12+7; 28 from 19+9; \\boxed{28}."
 @pytest.mark.parametrize("rule, bad", [
     ("no answer", "First 12+7=19,\nthen 19+9=28."),
     ("too short", "So \\boxed{28}."),
-    ("text after the answer", GOOD + " I hope this helps"),
+    ("text after the answer", GOOD + "\nI hope this helps"),
+    ("text after the answer", GOOD + " One could also have begun at the other end of the problem"),
     ("mentions the solution", "As in the given solution 12+7=19 and 19+9=28, so \\boxed{28}."),
-    ("repetition", "First 12+7=19, then 19+9=28. " * 4 + "\\boxed{28}.")])
+    ("mentions the solution", "As the solution above shows, 12+7=19 and 19+9=28, so \\boxed{28}."),
+    ("repetition", "We add seven to it and look at what we have now. " * 4 + "12+7=19, 19+9=28. \\boxed{28}."),
+    ("repetition", "12+7=19, 19+9=28. " * 12 + "\\boxed{28}.")])
 def test_each_hard_fail_has_its_rule(rule, bad):
     assert rule in hard_fails(bad, GIVEN, False) and hard_fails(GOOD, GIVEN, False) == [] and hard_fails(GOOD, GIVEN, True) == ["cut off"]
+    assert hard_fails("\\begin{align*} 12+7&=19 \\\\ 19+9&=\\boxed{28}. \\end{align*}", GIVEN, False) == []
+    assert hard_fails("12+7=19, 19+9=28, so she sold \\(\\boxed{28}\\) clips altogether.", GIVEN, False) == []
     assert hard_fails("The given numbers are 12 and 7: 12+7=19, 19+9=28. $\\boxed{28}$", GIVEN, False) == []  # given, but no solution
 
 
@@ -49,9 +54,17 @@ def test_each_way_of_cheating_has_its_rule(rule, bad):
 
 
 def test_equations_are_read_alone():
-    assert false_equations("7+8=16. 7 - 3 = 3 and 4×5=21") == ["7+8=16", "7 - 3 = 3", "4×5=21"]
-    for text in ("1+2+3=6", "3.5+2=5", "2+3=5.5", "1/2+3=4", "20 from 10+8", "2*3+4=10", "x+2=5", "10-3-2=5", "2^3+1=9"):
+    assert false_equations("7+8=16. 7 - 3 = 3 and 4×5=21") == ["7+8=16", "7 - 3=3", "4 * 5=21"]
+    for text in ("1+2+3=6", "3.5+2=5", "2+3=5.5", "1/2+3=4", "20 from 10+8", "2*3+4=10", "x+2=5", "10-3-2=5", "2^3+1=9", "1 + 2 + 3 = 6",
+                 "10 - 3 - 2 = 5", "10 + 6 = 2^4", "5 + 7 = 3 * 4", "1,200 + 300 = 1500", "9:30 + 2 = 11:30", "5 + 6 = 13_8", "2x + 3 = 7",
+                 "x -3 + 5 = 9", "12 mod 7=5", "3 + 4 = 7x", "a3 + 4 = 9", "2\\times 3 + 4 = 10"):
         assert false_equations(text) == [], text  # parts of longer ones are not judged
+
+
+def test_uplift_is_measured_before_the_answer_is_stated():
+    assert dart.before_answer("The sum is 28. So \\boxed{28}.", "28") == "The sum is "
+    assert dart.before_answer("1+280=281, \\boxed{28}", "28") == "1+280=281, \\boxed{"
+    assert dart.before_answer("28+1=29, 29-1=28: \\boxed{28}", "28") == "28+1=29, 29-1="
 
 
 def test_containment_against_a_naive_count():
@@ -349,7 +362,8 @@ def test_a_slice_of_real_gsm8k(real_data, easy, tmp_path, call_file):
     (["--arms", "grpo"], "--budget-tokens"), (["--adapter", "nowhere", "--arms", "base", "sft"], "--adapter"),
     (["--student", "nowhere"], "no such folder"),
     (["--group", "0"], "--group"), (["--temperature", "-1"], "--temperature"), (["--arms", "best"], "best"), (["--data", "nowhere"], "nowhere"),
-    (["--clip", "2"], "--clip")])
+    (["--clip", "2"], "--clip"), (["--group", "1"], "within a group"), (["--data", "train.jsonl"], "came one file"),
+    (["--ood", "other/test.jsonl", "--retention", "test.jsonl"], "rename one"), (["--data", "math", "--ood", "math500"], "part of --data math")])
 def test_a_mistake_gets_one_sentence(change, words, easy, tmp_path, call_file):
     argv = flags(easy, tmp_path / "out")
     if change[0] in argv:
