@@ -173,7 +173,8 @@ def hard_fails(text: str, given: str, cut_off: bool) -> list[str]:
 
 def cheats(text: str, problem: str, given: str) -> list[str]:
     """Ways to a high reward without a better demonstration (ours): the names of the rules that fire."""
-    sentences = [part.strip().casefold() for part in re.split(r"[.;]\s|\n", text) if in_words(words(part)) >= 3 or "=" in part]
+    parts = [part.strip().casefold() for part in re.split(r"[.;]\s|\n", text)]
+    sentences = [part for part in parts if len(part) >= 12 and (in_words(words(part)) >= 3 or "=" in part)]
     asked = [gram for gram in grams(problem) if in_words(gram) >= 4]
     return [name for name, fires in (
         ("copy", contained(text, given) > 0.8),
