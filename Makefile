@@ -27,6 +27,7 @@ results: .venv  ## the runs behind results/toy_*.json, their tables and plots
 	$(BIN)/python report.py $(foreach family,mathematics deduction,$(foreach seed,11 12 13 14 15,\
 	  $(foreach c,$(CRITERIA),runs/toy_active_loop/seed-$(seed)/$(family)/$(c)))) --save results/toy_active.json --plots docs
 	for c in reward judge lion; do $(BIN)/python -m toyworld active_loop --seed 11 --select $$c --no-repeat || exit; done
+	$(BIN)/python report.py $(foreach c,reward judge lion,runs/toy_active_loop/seed-11/mathematics/$(c)) --save results/active_once.json
 	for seed in 16 17 18 19 20; do \
 	  $(BIN)/python -m toyworld dart --seed $$seed --arms base sft prompt best_of_n rejection grpo dart --out runs/toy_dart/seed-$$seed/penalty || exit; \
 	  $(BIN)/python -m toyworld dart --seed $$seed --arms base dart --no-penalty --out runs/toy_dart/seed-$$seed/no_penalty || exit; \

@@ -68,6 +68,17 @@ def test_before_and_after_are_those_of_the_committed_results():
     assert f"{before} -> {after} % (toy; raw SFT: {sft})" in README
 
 
+def test_the_criteria_that_were_run_once_are_those_of_the_committed_results():
+    once, here = (json.loads((ROOT / "results" / f"{name}.json").read_text())["data"]["mathematics"]["runs"][0]
+                  for name in ("active_once", "toy_active"))
+    assert once["seed"] == here["seed"] == 11
+    runs = {name: (once if name in once["criteria"] else here)["criteria"][name] for name in ("reward", "judge", "lion", "random", "loss")}
+    end = {name: report.mean_shown([report.percent(curve)[-1]]) for name, curve in runs.items()}
+    used = ", ".join(f"{report.tokens(curve[-1]):,}" for curve in runs.values())
+    assert (f"after 400 items reward {end['reward']}, judge {end['judge']}, lion {end['lion']} %, random {end['random']}, loss {end['loss']} %; "
+            f"teacher tokens {used}.") in README
+
+
 def test_nothing_is_left_to_fill_in():
     assert not re.search(r"TOYTIME|BEFOREAFTER|CLAIMS|SCORERTEXT|LINES", README)
 
