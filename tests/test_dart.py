@@ -290,15 +290,17 @@ def test_every_arm_runs_at_dart_s_cost(whole_run, easy):
         level["on"] - level["raw"] >= 0.1 for level in levels)
 
 
-def test_the_targets_own_right_answers_score_near_the_maximum(whole_run, easy):
-    out, _ = whole_run
-    student, levels = common.load_student(str(easy / "student")), {row["id"]: row for row in read(out / "1_levels.jsonl")}
-    rows = {row["id"]: dart.prepare(row) | {"raw": levels[row["id"]]["raw"], "on": levels[row["id"]]["on"]}
-            for row in common.load(str(easy), "train") if row["id"] in levels}
-    own = [row for row in read(out / "1_own.jsonl") if common.score(row["response"], rows[row["id"]]["answer"]) is True and not row["cut_off"]]
-    found = dart.judge(dart.Args(), student, [rows[row["id"]] for row in own], own)
-    aligned = [one["align"] for row, one in zip(own, found, strict=True) if rows[row["id"]]["on"] - rows[row["id"]]["raw"] > 0.1]
-    assert len(aligned) > 5 and sum(aligned) / len(aligned) > 0.75
+def test_the_targets_own_right_answers_score_at_the_maximum_and_a_copy_at_the_minimum(easy):
+    args, student = dart.Args(max_new_tokens=40), common.load_student(str(easy / "student"))
+    rows = [dart.prepare(row) for row in common.load(str(easy), "train")]
+    outs = dart.sample(student, [common.prompt_ids(student.tokenizer, dart.question(row["problem"])) for row in rows], 0.0, 40, 0)
+    own = {row["id"]: [out] for row, out in zip(rows, outs, strict=True)}
+    rows = [row | level for row, level in zip(rows, dart.measure(args, student, rows, own), strict=True)]
+    assert sum(row["n_right"] > 0 and row["on"] - row["raw"] > 0.1 for row in rows) > 5
+    for row, mine, copied in zip(rows, dart.judge(args, student, rows, outs), dart.judge(
+            args, student, rows, [{"response": row["solution"], "cut_off": False} for row in rows]), strict=True):
+        if row["n_right"] and row["on"] - row["raw"] > 0.1:
+            assert mine["align"] == pytest.approx(1, abs=1e-2) and copied["align"] == pytest.approx(0, abs=1e-2)
 
 
 def test_no_advantage_gives_no_gradient(small_demonstrations):
