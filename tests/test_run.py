@@ -1,6 +1,7 @@
 """The run directory, the command line and the tables; what a kill, a full disk and a second process do is done for real."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -222,7 +223,9 @@ cli(main, Args, "slow")
 
 def script(tmp_path, text, *flags, **kwargs):
     (tmp_path / "script.py").write_text(text)
-    return subprocess.Popen([sys.executable, "script.py", *flags], cwd=tmp_path, env=ENV, stderr=subprocess.PIPE, text=True, **kwargs)
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # where the suite runs in the background, SIGINT is ignored
+    return subprocess.Popen([sys.executable, "script.py", *flags], cwd=tmp_path, env=ENV, stderr=subprocess.PIPE, text=True, preexec_fn=listen,
+                            **kwargs)
 
 
 def finish(process) -> tuple[int, str]:

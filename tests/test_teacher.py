@@ -172,7 +172,8 @@ Teacher("m", sys.argv[2], cache=sys.argv[3], concurrency=6).ask(
 def child(server, path, n, fill="", times=1):
     script = CHILD.format(module=Teacher.__module__)
     argv = [os.path.dirname(os.path.abspath(module.__file__)), server.url, str(path), str(n), fill, str(times)]
-    return subprocess.Popen([sys.executable, "-c", script, *argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, "-c", script, *argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a suite in the background ignores it
 
 
 def test_kill_9_in_the_middle_repeats_no_call_that_reached_the_cache(make, tmp_path):
