@@ -28,12 +28,12 @@ results: .venv  ## the runs behind results/toy_*.json, their tables and plots
 	  $(foreach c,$(CRITERIA),runs/toy_active_loop/seed-$(seed)/$(family)/$(c)))) --save results/toy_active.json --plots docs
 	for c in reward judge lion; do $(BIN)/python -m toyworld active_loop --seed 11 --select $$c --no-repeat || exit; done
 	$(BIN)/python report.py $(foreach c,reward judge lion,runs/toy_active_loop/seed-11/mathematics/$(c)) --save results/active_once.json
-	for seed in 16 17 18 19 20; do \
+	for seed in 21 22 23 24 25; do \
 	  $(BIN)/python -m toyworld dart --seed $$seed --arms base sft prompt best_of_n rejection grpo dart --out runs/toy_dart/seed-$$seed/penalty || exit; \
 	  $(BIN)/python -m toyworld dart --seed $$seed --arms base dart --no-penalty --out runs/toy_dart/seed-$$seed/no_penalty || exit; \
 	done
-	$(BIN)/python report.py runs/toy_dart/seed-*/* --save results/toy_dart.json --plots docs
-	$(BIN)/python -m toyworld.audit runs/toy_dart/seed-*/* --save results/audit_dart.json
+	$(BIN)/python report.py $(foreach seed,21 22 23 24 25,runs/toy_dart/seed-$(seed)/penalty runs/toy_dart/seed-$(seed)/no_penalty) --save results/toy_dart.json --plots docs
+	$(BIN)/python -m toyworld.audit $(foreach seed,21 22 23 24 25,runs/toy_dart/seed-$(seed)/penalty runs/toy_dart/seed-$(seed)/no_penalty) --save results/audit_dart.json
 	for seed in 6 7 8 9 10; do $(BIN)/python -m toyworld stat_sel --seed $$seed --times-seen 4 || exit; done
 	$(BIN)/python report.py $(foreach seed,6 7 8 9 10,runs/toy_stat_sel_seen_4/seed-$(seed)) --save results/toy_stat_sel_seen_4.json
 

@@ -22,9 +22,9 @@ Run     python dart.py                                                          
         python dart.py --no-penalty --arms base dart --out runs/dart_no_penalty              # without the rules against cheating
         python dart.py --adapter runs/stat_sel/adapter/stat --data math --ood gsm8k --arms base grpo --budget-tokens 2000000    # STAT's +GRPO
         python -m toyworld dart                                                              # no GPU, minutes
-Writes  runs/dart/  args.json env.json 0_questions.jsonl 1_own.jsonl 1_levels.jsonl (2_steps_mapper.jsonl adapter/mapper/) 3_rewrites_<arm>.jsonl
-        3_chosen_<arm>.jsonl train_<arm>.jsonl loss_<arm>.jsonl (2_steps_grpo.jsonl) adapter/<arm>/ 5_answers_<arm>_<set>.jsonl 5_test_<arm>.jsonl
-        4_data_<arm>.json metrics.jsonl result.json
+Writes  runs/dart/  args.json env.json 0_questions.jsonl 1_own.jsonl 1_levels.jsonl 2_steps_<mapper, grpo>.jsonl 3_rewrites_<arm>.jsonl
+        3_chosen_<arm>.jsonl 4_data_<arm>.json train_<arm>.jsonl loss_<arm>.jsonl adapter/<mapper, arm, grpo_1, ...>/ 5_answers_<arm>_<set>.jsonl
+        5_test_<arm>.jsonl metrics.jsonl result.json
 """
 import contextlib
 import itertools
@@ -54,35 +54,36 @@ class Args:
     data: str = "gsm8k"  # "gsm8k", "math", or a folder with train.jsonl (D) and test.jsonl (in distribution)
     ood: tuple[str, ...] = ("math500",)  # sets to test on out of distribution: names as of --data, or .jsonl files
     retention: tuple[str, ...] = ()  # sets of what the target could do before
-    n_demonstrations: int = 2000  # drawn from the train split (ours: for one GPU and a night)
+    n_demonstrations: int = 2000  # drawn from the train split (ours: because one GPU has a night for all arms)
     limit: int | None = None  # test on so many questions of each set only: a quick look
     out: str = "runs/dart"  # run directory; the same command goes on where it stopped
     seed: int = 0  # moves everything that is drawn
     arms: tuple[Literal["base", "sft", "prompt", "best_of_n", "rejection", "grpo", "dart"], ...] = ("base", "sft", "prompt", "dart")  # see Arms
 
-    rl_steps: int = 100  # steps of the mapper's GRPO (ours)
-    prompts: int = 16  # demonstrations of a step (ours)
-    group: int = 8  # G, rewrites of each (ours)
-    rl_lr: float = 2e-5  # constant (ours, untuned)
+    rl_steps: int = 100  # steps of the mapper's GRPO (ours: because in the toy world its reward has levelled off by 80)
+    prompts: int = 16  # demonstrations of a step (ours: because some groups hold equal rewards and give no signal)
+    group: int = 8  # G, rewrites of each (ours: because fewer seldom hold right ones and wrong ones together)
+    rl_lr: float = 2e-5  # constant (ours, untuned: a fifth of SFT's, because a policy gradient is noisier)
     clip: float = 0.2  # epsilon of the clipped ratio (GRPO); with one update a batch, as here, the ratio is 1
-    beta: float = 0.01  # weight of the KL to the base, k3 estimate (ours); 0 with --adapter
+    beta: float = 0.01  # of the KL to the base, k3 (ours: below GRPO's 0.04, because rewriting is far from what the base does); 0 with --adapter
     penalty: bool = True  # the rules against cheating; without them they are counted only
     min_gap: float = 0.1  # demonstrations with L_on - L_raw below are in distribution already: the mapper is not trained on them (ours)
     save_every: int = 10  # GRPO steps between checkpoints
-    n_own: int = 4  # own answers sampled for L_on (ours)
-    n_rewrites: int = 4  # K (ours)
-    temperature: float = 0.7  # of the K rewrites (ours)
+    n_own: int = 4  # own answers sampled for L_on (ours: because the likelihood of one is noise)
+    n_rewrites: int = 4  # K (ours: because one of four mostly passes)
+    temperature: float = 0.7  # of the K rewrites (ours: because at 1, as in training, more of them slip)
     budget_tokens: int | None = None  # generated tokens for best_of_n, rejection and grpo; default: as many as DART's
+    curve: int = 4  # points at equal distances on the way to them at which grpo is tested, the end among them
 
     max_new_tokens: int = 512  # length limit of an answer and of a rewrite
-    lr: float = 1e-4  # peak, of SFT (ours, untuned; the same for all arms)
-    epochs: int = 3  # (ours)
-    batch: int = 8  # pairs in an optimiser step (ours)
+    lr: float = 1e-4  # peak, of SFT (ours, untuned: common for LoRA; the same for all arms)
+    epochs: int = 3  # (ours, with all that follows of training: because the STAT paper's settings are at hand, and are all arms' alike)
+    batch: int = 8  # pairs in an optimiser step
     micro_batch: int = 2  # pairs in a forward pass: lower it if memory is short
-    max_tokens: int = 2048  # a training pair is cut after this many tokens (ours)
-    lora_rank: int = 16  # (ours, as all of LoRA's settings: those of the STAT paper)
+    max_tokens: int = 2048  # a training pair is cut after this many tokens
+    lora_rank: int = 16
     lora_alpha: int = 32
-    lora_dropout: float = 0.05  # of SFT; none in GRPO, so that the sampler's and the trained weights are the same
+    lora_dropout: float = 0.05  # of SFT; none in GRPO (ours: because with it the weights that are trained were not those that sampled)
     weight_decay: float = 0.1
     max_grad_norm: float = 0.3  # gradient clip
     warmup: float = 0.03  # share of the steps, then cosine to zero
@@ -155,7 +156,11 @@ def in_words(gram: tuple[str, ...] | list[str]) -> int:
 
 
 def hard_fails(text: str, given: str, cut_off: bool) -> list[str]:
-    """Why a rewrite is no self-contained solution at all (ours): the names of the rules that it breaks."""
+    """Why a rewrite is no self-contained solution at all: the names of the rules that it breaks.
+
+    ours: all limits, because with these fewer than one in a hundred of GSM8K's human solutions break a rule: a quarter of the demonstration's words;
+    eight words after the answer, for its unit; a sentence said four times, a formula twelve.
+    """
     boxes = common.read_boxes(text)
     before, after = (text[:boxes[-1][0]], text[boxes[-1][1]:]) if boxes else (text, "")
     after = re.sub(r"\\(end|tag)\{[^}]*\}|\\[a-zA-Z]+|[^\w\n]", " ", after)  # "clips in all." may follow on the line of the box
@@ -172,21 +177,25 @@ def hard_fails(text: str, given: str, cut_off: bool) -> list[str]:
 
 
 def cheats(text: str, problem: str, given: str) -> list[str]:
-    """Ways to a high reward without a better demonstration (ours): the names of the rules that fire."""
+    """Ways to a high reward without a better demonstration: the names of the rules that fire.
+
+    ours: all limits. A copy with a word changed here and there still shares 0.8 of its 8-grams; a solution may take up the problem's terms, but not
+    half of its sentences; nothing needs to be said twice.
+    """
     parts = [part.strip().casefold() for part in re.split(r"[.;]\s|\n", text)]
     sentences = [part for part in parts if len(part) >= 12 and (in_words(words(part)) >= 3 or "=" in part)]
-    asked = [gram for gram in grams(problem) if in_words(gram) >= 4]
+    asked, said = [gram for gram in grams(problem) if in_words(gram) >= 4], set(grams(text))
     return [name for name, fires in (
         ("copy", contained(text, given) > 0.8),
         ("false equation", bool(false_equations(text))),
-        ("echo", sum(gram in set(grams(text)) for gram in asked) > 0.5 * len(asked)),
+        ("echo", sum(gram in said for gram in asked) > 0.5 * len(asked)),
         ("padding", len(set(sentences)) < len(sentences))) if fires]
 
 
 def alignment(level: float, raw: float, on: float) -> float:
-    """How far from the demonstration's likelihood to that of the target's own right answers a rewrite has come, 0 to 1 (ours).
+    """How far from the demonstration's likelihood to that of the target's own right answers a rewrite has come, 0 to 1.
 
-    Capped at on: beyond it only low entropy would be paid, templates and short text, which is no alignment.
+    ours: capped at on, because beyond it only low entropy would be paid, templates and short text, which is no alignment.
     >>> alignment(-1.0, -2.0, -0.5), alignment(-3.0, -2.0, -0.5), alignment(-0.1, -2.0, -0.5)
     (0.6666666666666666, 0.0, 1.0)
     """
@@ -194,8 +203,9 @@ def alignment(level: float, raw: float, on: float) -> float:
 
 
 def reward(fails: list[str], is_right: bool, aligned: float, fired: list[str], penalty: bool = True) -> float:
-    """-1 for a hard fail, -0.5 to 0 for a wrong answer, 0.1 to 1 for a right one (ours: bands that no rules together can make overlap).
+    """-1 for a hard fail, -0.5 to 0 for a wrong answer, 0.1 to 0.2 for a right one that cheats, 0.2 to 1 for one that does not.
 
+    ours: bands that no rules together can make overlap, because else a cheat could pay for a wrong answer, or likelihood for a cheat.
     >>> reward([], True, 1.0, []), reward([], True, 1.0, ["copy", "echo"]), reward([], False, 1.0, ["copy"]), reward(["no answer"], True, 1.0, [])
     (1.0, 0.1, -0.1, -1.0)
     """
@@ -241,8 +251,8 @@ def token_log_probs(model, pairs: list[tuple[list[int], int]], device) -> list[t
 
 
 @torch.no_grad()
-def levels(args, student: common.Student, problems: list[str], texts: list[str]) -> tuple[list[torch.Tensor], int]:
-    """Log-probabilities under pi_T of the tokens of each text as an answer to its problem, and how many tokens were scored. Any adapter is off."""
+def levels(args, student: common.Student, problems: list[str], texts: list[str]) -> list[torch.Tensor]:
+    """Log-probabilities under pi_T of the tokens of each text as an answer to its problem. Any adapter is off."""
     pairs = [encode(student, [*question(x), {"role": "assistant", "content": y}], 10**6) for x, y in zip(problems, texts, strict=True)]
     order, out = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0])), {}
     model = student.model.eval()
@@ -251,12 +261,12 @@ def levels(args, student: common.Student, problems: list[str], texts: list[str])
         with model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext():
             found = token_log_probs(model, [pairs[i] for i in part], student.device)
         out |= dict(zip(part, (log_p.cpu() for log_p in found), strict=True))
-    return [out[i] for i in range(len(pairs))], sum(len(ids) - n for ids, n in pairs)
+    return [out[i] for i in range(len(pairs))]
 
 
 def judge(args, student: common.Student, rows: list[dict], outs: list[dict]) -> list[dict]:
     """The reward of each rewrite and what it is made of. rows: demonstrations with their "raw" and "on"."""
-    found, _ = levels(args, student, [row["problem"] for row in rows], [out["response"] for out in outs])
+    found = levels(args, student, [row["problem"] for row in rows], [out["response"] for out in outs])
     judged = []
     for row, out, log_p in zip(rows, outs, found, strict=True):
         fails, fired = hard_fails(out["response"], row["solution"], out["cut_off"]), cheats(out["response"], row["problem"], row["solution"])
@@ -290,21 +300,51 @@ def update(args, student: common.Student, optimizer, signal: list[tuple[list[int
     return kl_sum / n_tokens
 
 
+def solves(row: dict, out: dict) -> bool:
+    """Whether a completion ends by itself and has the right answer."""
+    return not out["cut_off"] and common.score(out["response"], row["answer"]) is True
+
+
 def n_generated(outs: list[dict]) -> int:
     """Tokens that were sampled for these completions, end tokens among them."""
     return sum(out["n_tokens"] + (not out["cut_off"]) for out in outs)
+
+
+def grpo_step(args, student: common.Student, optimizer, batch: list[dict], ask, judge, beta: float, seeds: tuple) -> dict:
+    """G completions of each row's prompt, their rewards, advantages within each group, one update; what the log says of it."""
+    drawn = [row for row in batch for _ in range(args.group)]
+    prompts = [ids for row in batch for ids in [common.prompt_ids(student.tokenizer, ask(row))] * args.group]
+    outs = [out for i in range(0, len(prompts), args.sample_batch) for out in sample(
+        student, prompts[i:i + args.sample_batch], 1.0, args.max_new_tokens, common.torch_seed(*seeds, i))]
+    judged, signal = judge(drawn, outs), []
+    for i in range(0, len(drawn), args.group):
+        found = advantages([one["reward"] for one in judged[i:i + args.group]])  # None: a group of equal rewards is left out
+        signal += [(prompts[i + j] + outs[i + j]["tokens"], len(prompts[i]), a) for j, a in enumerate(found or [])]
+    kl = update(args, student, optimizer, signal, beta) if signal else None
+    return {"drawn": len(outs), "generated": n_generated(outs), "scored": sum(one.get("n_scored", 0) for one in judged),
+            "skipped": len(batch) - len(signal) // args.group, "kl": kl if beta else None,
+            **{name: statistics.fmean(one[name] for one in judged) for name in ("reward", "is_right", "align") if name in judged[0]},
+            **{kind: dict(Counter(rule for one in judged for rule in one.get(kind, []))) for kind in ("fails", "cheats")}}
 
 
 def grpo(args, run, student: common.Student, rows: list[dict], name: str, ask, judge, beta: float, budget: int | None = None) -> None:
     """Trains the adapter of `student` by GRPO: adapter/<name>/ and 2_steps_<name>.jsonl, a row for each step.
 
     ask(row): the chat to complete; judge(rows, outs): {"reward", ...} of each completion. It ends after --rl-steps, or, with a budget, when so many
-    tokens have been generated. Every --save-every steps adapter, optimiser and log are saved; what is drawn in a step follows from its number.
+    tokens have been generated; on the way there it leaves adapter/<name>_1/, _2/, ... for the curve, at the first step that reaches i / --curve of
+    them. Every --save-every steps adapter, optimiser and log are saved; what is drawn in a step follows from its number.
     """
     import bitsandbytes as bnb
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
-    final, checkpoint, log = run.path / "adapter" / name, run.path / "adapter" / f"{name}.checkpoint.pt", []
+    folder, checkpoint, log = run.path / "adapter", run.path / "adapter" / f"{name}.checkpoint.pt", []
+    folder.mkdir(exist_ok=True)
     model = student.model
+
+    def save(name):
+        aside = folder / f"{name}.tmp"
+        model.save_pretrained(aside)
+        student.tokenizer.save_pretrained(aside)
+        aside.rename(folder / name)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):  # of an adapter that is gone on from
             module.p = 0.0
@@ -316,39 +356,26 @@ def grpo(args, run, student: common.Student, rows: list[dict], name: str, ask, j
         set_peft_model_state_dict(model, saved["adapter"])
         optimizer.load_state_dict(saved["optimizer"])
         log = saved["log"]
-    bar = tqdm(total=budget or args.rl_steps, initial=sum(row["generated"] for row in log) if budget else len(log), desc=f"GRPO {name}",
-               unit="token" if budget else "step")
-    while (sum(row["generated"] for row in log) < budget) if budget else (len(log) < args.rl_steps):
-        started, step = time.time(), len(log)
+    n_so_far = sum(row["generated"] for row in log)
+    bar = tqdm(total=budget or args.rl_steps, initial=n_so_far if budget else len(log), desc=f"GRPO {name}", unit="token" if budget else "step")
+    while (n_so_far < budget) if budget else (len(log) < args.rl_steps):
+        started, step, before = time.time(), len(log), n_so_far
         batch = common.rng(args.seed, name, step).sample(rows, min(args.prompts, len(rows)))
-        drawn = [row for row in batch for _ in range(args.group)]
-        prompts = [ids for row in batch for ids in [common.prompt_ids(student.tokenizer, ask(row))] * args.group]
-        outs = []
-        for i in range(0, len(prompts), args.sample_batch):
-            outs += sample(student, prompts[i:i + args.sample_batch], 1.0, args.max_new_tokens, common.torch_seed(args.seed, name, step, i))
-        judged = judge(drawn, outs)
-        signal = []
-        for i in range(0, len(drawn), args.group):
-            found = advantages([one["reward"] for one in judged[i:i + args.group]])
-            signal += [(prompts[i + j] + outs[i + j]["tokens"], len(prompts[i]), a) for j, a in enumerate(found or [])]
-        kl = update(args, student, optimizer, signal, beta) if signal else 0.0
-        mean = {name: statistics.fmean(one[name] for one in judged) for name in ("reward", "is_right", "align") if name in judged[0]}
-        log.append({"step": step, "drawn": len(outs), "generated": n_generated(outs), "scored": sum(one.get("n_scored", 0) for one in judged),
-                    "skipped": len(batch) - len(signal) // args.group, "kl": kl if beta and signal else None, **mean,
-                    "fails": dict(Counter(rule for one in judged for rule in one.get("fails", []))),
-                    "cheats": dict(Counter(rule for one in judged for rule in one.get("cheats", [])))})
-        run.log(grpo=name, at=step, seconds=round(time.time() - started, 2), peak_gib=common.peak_gib(), reward=mean["reward"])
+        log.append({"step": step, **grpo_step(args, student, optimizer, batch, ask, judge, beta, (args.seed, name, step))})
+        n_so_far += log[-1]["generated"]
+        run.log(grpo=name, at=step, seconds=round(time.time() - started, 2), peak_gib=common.peak_gib(), reward=log[-1]["reward"])
         bar.update(log[-1]["generated"] if budget else 1)
-        bar.set_postfix(reward=f"{mean['reward']:.2f}", right=f"{mean['is_right']:.2f}")
+        bar.set_postfix(reward=f"{log[-1]['reward']:.2f}", right=f"{log[-1]['is_right']:.2f}")
+        for i in [i for i in range(1, args.curve) if budget and before < budget * i / args.curve <= n_so_far]:
+            log[-1].setdefault("points", []).append(i)
+            if not (folder / f"{name}_{i}").exists():
+                save(f"{name}_{i}")
         if len(log) % args.save_every == 0:
-            checkpoint.parent.mkdir(exist_ok=True)
             torch.save({"adapter": get_peft_model_state_dict(model), "optimizer": optimizer.state_dict(), "log": log}, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").rename(checkpoint)
     bar.close()
     run.write(f"2_steps_{name}.jsonl", log)
-    model.save_pretrained(final.with_suffix(".tmp"))
-    student.tokenizer.save_pretrained(final.with_suffix(".tmp"))
-    final.with_suffix(".tmp").rename(final)
+    save(name)
     checkpoint.unlink(missing_ok=True)
 
 
@@ -361,25 +388,23 @@ def prepare(row: dict) -> dict:
 
 
 def measure(args, student: common.Student, rows: list[dict], own: dict[str, list[dict]]) -> list[dict]:
-    """Step 1: {"id", "raw", "on", "n_right", "scored"} of each demonstration.
+    """Step 1: {"id", "raw", "on", "n_right", "n_scored"} of each demonstration; the last counts tokens.
 
     on: the mean over the target's own right answers to it; where it has none, the median of the others. Should it have none to any, its wrong answers
     stand in (ours: because a run on a hopeless student should still end, and say so).
     """
-    answered = [(row, out["response"], not out["cut_off"] and common.score(out["response"], row["answer"]) is True)
-                for row in rows for out in own[row["id"]]]
+    answered = [(row, out["response"], solves(row, out)) for row in rows for out in own[row["id"]]]
     right = [(row, text) for row, text, is_right in answered if is_right]
     if not right:
         print(f"  the target answers none of {len(rows)} questions rightly: its wrong answers stand in for L_on")
     measured = right or [(row, text) for row, text, _ in answered]
-    raw, n_raw = levels(args, student, [row["problem"] for row in rows], [row["solution"] for row in rows])
-    on, n_on = levels(args, student, [row["problem"] for row, _ in measured], [text for _, text in measured])
-    by_id = {row["id"]: [] for row in rows}
-    for (row, _), log_p in zip(measured, on, strict=True):
-        by_id[row["id"]].append(log_p.mean().item())
-    median = statistics.median(statistics.fmean(some) for some in by_id.values() if some)
-    return [{"id": row["id"], "raw": log_p.mean().item(), "on": statistics.fmean(by_id[row["id"]] or [median]),
-             "n_right": len(by_id[row["id"]]) if right else 0, "scored": (n_raw + n_on) / len(rows)} for row, log_p in zip(rows, raw, strict=True)]
+    raw, by_id = levels(args, student, [row["problem"] for row in rows], [row["solution"] for row in rows]), {row["id"]: [] for row in rows}
+    for (row, _), log_p in zip(measured, levels(args, student, [row["problem"] for row, _ in measured], [text for _, text in measured]), strict=True):
+        by_id[row["id"]].append(log_p)
+    on = {key: statistics.fmean(log_p.mean().item() for log_p in some) for key, some in by_id.items() if some}
+    return [{"id": row["id"], "raw": log_p.mean().item(), "on": on.get(row["id"], statistics.median(on.values())),
+             "n_right": len(by_id[row["id"]]) if right else 0, "n_scored": len(log_p) + sum(map(len, by_id[row["id"]]))}
+            for row, log_p in zip(rows, raw, strict=True)]
 
 
 def rewriting(row: dict) -> list[dict]:
@@ -442,7 +467,7 @@ def uplift(args, student: common.Student, chosen: list[dict]) -> list[float]:
 
 def describe(args, student: common.Student, rows: list[dict], chosen: list[dict]) -> dict:
     """What an arm's training data is like; the uplift stands outside the reward."""
-    found, _ = levels(args, student, [row["problem"] for row in chosen], [row["solution"] for row in chosen])
+    found = levels(args, student, [row["problem"] for row in chosen], [row["solution"] for row in chosen])
     given = {row["id"]: row["solution"] for row in rows}
     fired = [cheats(row["solution"], row["problem"], given[row["id"]]) for row in chosen]
     n = len(chosen)
@@ -613,134 +638,144 @@ def train(args, run, student: common.Student, rows: list[dict], name: str) -> No
     final.with_suffix(".tmp").rename(final)
 
 
-def main(args: Args) -> None:
+# --- The arms. --------------------------------------------------------------------------------------------------------------------------------
+def read_sets(args) -> tuple[dict[str, str], list[dict], dict[str, list[dict]]]:
+    """Refuses what cannot be done, before anything is loaded; then (column of each test set, D, questions of each test set)."""
     common.check_args(args, lr=1, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9, rl_lr=1, clip=1, beta=1e9, min_gap=1e9,
                       temperature=1e9)
     bought = [arm for arm in args.arms if arm in ("best_of_n", "rejection", "grpo")]
-    if args.group < 2:
-        raise UserError("--group: expected at least 2, came 1: advantages are differences within a group")
-    if args.data.endswith(".jsonl"):
-        raise UserError(f"--data {args.data}: expected a folder with train.jsonl and test.jsonl, or a name, came one file; give its folder")
-    if args.data == "math" and "math500" in args.ood + args.retention:
-        raise UserError("--ood, --retention: math500 is a part of --data math's test split; give another set, such as --ood gsm8k")
-    if args.adapter and set(args.arms) - {"base", "grpo"}:
-        raise UserError(f"--adapter: only the arms base and grpo start from one, came --arms {' '.join(args.arms)}; leave the others out")
-    if bought and "dart" not in args.arms and not args.budget_tokens:
-        raise UserError(f"--arms {' '.join(bought)}: they get as many tokens as DART generates; add the arm dart, or give --budget-tokens")
+    columns = {args.data: "in distribution"} | dict.fromkeys(args.ood, "out of distribution") | dict.fromkeys(args.retention, "retention")
+    for wrong, message in (
+            (args.group < 2, "--group: expected at least 2, came 1: advantages are differences within a group"),
+            (args.data.endswith(".jsonl"), f"--data {args.data}: expected a folder with train.jsonl and test.jsonl, or a name, came one file; give "
+             "its folder"),
+            (args.data == "math" and "math500" in columns, "--ood, --retention: math500 is a part of --data math's test split; give another set, "
+             "such as --ood gsm8k"),
+            (args.adapter and set(args.arms) - {"base", "grpo"}, "--adapter: only the arms base and grpo start from one, came --arms "
+             f"{' '.join(args.arms)}; leave the others out"),
+            (bought and "dart" not in args.arms and not args.budget_tokens, f"--arms {' '.join(bought)}: they get as many tokens as DART generates; "
+             "add the arm dart, or give --budget-tokens"),
+            (len(columns) < 1 + len(args.ood) + len(args.retention), "--data, --ood, --retention: expected each set once, came one twice; leave out "
+             "the second"),
+            (len({Path(name).stem for name in columns}) < len(columns), "--data, --ood, --retention: expected file names that differ, came "
+             f"{', '.join(columns)}; rename one")):
+        if wrong:
+            raise UserError(message)
     for flag, name in (("--student", args.student), ("--adapter", args.adapter)):
         common.check_checkpoint(name, flag)  # now, not after hours
-    columns = {name: column for column, names in (("in distribution", [args.data]), ("out of distribution", args.ood), ("retention", args.retention))
-               for name in names}
-    if len(columns) < 1 + len(args.ood) + len(args.retention):
-        raise UserError("--data, --ood, --retention: expected each set once, came one twice; leave out the second")
-    if len({Path(name).stem for name in columns}) < len(columns):
-        raise UserError(f"--data, --ood, --retention: expected file names that differ, came {', '.join(columns)}; rename one")
     tests = {name: common.load(name, "test") for name in columns}
     pool = [prepare(row) for row in common.load(args.data, "train") if row["answer"] and row["solution"]]
     pool = common.without(pool, [row for rows in tests.values() for row in rows])
+    if not pool:
+        raise UserError(f"--data {args.data}: its train split has no demonstration, a question with a solution and an answer; check the file")
     tests = {name: common.rng(args.seed, "limit", name).sample(rows, min(args.limit or len(rows), len(rows))) for name, rows in tests.items()}
     rows = common.rng(args.seed, "demonstrations").sample(pool, min(args.n_demonstrations, len(pool)))
-    if not rows:
-        raise UserError(f"--data {args.data}: its train split has no demonstration, a question with a solution and an answer; check the file")
     print(f"D {len(rows)} demonstrations of {len(pool)}; tested on " + ", ".join(f"{len(some)} {columns[name]}" for name, some in tests.items()))
-    run = common.open_run(args, args.out, HOW)
+    return columns, rows, tests
+
+
+def reinforce(args, run, load, rows: list[dict], arm: str, budget: int | None) -> Path:
+    """The adapter that GRPO makes: the mapper for the arm dart, the target itself, rewarded for right answers, for the arm grpo."""
+    from peft import LoraConfig, get_peft_model
+    name, beta = "mapper" if arm == "dart" else arm, 0.0 if args.adapter else args.beta
+    if not (run.path / "adapter" / name).exists():
+        student = load(args.adapter, fresh=True)
+        torch.manual_seed(common.torch_seed(args.seed, "adapter"))
+        if not args.adapter:
+            student = student._replace(model=get_peft_model(student.model, LoraConfig(
+                r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")))
+        if arm == "dart":
+            learnable = [row for row in rows if row["on"] - row["raw"] >= args.min_gap]
+            grpo(args, run, student, learnable, name, rewriting, lambda drawn, outs: judge(args, student, drawn, outs), beta)
+        else:
+            grpo(args, run, student, rows, name, lambda row: question(row["problem"]), lambda drawn, outs: [
+                {"reward": float(ok), "is_right": ok} for ok in map(solves, drawn, outs)], beta, budget)
+    return run.path / "adapter" / name
+
+
+def make_data(args, run, load, rows: list[dict], own: dict, arm: str, budget: int | None) -> list[dict]:
+    """What an arm's target is trained on: {"id", "problem", "answer", "solution", "from": "given" or "rewrite"} for each demonstration."""
+    if arm == "sft":
+        return [row | {"from": "given"} for row in rows]
+    n_own = sum(map(n_generated, own.values()))
+    if arm == "rejection":
+        right, n_more = {row["id"]: [] for row in rows}, 0
+        for i in itertools.count():  # the samples of step 1 are the first
+            more = own if i == 0 else answer(args, run, f"3_own_{i}.jsonl", load, rows, 1.0, 1)
+            n_more += sum(map(n_generated, more.values()))
+            for row in rows:
+                right[row["id"]] += [out["response"] for out in more[row["id"]] if solves(row, out)]
+            if n_more >= budget:
+                return [row | ({"from": "rewrite", "solution": right[row["id"]][0]} if right[row["id"]] else {"from": "given"}) for row in rows]
+    if arm == "best_of_n":
+        rewrites = []
+        while n_own + n_generated(rewrites) < budget:
+            rewrites += rewrite_all(args, run, f"3_rewrites_{arm}_{len(rewrites) // len(rows)}.jsonl", load, rows, 1)
+        return choose(rows, rewrites)
+    mapper = reinforce(args, run, load, rows, arm, None) if arm == "dart" else None
+    return choose(rows, rewrite_all(args, run, f"3_rewrites_{arm}.jsonl", lambda: load(mapper), rows, args.n_rewrites))
+
+
+def cost(run, arm: str) -> dict[str, int]:
+    """What an arm cost, from the run's files: tokens generated, tokens scored under pi_T, optimiser steps. Step 1 counts whole for each arm that
+    needs it."""
+    def rows(pattern):
+        return [row for path in sorted(run.path.glob(pattern)) for row in run.read(path.name)]
+    steps = rows({"dart": "2_steps_mapper.jsonl", "grpo": "2_steps_grpo.jsonl"}.get(arm, "-"))
+    own = rows("1_own.jsonl") + rows("3_own_*.jsonl") * (arm == "rejection") if arm in ("prompt", "best_of_n", "rejection", "dart") else []
+    rewrites = rows(f"3_rewrites_{arm}*.jsonl")
+    return {"generated": n_generated(own + rewrites) + sum(row["generated"] for row in steps),
+            "scored": sum(row["n_scored"] for row in rewrites + rows("1_levels.jsonl") * bool(rewrites)) + sum(row["scored"] for row in steps),
+            "rl_steps": len(steps), "sft_steps": len(rows(f"loss_{arm}.jsonl"))}
+
+
+def main(args: Args) -> None:
+    columns, rows, tests = read_sets(args)
+    run, loaded = common.open_run(args, args.out, HOW), {}
     now = [{"id": row["id"], "part": part, "problem": row["problem"]} for part, some in (("D", rows), *tests.items()) for row in some]
     if run.step("0_questions.jsonl", lambda: now) != now:
         raise UserError(f"{run.path}/0_questions.jsonl: these are not the questions that the sets give now; give the old data, or another --out")
-    loaded = {}
 
-    def load(adapter=args.adapter):  # one model at a time
-        if adapter not in loaded:
+    def load(adapter=None, fresh=False):
+        """The target under an adapter; one model is in memory at a time. fresh: one to train, which is not kept."""
+        if fresh or adapter not in loaded:
             loaded.clear()
-            loaded[adapter] = common.load_student(args.student, adapter)
+            student = common.load_student(args.student, adapter)
+            return student if fresh else loaded.setdefault(adapter, student)
         return loaded[adapter]
-
-    def trained_by_grpo(name, some, ask, judge, beta, budget=None):
-        if not (run.path / "adapter" / name).exists():
-            from peft import LoraConfig, get_peft_model
-            loaded.clear()
-            student = common.load_student(args.student, args.adapter)
-            torch.manual_seed(common.torch_seed(args.seed, "adapter"))
-            if not args.adapter:
-                student = student._replace(model=get_peft_model(student.model, LoraConfig(
-                    r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")))
-            grpo(args, run, student, some, name, ask, lambda drawn, outs: judge(student, drawn, outs), beta, budget)
-        return run.read(f"2_steps_{name}.jsonl")
-    cost, spent, data, outcomes = {}, [0, 0], {}, {}
+    own, n_learnable, budget, data, outcomes = {}, None, args.budget_tokens, {}, {}
     if set(args.arms) & {"prompt", "best_of_n", "rejection", "dart"}:
         own = answer(args, run, "1_own.jsonl", load, rows, 1.0, args.n_own)
         found = run.step("1_levels.jsonl", lambda: measure(args, load(), rows, own))
         rows = [row | {"raw": level["raw"], "on": level["on"]} for row, level in zip(rows, found, strict=True)]
-        spent = [sum(map(n_generated, own.values())), round(sum(level["scored"] for level in found))]
-        learnable = [row for row in rows if row["on"] - row["raw"] >= args.min_gap]
-        print(f"  {len(learnable)} of {len(rows)} demonstrations are less likely than the target's own right answers by --min-gap {args.min_gap}")
-        if "dart" in args.arms and not learnable:
+        n_learnable = sum(row["on"] - row["raw"] >= args.min_gap for row in rows)
+        print(f"  {n_learnable} of {len(rows)} demonstrations are less likely than the target's own right answers by --min-gap {args.min_gap}")
+        if "dart" in args.arms and not n_learnable:
             raise UserError("--arms dart: every demonstration is in distribution already, so the mapper has nothing to learn; leave dart out")
-
-    def rewritten(arm, mapper, n=args.n_rewrites, name=None):
-        some = rewrite_all(args, run, name or f"3_rewrites_{arm}.jsonl", lambda: load(mapper), rows, n)
-        before = cost.setdefault(arm, {"generated": spent[0], "scored": spent[1], "rl_steps": 0})
-        cost[arm] = before | {"generated": before["generated"] + n_generated(some),
-                              "scored": before["scored"] + sum(one["n_scored"] for one in some)}
-        return some
-    budget = args.budget_tokens
-    for arm in sorted(args.arms, key=lambda arm: arm != "dart"):  # the others are given what DART costs
-        chosen, cost[arm] = None, {"generated": 0, "scored": 0, "rl_steps": 0}
-        if arm == "sft":
-            chosen = [row | {"from": "given"} for row in rows]
-        elif arm == "prompt":
-            del cost[arm]
-            chosen = choose(rows, rewritten(arm, None))
-        elif arm == "dart":
-            log = trained_by_grpo("mapper", learnable, rewriting, lambda student, drawn, outs: judge(args, student, drawn, outs), args.beta)
-            cost[arm] = {"generated": spent[0] + sum(row["generated"] for row in log), "scored": spent[1] + sum(row["scored"] for row in log),
-                         "rl_steps": len(log)}
-            chosen = choose(rows, rewritten(arm, run.path / "adapter" / "mapper"))
-            budget = budget or cost[arm]["generated"]
-        elif arm == "best_of_n":
-            del cost[arm]
-            some = []
-            for i in itertools.count():
-                some += rewritten(arm, None, 1, f"3_rewrites_{arm}_{i}.jsonl")
-                if cost[arm]["generated"] >= budget:
-                    break
-            chosen = choose(rows, some)
-        elif arm == "rejection":
-            right, used = {row["id"]: None for row in rows}, 0
-            for i in itertools.count():  # the samples of step 1 are the first
-                more = own if i == 0 else answer(args, run, f"3_own_{i}.jsonl", load, rows, 1.0, 1)
-                for row in rows:
-                    used += n_generated(more[row["id"]])
-                    good = [out["response"] for out in more[row["id"]] if not out["cut_off"] and common.score(out["response"], row["answer"]) is True]
-                    right[row["id"]] = right[row["id"]] or (good[0] if good else None)
-                if used >= budget:
-                    break
-            cost[arm]["generated"] = used
-            chosen = [row | {"from": "rewrite" if right[row["id"]] else "given", "solution": right[row["id"]] or row["solution"]} for row in rows]
-        elif arm == "grpo":
-            log = trained_by_grpo(arm, rows, lambda row: question(row["problem"]), lambda student, drawn, outs: [
-                {"reward": float(ok), "is_right": ok} for ok in (common.score(out["response"], row["answer"]) is True and not out["cut_off"]
-                                                                 for row, out in zip(drawn, outs, strict=True))],
-                0.0 if args.adapter else args.beta, budget)
-            cost[arm] |= {"generated": sum(row["generated"] for row in log), "rl_steps": len(log)}
-        if chosen:
+    for arm in sorted(args.arms, key=lambda arm: arm != "dart"):  # DART first: the others are given what it costs
+        adapter = run.path / "adapter" / arm if arm != "base" else args.adapter
+        if arm == "grpo":
+            reinforce(args, run, load, rows, arm, budget)
+            for i in range(1, args.curve):
+                evaluate_sets(args, run, f"grpo_{i}", lambda i=i: load(run.path / "adapter" / f"grpo_{i}"), tests)
+        elif arm != "base":
+            chosen = make_data(args, run, load, rows, own, arm, budget)
             chosen = run.step(f"3_chosen_{arm}.jsonl", lambda chosen=chosen: chosen)
             data[arm] = run.step(f"4_data_{arm}.json", lambda chosen=chosen: describe(args, load(), rows, chosen))
             print(f"  {arm}: {data[arm]}")
-            if not (run.path / "adapter" / arm).exists():
+            if not adapter.exists():
                 pairs = run.step(f"train_{arm}.jsonl", lambda chosen=chosen: [{"messages": question(row["problem"]) + [
                     {"role": "assistant", "content": row["solution"]}]} for row in chosen])
-                loaded.clear()
-                train(args, run, common.load_student(args.student), pairs, arm)
-            cost[arm]["sft_steps"] = len(run.read(f"loss_{arm}.jsonl"))
-        adapter = args.adapter if arm == "base" else run.path / "adapter" / arm
+                train(args, run, load(fresh=True), pairs, arm)
+            (run.path / "adapter" / f"{arm}.checkpoint.pt").unlink(missing_ok=True)
+        if arm == "dart":
+            budget = budget or cost(run, arm)["generated"]
         outcomes[arm] = evaluate_sets(args, run, arm, lambda adapter=adapter: load(adapter), tests)
-        (run.path / "adapter" / f"{arm}.checkpoint.pt").unlink(missing_ok=True)
     for name, column in columns.items():
         print(f"\n{column}: {name}\n" + common.arms_table({arm: [row["is_right"] is True for row in outcomes[arm] if row["set"] == name]
                                                          for arm in args.arms}, "sft" if "sft" in args.arms else args.arms[0]))
-    run.write("result.json", {"method": "dart", "arms": list(args.arms), "columns": columns, "cost": cost, "data": data,
-                              "n_learnable": len(learnable) if cost and spent[0] else None, "n": len(rows)})
+    run.write("result.json", {"method": "dart", "arms": list(args.arms), "columns": columns, "data": data, "n": len(rows), "n_learnable": n_learnable,
+                              "cost": {arm: cost(run, arm) for arm in args.arms}})
     print(f"{run.path}/result.json")
 
 

@@ -9,6 +9,7 @@ A share without a denominator is None, is left out of the means over runs, and i
 """
 import argparse
 import functools
+import itertools
 import json
 import math
 import re
@@ -677,13 +678,14 @@ def gather_dart(paths: list[str]) -> dict:
                 raise UserError(f"{path}: arm {name} with seed {seed} came twice; leave out one")
             if not name:
                 continue  # the penalty is nothing to the other arms
-            answers = read_rows(path / f"5_test_{arm}.jsonl")
             peak = [one["peak_gib"] for one in read_rows(path / "metrics.jsonl", there=False)
                     if one.get("train") == arm or one.get("grpo") == {"dart": "mapper"}.get(arm, arm)]
             row["arms"][name] = {
-                "columns": {column: right([one for one in answers if result["columns"][one["set"]] == column]) for column in COLUMNS},
+                **outcome(path, arm, result["columns"]),
                 "cost": result["cost"][arm], "data": result["data"].get(arm), "peak_gib": max(peak, default=None),
                 "seconds": round(sum(value for key, value in seconds.items() if belongs(key, arm)), 1)}
+        if args["penalty"] and "grpo" in result["arms"]:
+            row["curve"] = [outcome(path, f"grpo_{i}", result["columns"]) for i in range(1, args["curve"])]
         for name, label in (("mapper", "dart" if args["penalty"] else "no penalty"), ("grpo", "grpo")):
             if name == "mapper" or args["penalty"]:
                 row["steps"][label] = read_rows(path / f"2_steps_{name}.jsonl", there=False)
@@ -693,6 +695,14 @@ def gather_dart(paths: list[str]) -> dict:
     if len({tuple(sorted(row["arms"])) for row in runs.values()}) > 1:
         raise UserError(f"{paths[0]}, ...: expected the same arms for every seed; finish the runs that lack one")
     return {"args": arguments[first], "runs": [runs[seed] for seed in sorted(runs)]}
+
+
+def outcome(path: Path, arm: str, columns: dict[str, str]) -> dict[str, dict[str, list[int]]]:
+    """[right, of] of each column, and of each set out of distribution."""
+    answers = read_rows(path / f"5_test_{arm}.jsonl")
+    return {"columns": {column: right([one for one in answers if columns[one["set"]] == column]) for column in COLUMNS},
+            "sets": {Path(name).stem: right([one for one in answers if one["set"] == name]) for name, column in columns.items()
+                     if column == "out of distribution"}}
 
 
 def dart_seconds(path: Path) -> dict[str, float]:
@@ -715,13 +725,18 @@ def belongs(step: str, arm: str) -> bool:
         arm == "rejection" and step.startswith("3_own_"))
 
 
-def by_quarter(steps: list[dict]) -> list[float | None]:
-    """% right in each quarter of the generated tokens, a step counted where it begins."""
-    total, so_far, parts = sum(row["generated"] for row in steps), 0, [[], [], [], []]
-    for row in steps:
-        parts[4 * so_far // total].append(100 * row["is_right"])
-        so_far += row["generated"]
-    return [statistics.fmean(part) if part else None for part in parts]
+def level_with(points: list[tuple[float, float]], target: float) -> float | None:
+    """Where a curve of (tokens, accuracy) first reaches the target, straight lines between its points; None if nowhere.
+
+    >>> level_with([(0, 50), (100, 70), (200, 60)], 65), level_with([(0, 50), (100, 70)], 71), level_with([(0, 50)], 40)
+    (75.0, None, 0)
+    """
+    if points[0][1] >= target:
+        return points[0][0]
+    for (t, low), (u, high) in itertools.pairwise(points):
+        if high >= target:
+            return t + (u - t) * (target - low) / (high - low)
+    return None
 
 
 def share(run: dict, arm: str, column: str) -> float | None:
@@ -764,10 +779,12 @@ def dart_tables(results: dict) -> str:
             found = t_interval([x - y for x, y in values])
             rows.append([f"D4: {words}: no penalty minus dart", "measured", shown(found)])
     lines += table(["claim", "here", "difference, 95 % interval"], rows) if rows else []
-    if all(run["steps"].get("grpo") for run in runs):
-        quarters = [t_interval([by_quarter(run["steps"]["grpo"])[i] for run in runs]) for i in range(4)]
-        lines += ["", "Direct GRPO: % of its sampled answers to the questions of D that are right, in each quarter of its tokens: "
-                  + ", ".join(shown(found, "") for found in quarters) + "."]
+    if len(runs[0]["arms"]["base"]["sets"]) > 1:
+        lines += ["", "Out of distribution, set by set, in %: " + "; ".join(f"{name}: " + ", ".join(
+            f"{arm} {mean_shown([100 * run['arms'][arm]['sets'][name][0] / run['arms'][arm]['sets'][name][1] for run in runs])}" for arm in arms)
+            for name in runs[0]["arms"]["base"]["sets"]) + "."]
+    if {"dart", "grpo"} <= set(arms):
+        lines += grpo_curve(runs)
     rows = []
     for arm in arms:
         found = [run["arms"][arm]["data"] for run in runs if run["arms"][arm]["data"]]
@@ -783,30 +800,54 @@ def dart_tables(results: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def grpo_curve(runs: list[dict]) -> list[str]:
+    """D3: direct GRPO's accuracy on the way, and the tokens after which it is level with DART."""
+    n, rows = len(runs[0]["curve"]) + 1, []
+    ways = [[run["arms"]["base"], *run["curve"], run["arms"]["grpo"]] for run in runs]
+    for i in range(n + 1):
+        cells = [[100 * way[i]["columns"][column][0] / way[i]["columns"][column][1] for way in ways] for column in COLUMNS]
+        ahead = [share(run, "dart", COLUMNS[0]) - mine for run, mine in zip(runs, cells[0], strict=True)]
+        rows.append([f"{i} / {n}", *(shown(t_interval(cell), "") for cell in cells), shown(t_interval(ahead))])
+    level = {column: [level_with([(i / n, 100 * one["columns"][column][0] / one["columns"][column][1]) for i, one in enumerate(way)],
+                                 share(run, "dart", column)) for run, way in zip(runs, ways, strict=True)] for column in COLUMNS}
+    return ["", "D3: direct GRPO on the way to as many generated tokens as DART's.", *table(
+        ["tokens", *COLUMNS, "dart minus grpo, in distribution"], rows), "", "It is level with DART, run by run, after this part of DART's tokens: "
+        + "; ".join(f"{column}: {', '.join('never' if x is None else f'{x:.2f}' for x in some)}" for column, some in level.items()) + "."]
+
+
 def plot_dart(runs: list[dict], path: Path) -> None:
     """Per GRPO step of the mapper, mean over runs: reward and alignment, tokens of a rewrite, KL, and how often each rule fires."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    figure, axes = pyplot.subplots(2, 2, figsize=(12, 8), layout="constrained")
+    figure, axes = pyplot.subplots(2, 2, figsize=(13, 8), layout="constrained")
     labels = [label for label in ("dart", "no penalty") if all(run["steps"].get(label) for run in runs)]
-    rules = sorted({rule for run in runs for label in labels for row in run["steps"][label] for rule in {**row["cheats"], **row["fails"]}})
-    for label, style in zip(labels, ("-", "--"), strict=False):
-        n = min(len(run["steps"][label]) for run in runs)
-        def mean(value, label=label, n=n):
-            rows = [[value(run["steps"][label][t]) for run in runs] for t in range(n)]
-            return [statistics.fmean(x for x in row if x is not None) if any(x is not None for x in row) else math.nan for row in rows]
-        for name, value, axis in (("reward", lambda row: row["reward"], axes[0, 0]), ("align", lambda row: row["align"], axes[0, 0]),
-                                  ("right", lambda row: row["is_right"], axes[0, 0]), ("KL", lambda row: row["kl"], axes[1, 0]),
-                                  ("tokens", lambda row: row["generated"] / row["drawn"], axes[0, 1])):
-            axis.plot(mean(value), style, label=f"{name}, {label}")
-        for i, rule in enumerate(rules):
-            axes[1, 1].plot(mean(lambda row, rule=rule: 100 * (row["cheats"].get(rule, 0) + row["fails"].get(rule, 0)) / row["drawn"]), style,
-                            color=f"C{i}", label=f"{rule}, {label}")
-    for axis, words in zip(axes.flat, ("mean over rewrites", "tokens of a rewrite", "KL to the base (nats per token)", "% of rewrites"), strict=True):
+    rows = {label: list(zip(*(run["steps"][label] for run in runs), strict=False)) for label in labels}  # a step of all runs
+    total = Counter()
+    for label in labels:
+        for step in rows[label]:
+            for row in step:
+                total.update({rule: n / row["drawn"] / len(step) / len(rows[label]) for rule, n in (row["cheats"] | row["fails"]).items()})
+    rules = [rule for rule, part in total.most_common() if part >= 0.001]
+    panels = {(0, 0): ("mean over rewrites", {"reward": lambda row: row["reward"], "alignment": lambda row: row["align"],
+                                              "right answer": lambda row: row["is_right"]}),
+              (0, 1): ("tokens of a rewrite", {"tokens": lambda row: row["generated"] / row["drawn"]}),
+              (1, 0): ("KL to the base (nats a token)", {"KL": lambda row: math.nan if row["kl"] is None else row["kl"]}),
+              (1, 1): ("% of rewrites (log scale)", {rule: lambda row, rule=rule: 100 * (row["cheats"] | row["fails"]).get(rule, 0) / row["drawn"]
+                                                      for rule in rules})}
+    for where, (words, curves) in panels.items():
+        axis = axes[where]
+        for i, (name, value) in enumerate(curves.items()):
+            for label, style in zip(labels, ("-", "--"), strict=False):
+                values = [[value(row) for row in step] for step in rows[label]]
+                axis.plot([statistics.fmean(some) for some in values], style, color=f"C{i}", label=f"{name}, {label}")
+                if i == 0:
+                    axis.fill_between(range(len(values)), [min(some) for some in values], [max(some) for some in values], color=f"C{i}", alpha=0.12)
         axis.set(xlabel="GRPO step of the mapper", ylabel=words)
-        axis.legend(fontsize=8)
-    figure.suptitle(f"The mapper's training ({len(runs)} runs)")
+        axis.legend(fontsize=8, **({"loc": "upper left", "bbox_to_anchor": (1, 1)} if where == (1, 1) else {}))
+    axes[1, 1].set_yscale("symlog", linthresh=0.1)
+    axes[1, 1].set_ylim(0)
+    figure.suptitle(f"The mapper's training, mean of {len(runs)} runs (shaded: their range, of the first curve); rules that fire on 0.1 % or more")
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 import torch
@@ -51,6 +52,12 @@ def test_each_hard_fail_has_its_rule(rule, bad):
 def test_each_way_of_cheating_has_its_rule(rule, bad):
     problem = "Let t be 12 plus 7. Find t plus 9."
     assert cheats(bad, problem, GIVEN) == [rule] and cheats(GOOD, problem, GIVEN) == []
+
+
+def test_human_solutions_hardly_break_a_rule(real_data):
+    rows = [dart.prepare(row) for row in common.load(str(real_data / "gsm8k"), "train")]
+    fired = Counter(rule for row in rows for text in [row["solution"]] for rule in hard_fails(text, text, False) + cheats(text, row["problem"], ""))
+    assert len(rows) > 7000 and all(n < 0.01 * len(rows) for n in fired.values()), fired
 
 
 def test_equations_are_read_alone():
@@ -196,7 +203,7 @@ def test_rewards_are_the_bases_whatever_the_adapter_the_order_and_the_batch(smal
     for one, two, three in zip(found, plain, turned, strict=True):
         assert one["level"] == pytest.approx(two["level"], abs=5e-4) and one["level"] == pytest.approx(three["level"], abs=5e-4)
         assert [one[key] for key in ("fails", "cheats", "is_right")] == [two[key] for key in ("fails", "cheats", "is_right")]
-    raw = dart.levels(args, student, [rows[4]["problem"]], [rows[4]["solution"]])[0][0].mean().item()
+    raw = dart.levels(args, student, [rows[4]["problem"]], [rows[4]["solution"]])[0].mean().item()
     assert found[4]["level"] == pytest.approx(raw, abs=5e-4) and "copy" in found[4]["cheats"]  # y itself is at L_raw
 
 
@@ -216,15 +223,28 @@ def test_one_base_and_one_adapter_are_in_memory(small_demonstrations):
     assert all(torch.equal(x, y) for x, y in zip(off, alone, strict=True)) and not torch.equal(on[0], off[0])
 
 
+def test_training_one_adapter_leaves_another_bit_equal(small_demonstrations):
+    """A run trains the mapper and the target one after the other, each on its own copy of the base; even in one model an update is one adapter's."""
+    import bitsandbytes as bnb
+    from peft import LoraConfig
+    student = with_adapter(small_demonstrations)
+    student.model.add_adapter("target", LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False))
+    before = {name: p.detach().clone() for name, p in student.model.named_parameters()}
+    optimizer = bnb.optim.PagedAdamW8bit([p for p in student.model.parameters() if p.requires_grad], lr=1e-2)
+    dart.update(dart.Args(), student, optimizer, [(*pair, a) for pair, a in zip(some_pairs(student), (1.0, -1.0, 0.5, -0.5), strict=True)], 0.01)
+    moved = {name for name, p in student.model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {name for name, p in student.model.named_parameters() if ".default." in name} and any(".target." in name for name in before)
+
+
 # --- Whole runs. ------------------------------------------------------------------------------------------------------------------------------
 SMALL = ["--rl-steps", "4", "--prompts", "4", "--group", "4", "--rl-lr", "1e-3", "--n-own", "2", "--n-rewrites", "2", "--limit", "10",
          "--epochs", "1", "--batch", "4", "--micro-batch", "16", "--no-checkpointing", "--lr", "1e-3", "--sample-batch", "50",
-         "--max-new-tokens", "40", "--save-every", "2"]
+         "--max-new-tokens", "40", "--save-every", "2", "--curve", "2"]
 
 
 def flags(made, out, *more):
-    return [str(x) for x in ("--student", made / "student", "--data", made, "--ood", made / "ood.jsonl", "--retention", made / "retention.jsonl",
-                             "--out", out, *SMALL, *more)]
+    return [str(x) for x in ("--student", made / "student", "--data", made, "--ood", made / "phrasings.jsonl", made / "larger.jsonl",
+                             "--retention", made / "retention.jsonl", "--out", out, *SMALL, *more)]
 
 
 def read(path):
@@ -236,14 +256,15 @@ def easy(small_demonstrations, tmp_path_factory):
     """The small world's questions with the answers that its student, which is nearly always wrong, gives: to these it is right."""
     made = tmp_path_factory.mktemp("easy")
     student = common.load_student(str(small_demonstrations / "student"))
-    rows = [row for name in ("train", "test", "ood", "retention") for row in read(small_demonstrations / f"{name}.jsonl")]
+    rows = [row for name in ("train", "test", "phrasings", "larger", "retention") for row in read(small_demonstrations / f"{name}.jsonl")]
     prompts = [common.prompt_ids(student.tokenizer, dart.question(row["problem"])) for row in rows]
     outs = [out for i in range(0, len(prompts), 50) for out in dart.sample(student, prompts[i:i + 50], 0.0, 40, 0)]
     answers = [common.extract_answer(out["response"]) for out in outs]
     easy = [row | {"answer": answer, "solution": f"It is {answer}; \\boxed{{{answer}}}."}
             for row, answer in zip(rows, answers, strict=True) if answer]
     assert len(easy) >= 30, "the student writes hardly any answer"
-    for name, part in (("train", easy[:16]), ("test", easy[16:30]), ("ood", rows[-10:]), ("retention", rows[:10])):
+    for name, part in (("train", easy[:16]), ("test", easy[16:30]), ("phrasings", rows[-10:]), ("larger", rows[-20:-10]),
+                       ("retention", rows[:10])):
         part = [row | {"id": f"{name}/{i}"} for i, row in enumerate(part)]
         (made / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     (made / "student").symlink_to(small_demonstrations / "student")
@@ -263,7 +284,7 @@ def test_every_arm_runs_at_dart_s_cost(whole_run, easy):
     out, printed = whole_run
     result = json.loads((out / "result.json").read_text())
     cost, n = result["cost"], result["n"]
-    assert list(result["columns"].values()) == ["in distribution", "out of distribution", "retention"] and printed.count("vs sft") == 3
+    assert list(result["columns"].values()) == ["in distribution", *["out of distribution"] * 2, "retention"] and printed.count("vs sft") == 4
     own = [row for row in read(out / "1_own.jsonl")]
     steps = read(out / "2_steps_mapper.jsonl")
     made = {arm: [row for path in out.glob(f"3_rewrites_{arm}*.jsonl") for row in read(path)] for arm in ("dart", "prompt", "best_of_n")}
@@ -277,6 +298,12 @@ def test_every_arm_runs_at_dart_s_cost(whole_run, easy):
     assert n_own + dart.n_generated([row for path in passes[:-1] for row in read(path)]) < cost["dart"]["generated"]
     assert len(steps) == 4 == cost["dart"]["rl_steps"] and all(len(row["fails"]) >= 0 and -1 <= row["reward"] <= 1 for row in steps)
     assert steps[0]["kl"] == pytest.approx(0, abs=1e-4) or steps[0]["skipped"] == 4  # the adapter begins at the base
+    policy = read(out / "2_steps_grpo.jsonl")  # half-way there its adapter is kept and tested
+    halfway, = [i for i, row in enumerate(policy) if "points" in row]
+    assert sum(row["generated"] for row in policy[:halfway]) < cost["dart"]["generated"] / 2 <= sum(row["generated"] for row in policy[:halfway + 1])
+    assert policy[halfway]["points"] == [1] and (out / "adapter" / "grpo_1").is_dir() and len(read(out / "5_test_grpo_1.jsonl")) == len(
+        read(out / "5_test_grpo.jsonl"))
+    assert cost["dart"]["scored"] == sum(row["n_scored"] for row in read(out / "1_levels.jsonl") + made["dart"]) + sum(row["scored"] for row in steps)
     for arm in ("sft", "prompt", "best_of_n", "rejection", "dart"):
         pairs = read(out / f"train_{arm}.jsonl")
         assert len(pairs) == n and cost[arm]["sft_steps"] == math.ceil(n / 4)  # equal numbers of pairs and steps
@@ -369,7 +396,8 @@ def test_a_slice_of_real_gsm8k(real_data, easy, tmp_path, call_file):
 def test_a_mistake_gets_one_sentence(change, words, easy, tmp_path, call_file):
     argv = flags(easy, tmp_path / "out")
     if change[0] in argv:
-        del argv[argv.index(change[0]):argv.index(change[0]) + 2]
+        at = argv.index(change[0])
+        del argv[at:next(i for i in range(at + 1, len(argv)) if argv[i].startswith("--"))]
     done = call_file("dart.py", *argv, *change)
     assert done.returncode == 2 and words in done.stderr and done.stderr.count("error:") == 1 and not (tmp_path / "out").exists(), done.stderr
 

@@ -3,6 +3,7 @@ import doctest
 import itertools
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -459,9 +460,14 @@ def test_darts_tables_by_hand(tmp_path):
     assert (tmp_path / "mapper.png").stat().st_size > 10_000
 
 
-def test_a_curve_by_quarters_of_its_tokens_by_hand():
-    steps = [{"generated": n, "is_right": right} for n, right in ((50, 0.1), (50, 0.3), (100, 0.5), (100, 0.6), (100, 0.7))]
-    assert report.by_quarter(steps) == pytest.approx([20, 50, 60, 70]) and report.by_quarter(steps[:1]) == [10, None, None, None]
+def test_d3_by_hand(tmp_path):
+    paths = [write_dart(tmp_path / f"{seed}", seed, {"base": [4, 4, 9], "grpo": [8, 4, 7], "dart": [7, 6, 9]}, curve=2) for seed in (0, 1)]
+    for path in paths:
+        rows = [{"id": str(i), "set": name, "is_right": i < k} for name, k in (("d", 6), ("o.jsonl", 5), ("r.jsonl", 8)) for i in range(10)]
+        (Path(path) / "5_test_grpo_1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = report.tables(json.loads(json.dumps(report.gather(paths))))
+    assert "| 1 / 2 | 60.0 [60.0, 60.0] | 50.0 [50.0, 50.0] | 80.0 [80.0, 80.0] | +10.0 [+10.0, +10.0] |" in shown
+    assert "in distribution: 0.75, 0.75; out of distribution: never, never; retention: 0.00, 0.00." in shown
 
 
 def test_dart_runs_must_agree(tmp_path):

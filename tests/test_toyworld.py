@@ -202,12 +202,15 @@ def test_held_out_words_are_the_last_of_a_skills_phrasings():
 
 def test_a_world_of_demonstrations_keeps_its_sets_apart(tmp_path):
     made = world.make_world(tmp_path, 1, stat_sel.STUDENT_PROMPT, 0.01, family="demonstrations")
-    sets = {name: common.load(str(made / f"{name}.jsonl")) for name in ("train", "test", "ood", "retention")}
+    sets = {name: common.load(str(made / f"{name}.jsonl")) for name in ("train", "test", "phrasings", "larger", "retention")}
     texts = [row["problem"] for rows in sets.values() for row in rows]
     assert len(set(texts)) == len(texts) and len(sets["train"]) == 6
     weak = {name: [bool(set(row["skills"]) & set(WEAK)) for row in rows] for name, rows in sets.items()}
-    assert all(weak["ood"]) and not any(weak["retention"]) and any(weak["train"])
-    assert all(world.in_held_out_words(toy.read(row["problem"])) == (name == "ood") for name in ("train", "test", "ood") for row in sets[name])
+    assert all(weak["phrasings"] + weak["larger"]) and not any(weak["retention"]) and any(weak["train"])
+    read = {name: [toy.read(row["problem"]) for row in rows] for name, rows in sets.items()}
+    assert all(world.in_held_out_words(p) == (name == "phrasings") for name in read if name != "retention" for p in read[name])
+    largest = {name: max(max(toy.BY_NAME[name].draw(random.Random(i), size)) for i in range(500) for size in (1, 2, 3)) for name in WEAK}
+    assert all(max(p.parts[0].numbers) > largest[p.skills[0]] and len(p.parts) == 1 for p in read["larger"])
     assert all(row["solution"] == world.expert_solution(toy.read(row["problem"])) for row in sets["train"])
 
 

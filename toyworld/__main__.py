@@ -24,7 +24,7 @@ TAUGHT = [*SMALL, "--concurrency", "8"]
 STAT = [*TAUGHT, "--n-val", str(world.N_VAL), "--n-pairs", "1900", "--prm-batch", "100", "--compare", "--length-words", "12"]
 FLAGS = {"stat_sel": STAT, "stat_syn": [*STAT, "--n-new", "8"],
          "active_loop": [*TAUGHT, "--n-seeds", "1500", "--rounds", "4", "--per-round", "100", "--verify", "sc"],
-         "dart": [*SMALL, "--rl-steps", "40", "--rl-lr", "1e-3"]}
+         "dart": [*SMALL, "--rl-steps", "80", "--rl-lr", "1e-3"]}
 
 # Of two possible answers three of five agree too easily. Fewer items, because they soon teach the student all depths.
 DEDUCTION = ["--n-agreeing", "5", "--per-round", "40"]
@@ -55,7 +55,7 @@ def run_method(args, method, rest: list[str], seed: int, family: str = "mathemat
     if args.method != "dart":
         flags += ["--teacher", "toy", "--teacher-url", url]
     elif "--data" not in given:
-        flags += ["--ood", str(made / "ood.jsonl"), "--retention", str(made / "retention.jsonl")]
+        flags += ["--ood", str(made / "phrasings.jsonl"), str(made / "larger.jsonl"), "--retention", str(made / "retention.jsonl")]
     if "--select" in given and "--reward-model" not in given and tyro.cli(method.Args, args=[*flags, *rest]).select == "reward":
         if not (made / "reward").is_dir():
             from toyworld.prm import make_reward

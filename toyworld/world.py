@@ -2,6 +2,7 @@
 
 Everything follows from one seed.
 """
+import functools
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ PRETRAINING_STEPS = 2400
 # The student of deduction has seen no problem that takes more than two rules. First it learns to say rules again, without which it finds none.
 SHALLOW, DEDUCTION_STEPS, DRILL_STEPS = (1, 2), 600, 400
 # The student of demonstrations has learnt to rewrite a little, the experts' way of writing least of all.
-N_DEMONSTRATIONS, N_TEST_OF_EACH, REWRITING, FROM_EXPERTS = 600, 500, 0.2, 0.08
+N_DEMONSTRATIONS, N_TEST_OF_EACH, REWRITING, FROM_EXPERTS = 600, 500, 0.2, 0.15
 WEAK_IN_REWRITING = 0.1
 
 
@@ -124,6 +125,13 @@ def in_held_out_words(problem: toy.Problem) -> bool:
     return any(part.skill.nouns[-1].format(**slot) in problem.text for part, slot in zip(problem.parts, slots, strict=True))
 
 
+@functools.cache
+def largest_seen(skill: str) -> int:
+    """The largest number that problems of a skill hold as the student has seen them, by 3,000 draws."""
+    rng = random.Random(0)
+    return max(max(toy.BY_NAME[skill].draw(rng, 3)) for _ in range(3000))
+
+
 def make_demonstrations(world: Path, seed: int, prompt: str, scale: float, times_seen: int) -> None:
     """A student with gaps that has learnt to rewrite, and demonstrations of experts: of skills that it lacks, in a style that it never wrote."""
     from dart import MAPPER_PROMPT
@@ -133,7 +141,9 @@ def make_demonstrations(world: Path, seed: int, prompt: str, scale: float, times
     def such(good):
         return lambda: next(p for p in iter(lambda: draw_problem(rng, 1.0, 0.2), None) if good(p))
     weak = set(WEAK)
-    sets = {"test": such(lambda p: not in_held_out_words(p)), "ood": such(lambda p: in_held_out_words(p) and weak & set(p.skills)),
+    sets = {"test": such(lambda p: not in_held_out_words(p)), "phrasings": such(lambda p: in_held_out_words(p) and weak & set(p.skills)),
+            "larger": lambda: next(p for p in iter(lambda: toy.make(rng, rng.choice(WEAK), 4), None)
+                                   if not in_held_out_words(p) and max(p.parts[0].numbers) > largest_seen(p.skills[0])),
             "retention": such(lambda p: not weak & set(p.skills)), "train": such(lambda p: not in_held_out_words(p))}
     for name, draw in sets.items():
         problems = draw_unique(draw, int((N_DEMONSTRATIONS if name == "train" else N_TEST_OF_EACH) * scale), taken)
