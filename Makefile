@@ -2,6 +2,8 @@ PYTHON ?= python3
 BIN = .venv/bin
 CRITERIA = random loss static_loss true_loss incorrect badge
 ARMS = base train augment hard embed stat shuffled
+DART_ARMS = base sft prompt best_of_n rejection grpo dart
+DART_RUNS = $(foreach seed,21 22 23 24 25,$(foreach part,all no_penalty perfect,runs/toy_dart/seed-$(seed)/$(part)))
 # One thread each for the tests: two torch processes with two threads each slow one another down many times.
 export TOKENIZERS_PARALLELISM = false
 
@@ -29,11 +31,12 @@ results: .venv  ## the runs behind results/toy_*.json, their tables and plots
 	for c in reward judge lion; do $(BIN)/python -m toyworld active_loop --seed 11 --select $$c --no-repeat || exit; done
 	$(BIN)/python report.py $(foreach c,reward judge lion,runs/toy_active_loop/seed-11/mathematics/$(c)) --save results/active_once.json
 	for seed in 21 22 23 24 25; do \
-	  $(BIN)/python -m toyworld dart --seed $$seed --arms base sft prompt best_of_n rejection grpo dart --out runs/toy_dart/seed-$$seed/penalty || exit; \
-	  $(BIN)/python -m toyworld dart --seed $$seed --arms base dart --no-penalty --out runs/toy_dart/seed-$$seed/no_penalty || exit; \
+	  $(BIN)/python -m toyworld dart --seed $$seed --arms $(DART_ARMS) --out runs/toy_dart/seed-$$seed/all || exit; \
+	  $(BIN)/python -m toyworld dart --seed $$seed --arms dart --no-penalty --out runs/toy_dart/seed-$$seed/no_penalty || exit; \
+	  $(BIN)/python -m toyworld dart --seed $$seed --arms sft --perfect --out runs/toy_dart/seed-$$seed/perfect || exit; \
 	done
-	$(BIN)/python report.py $(foreach seed,21 22 23 24 25,runs/toy_dart/seed-$(seed)/penalty runs/toy_dart/seed-$(seed)/no_penalty) --save results/toy_dart.json --plots docs
-	$(BIN)/python -m toyworld.audit $(foreach seed,21 22 23 24 25,runs/toy_dart/seed-$(seed)/penalty runs/toy_dart/seed-$(seed)/no_penalty) --save results/audit_dart.json
+	$(BIN)/python report.py $(DART_RUNS) --save results/toy_dart.json --plots docs
+	$(BIN)/python -m toyworld.audit $(filter-out %/perfect,$(DART_RUNS)) --save results/audit_dart.json
 	for seed in 6 7 8 9 10; do $(BIN)/python -m toyworld stat_sel --seed $$seed --times-seen 4 || exit; done
 	$(BIN)/python report.py $(foreach seed,6 7 8 9 10,runs/toy_stat_sel_seen_4/seed-$(seed)) --save results/toy_stat_sel_seen_4.json
 

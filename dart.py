@@ -310,13 +310,13 @@ def n_generated(outs: list[dict]) -> int:
     return sum(out["n_tokens"] + (not out["cut_off"]) for out in outs)
 
 
-def grpo_step(args, student: common.Student, optimizer, batch: list[dict], ask, judge, beta: float, seeds: tuple) -> dict:
+def grpo_step(args, student: common.Student, optimizer, batch: list[dict], ask, rate, beta: float, seeds: tuple) -> dict:
     """G completions of each row's prompt, their rewards, advantages within each group, one update; what the log says of it."""
     drawn = [row for row in batch for _ in range(args.group)]
     prompts = [ids for row in batch for ids in [common.prompt_ids(student.tokenizer, ask(row))] * args.group]
     outs = [out for i in range(0, len(prompts), args.sample_batch) for out in sample(
         student, prompts[i:i + args.sample_batch], 1.0, args.max_new_tokens, common.torch_seed(*seeds, i))]
-    judged, signal = judge(drawn, outs), []
+    judged, signal = rate(drawn, outs), []
     for i in range(0, len(drawn), args.group):
         found = advantages([one["reward"] for one in judged[i:i + args.group]])  # None: a group of equal rewards is left out
         signal += [(prompts[i + j] + outs[i + j]["tokens"], len(prompts[i]), a) for j, a in enumerate(found or [])]
@@ -327,10 +327,10 @@ def grpo_step(args, student: common.Student, optimizer, batch: list[dict], ask, 
             **{kind: dict(Counter(rule for one in judged for rule in one.get(kind, []))) for kind in ("fails", "cheats")}}
 
 
-def grpo(args, run, student: common.Student, rows: list[dict], name: str, ask, judge, beta: float, budget: int | None = None) -> None:
+def grpo(args, run, student: common.Student, rows: list[dict], name: str, ask, rate, beta: float, budget: int | None = None) -> None:
     """Trains the adapter of `student` by GRPO: adapter/<name>/ and 2_steps_<name>.jsonl, a row for each step.
 
-    ask(row): the chat to complete; judge(rows, outs): {"reward", ...} of each completion. It ends after --rl-steps, or, with a budget, when so many
+    ask(row): the chat to complete; rate(rows, outs): {"reward", ...} of each completion. It ends after --rl-steps, or, with a budget, when so many
     tokens have been generated; on the way there it leaves adapter/<name>_1/, _2/, ... for the curve, at the first step that reaches i / --curve of
     them. Every --save-every steps adapter, optimiser and log are saved; what is drawn in a step follows from its number.
     """
@@ -361,7 +361,7 @@ def grpo(args, run, student: common.Student, rows: list[dict], name: str, ask, j
     while (n_so_far < budget) if budget else (len(log) < args.rl_steps):
         started, step, before = time.time(), len(log), n_so_far
         batch = common.rng(args.seed, name, step).sample(rows, min(args.prompts, len(rows)))
-        log.append({"step": step, **grpo_step(args, student, optimizer, batch, ask, judge, beta, (args.seed, name, step))})
+        log.append({"step": step, **grpo_step(args, student, optimizer, batch, ask, rate, beta, (args.seed, name, step))})
         n_so_far += log[-1]["generated"]
         run.log(grpo=name, at=step, seconds=round(time.time() - started, 2), peak_gib=common.peak_gib(), reward=log[-1]["reward"])
         bar.update(log[-1]["generated"] if budget else 1)
@@ -717,8 +717,8 @@ def make_data(args, run, load, rows: list[dict], own: dict, arm: str, budget: in
 
 
 def cost(run, arm: str) -> dict[str, int]:
-    """What an arm cost, from the run's files: tokens generated, tokens scored under pi_T, optimiser steps. Step 1 counts whole for each arm that
-    needs it."""
+    """What an arm cost, from the run's files: tokens generated, tokens scored for L (not those of the KL term), optimiser steps. Step 1 counts
+    whole for each arm that needs it."""
     def rows(pattern):
         return [row for path in sorted(run.path.glob(pattern)) for row in run.read(path.name)]
     steps = rows({"dart": "2_steps_mapper.jsonl", "grpo": "2_steps_grpo.jsonl"}.get(arm, "-"))

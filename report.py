@@ -660,35 +660,32 @@ COLUMNS = ("in distribution", "out of distribution", "retention")
 
 
 def gather_dart(paths: list[str]) -> dict:
-    """Finished runs of dart.py as one row for each seed. A run with --no-penalty gives the arm "no penalty" to the row of its seed."""
+    """Finished runs of dart.py as one row for each seed. A run with --no-penalty gives the arm "no penalty" to the row of its seed, one on the toy
+    world's perfect demonstrations its SFT as the arm "perfect"; their other arms are left out."""
     runs, arguments, worlds = {}, {}, {}
     for path in map(Path, paths):
         result, args, env = (read_json(path / name) for name in ("result.json", "args.json", "env.json"))
         arguments[str(path)] = {name: value for name, value in args.items() if name not in (*MAY_DIFFER, "ood", "retention", "arms", "penalty")} | {
             "student": Path(args["student"]).name}
-        seed = args["seed"]
+        seed, data = args["seed"], args["data"].removesuffix("/perfect")
+        shown_as = {"sft": "perfect"} if data != args["data"] else {arm: arm for arm in result["arms"]} if args["penalty"] else {"dart": "no penalty"}
         row = runs.setdefault(seed, {"method": "dart", "seed": seed, "commit": env[-1]["commit"], "gpu": env[-1]["gpu"],
                                      "packages": env[-1]["packages"], "arms": {}, "steps": {}})
-        if worlds.setdefault(seed, (args["data"], args["student"], env[-1]["commit"])) != (args["data"], args["student"], env[-1]["commit"]):
+        if worlds.setdefault(seed, (data, args["student"], env[-1]["commit"])) != (data, args["student"], env[-1]["commit"]):
             raise UserError(f"{path}: its data, student or commit are not those of the other run with seed {seed}; make them anew")
-        seconds = dart_seconds(path)
-        for arm in result["arms"]:
-            name = arm if args["penalty"] else {"dart": "no penalty"}.get(arm, "")
-            if name in row["arms"]:
-                raise UserError(f"{path}: arm {name} with seed {seed} came twice; leave out one")
-            if not name:
-                continue  # the penalty is nothing to the other arms
-            peak = [one["peak_gib"] for one in read_rows(path / "metrics.jsonl", there=False)
-                    if one.get("train") == arm or one.get("grpo") == {"dart": "mapper"}.get(arm, arm)]
-            row["arms"][name] = {
-                **outcome(path, arm, result["columns"]),
-                "cost": result["cost"][arm], "data": result["data"].get(arm), "peak_gib": max(peak, default=None),
-                "seconds": round(sum(value for key, value in seconds.items() if belongs(key, arm)), 1)}
-        if args["penalty"] and "grpo" in result["arms"]:
-            row["curve"] = [outcome(path, f"grpo_{i}", result["columns"]) for i in range(1, args["curve"])]
-        for name, label in (("mapper", "dart" if args["penalty"] else "no penalty"), ("grpo", "grpo")):
-            if name == "mapper" or args["penalty"]:
-                row["steps"][label] = read_rows(path / f"2_steps_{name}.jsonl", there=False)
+        seconds, logged = dart_seconds(path), read_rows(path / "metrics.jsonl", there=False)
+        for arm in [arm for arm in result["arms"] if arm in shown_as]:
+            if shown_as[arm] in row["arms"]:
+                raise UserError(f"{path}: arm {shown_as[arm]} with seed {seed} came twice; leave out one")
+            trained = {"dart": "mapper"}.get(arm, arm)
+            peak = [one["peak_gib"] for one in logged if arm == one.get("train") or trained == one.get("grpo")]
+            row["arms"][shown_as[arm]] = {
+                **outcome(path, arm, result["columns"]), "cost": result["cost"][arm], "data": result["data"].get(arm),
+                "peak_gib": max(peak, default=None), "seconds": round(sum(value for key, value in seconds.items() if belongs(key, arm)), 1)}
+            if arm in ("dart", "grpo"):
+                row["steps"][shown_as[arm]] = read_rows(path / f"2_steps_{trained}.jsonl")
+            if arm == "grpo":
+                row["curve"] = [outcome(path, f"grpo_{i}", result["columns"]) for i in range(1, args["curve"])]
     first, *others = arguments
     if odd := [path for path in others if arguments[path] != arguments[first]]:
         raise UserError(f"{odd[0]}: its arguments differ from those of {first}; gather runs that differ in their seed and penalty alone")
@@ -751,7 +748,7 @@ def lead(runs: list[dict], a: str, b: str, column: str) -> tuple[float, float, f
 
 def dart_tables(results: dict) -> str:
     runs = results["runs"]
-    arms = [arm for arm in ("base", "sft", "prompt", "best_of_n", "rejection", "grpo", "dart", "no penalty") if arm in runs[0]["arms"]]
+    arms = [arm for arm in ("base", "sft", "prompt", "best_of_n", "rejection", "grpo", "dart", "no penalty", "perfect") if arm in runs[0]["arms"]]
     lines = [f"{len(runs)} runs, seeds {', '.join(str(run['seed']) for run in runs)}; accuracy in % with 95 % t-intervals over runs; differences in "
              f"points, paired within a run. Commit {', '.join(sorted({str(run['commit'])[:10] for run in runs}))}, "
              f"{', '.join(sorted({run['gpu'] for run in runs}))}."]
@@ -765,9 +762,9 @@ def dart_tables(results: dict) -> str:
                      f"{max(peak):.2f}" if peak else ""])
     lines += table(["arm", *COLUMNS, "tokens generated", "tokens scored", "RL steps", "SFT steps", "s", "peak GiB"], rows)
     rows = []
-    for claim, a, b, which in (("D1", "dart", "sft", COLUMNS), ("D2", "dart", "prompt", COLUMNS), ("beside D2", "dart", "best_of_n", COLUMNS),
-                               ("beside D2", "dart", "rejection", COLUMNS), ("D3", "dart", "grpo", COLUMNS), ("D4", "dart", "no penalty", COLUMNS)):
-        for column in which if {a, b} <= set(arms) else ():
+    for claim, a, b in (("D1", "dart", "sft"), ("D2", "dart", "prompt"), ("beside D2", "dart", "best_of_n"), ("beside D2", "dart", "rejection"),
+                        ("ceiling", "perfect", "dart"), ("D3", "dart", "grpo"), ("D4", "dart", "no penalty")):
+        for column in COLUMNS if {a, b} <= set(arms) else ():
             if found := lead(runs, a, b, column):
                 remark = " (the gap in style is built in)" if claim == "D1" and results["args"]["student"] == "student" else ""
                 equal = " at as many generated tokens" if b in ("grpo", "best_of_n", "rejection") else ""

@@ -433,7 +433,8 @@ def write_dart(path, seed, arms, penalty=True, **args):
         rows = [{"id": str(i), "set": name, "is_right": i < k} for name, k in zip(columns, rights, strict=True) for i in range(10)]
         (path / f"5_test_{arm}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     step = {"reward": 0.5, "align": 0.4, "is_right": 0.7, "generated": 80, "drawn": 8, "cheats": {"copy": 2}, "fails": {}}
-    (path / "2_steps_mapper.jsonl").write_text("".join(json.dumps(step | {"kl": kl}) + "\n" for kl in (0.0, None)))
+    for name in ("mapper", "grpo"):
+        (path / f"2_steps_{name}.jsonl").write_text("".join(json.dumps(step | {"kl": kl}) + "\n" for kl in (0.0, None)))
     logged = [{"step": "1_own.jsonl", "seconds": 10}, {"step": "1_levels.jsonl", "seconds": 5},
               {"grpo": "mapper", "at": 0, "seconds": 9, "peak_gib": 1.0}, {"grpo": "mapper", "at": 0, "seconds": 2, "peak_gib": 1.5},
               {"grpo": "mapper", "at": 1, "seconds": 3, "peak_gib": 1.25},
@@ -447,11 +448,13 @@ def write_dart(path, seed, arms, penalty=True, **args):
 def test_darts_tables_by_hand(tmp_path):
     paths = [write_dart(tmp_path / f"{seed}", seed, {"base": [5, 5, 9], "sft": [4, 3, 2], "dart": [8, 6 + seed, 9]}) for seed in (0, 1)]
     paths += [write_dart(tmp_path / f"{seed}n", seed, {"base": [5, 5, 9], "dart": [7, 6, 9]}, penalty=False) for seed in (0, 1)]
+    paths += [write_dart(tmp_path / f"{seed}p", seed, {"sft": [9, 7, 9]}, data="d/perfect") for seed in (0, 1)]
     results = report.gather(paths)
-    assert [set(run["arms"]) for run in results["runs"]] == [{"base", "sft", "dart", "no penalty"}] * 2
+    assert [set(run["arms"]) for run in results["runs"]] == [{"base", "sft", "dart", "no penalty", "perfect"}] * 2
     shown = report.tables(json.loads(json.dumps(results)))
     # 10 own answers + 5 levels + 2 and 3 for the two steps (the later of two lines counts) + 4 + 1 + 20; testing does not count
     assert "| dart | 80.0 [80.0, 80.0] | 65.0 [1.5, 128.5] | 90.0 [90.0, 90.0] | 100 | 50 | 2 | 0 | 45 | 1.50 |" in shown
+    assert "| ceiling: perfect > dart, in distribution | holds | +10.0 [+10.0, +10.0] points |" in shown
     assert "| D1: dart > sft, retention | holds (the gap in style is built in) | +70.0 [+70.0, +70.0] points |" in shown
     assert "| D4: dart > no penalty, in distribution | holds | +10.0 [+10.0, +10.0] points |" in shown and "D2" not in shown and "D3" not in shown
     assert "in nats: no penalty minus dart | measured | -1.0 [-1.0, -1.0] |" in shown and "in %: no penalty minus dart | measured | +20.0" in shown

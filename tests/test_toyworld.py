@@ -212,6 +212,10 @@ def test_a_world_of_demonstrations_keeps_its_sets_apart(tmp_path):
     largest = {name: max(max(toy.BY_NAME[name].draw(random.Random(i), size)) for i in range(500) for size in (1, 2, 3)) for name in WEAK}
     assert all(max(p.parts[0].numbers) > largest[p.skills[0]] and len(p.parts) == 1 for p in read["larger"])
     assert all(row["solution"] == world.expert_solution(toy.read(row["problem"])) for row in sets["train"])
+    perfect = common.load(str(made / "perfect"), "train")
+    assert [row["problem"] for row in perfect] == [row["problem"] for row in sets["train"]]
+    assert all(toy.check(toy.read(row["problem"]), row["solution"])["missing"] is None for row in perfect)
+    assert [row["id"] for row in common.load(str(made / "perfect"), "test")] == [row["id"] for row in common.load(str(made), "test")]
 
 
 @pytest.mark.parametrize("flag", ["--help"])

@@ -40,6 +40,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--times-seen", type=int, default=1, help="how often the student saw P in pretraining; at 4 it is saturated on P")
     parser.add_argument("--family", choices=("mathematics", "deduction"), help="of problems; deduction is for active_loop (default: mathematics; in "
                         "a sweep both)")
+    parser.add_argument("--perfect", action="store_true", help="dart: demonstrations in the student's own styles, without a slip; what SFT on them "
+                        "brings is the ceiling of any mapper")
     parser.add_argument("--sweep", type=int, nargs="*", metavar="SEED", help="active_loop: six criteria, each with these seeds (11 to 15), compared; "
                         "without it random and loss with one seed")
     return parser
@@ -64,7 +66,7 @@ def run_method(args, method, rest: list[str], seed: int, family: str = "mathemat
     if args.scale != 1 and of_stat:
         flags += ["--n-val", str(int(world.N_VAL * args.scale))]
     if "--data" not in given:
-        flags += ["--data", str(made)] + ["--skills", str(made / "skills.json")] * of_stat
+        flags += ["--data", str(made / "perfect" if args.perfect else made)] + ["--skills", str(made / "skills.json")] * of_stat
     run = f"{'' if args.times_seen == 1 else f'_seen_{args.times_seen}'}/seed-{seed}"
     flags += ["--out", str(Path(f"runs/toy_{args.method}{run}", family if args.method == "active_loop" else "", part))]
     earlier = Path(f"runs/toy_stat_sel{run}")
@@ -83,17 +85,20 @@ def run_method(args, method, rest: list[str], seed: int, family: str = "mathemat
 
 def main() -> int:
     args, rest = make_parser().parse_known_args()
-    method = importlib.import_module(args.method)
-    tyro.cli(method.Args, args=FLAGS[args.method] + rest)  # a wrong flag is refused before a world is made for it
-    chosen = tyro.cli(method.Args, args=FLAGS[args.method] + rest).select if "--select" in rest else ""
-    if args.sweep is not None and (args.method != "active_loop" or {"--select", "--out"} & set(rest)):
+    method, given = importlib.import_module(args.method), {flag.partition("=")[0] for flag in rest}
+    settings = tyro.cli(method.Args, args=FLAGS[args.method] + rest)  # a wrong flag is refused before a world is made for it
+    if args.sweep is not None and (args.method != "active_loop" or {"--select", "--out"} & given):
         print("error: --sweep: it is active_loop's, and takes neither --select nor --out; leave them out", file=sys.stderr)
+        return 2
+    if args.perfect and (args.method != "dart" or "--data" in given):
+        print("error: --perfect: it is dart's, and gives --data itself; leave it out", file=sys.stderr)
         return 2
     if args.method != "active_loop" and args.family == "deduction":
         print("error: --family deduction: its problems are for active_loop alone; leave it out", file=sys.stderr)
         return 2
-    if args.method != "active_loop" or {"--select", "--out"} & set(rest):
-        return run_method(args, method, rest, args.seed, "demonstrations" if args.method == "dart" else args.family or "mathematics", chosen)[0]
+    if args.method != "active_loop" or {"--select", "--out"} & given:
+        family = "demonstrations" if args.method == "dart" else args.family or "mathematics"
+        return run_method(args, method, rest, args.seed, family, settings.select if "--select" in given else "")[0]
     sweep, outs = args.sweep is not None, []
     for seed in args.sweep or (SEEDS if sweep else [args.seed]):
         for family in [args.family] if args.family else ["mathematics", "deduction"] if sweep else ["mathematics"]:

@@ -42,7 +42,7 @@ def count(path: Path) -> dict[str, dict[str, list[int]]]:
 
 def count_rewrites(path: Path) -> dict[str, dict[str, list[int]]]:
     """For each arm of a run of dart.py [how many, of how many]: rewrites with the right answer, those of them whose steps are "sound" (all that the
-    problem needs are there, none is false), and the same of those "taken"."""
+    problem needs are there, none is false), and the same of those "taken". The first two are empty for rejection, which rewrites nothing."""
     problems = {row["id"]: toy.read(row["problem"]) for row in report.read_rows(path / "0_questions.jsonl") if row["part"] == "D"}
     name, out = "" if common.read_json(path / "args.json")["penalty"] else "no penalty", {}
 
@@ -53,7 +53,7 @@ def count_rewrites(path: Path) -> dict[str, dict[str, list[int]]]:
         rewrites = [row for file in sorted(path.glob(f"3_rewrites_{arm}*.jsonl")) for row in report.read_rows(file)]
         taken = [row for row in report.read_rows(path / f"3_chosen_{arm}.jsonl", there=False) if row["from"] == "rewrite"]
         right = [row for row in rewrites if row["is_right"] and not row["fails"]]
-        if right and taken and (not name or arm == "dart"):
+        if taken and (not name or arm == "dart"):
             out[name or arm] = {"right": [len(right), len(rewrites)], "sound": [sum(sound(row, row["response"]) for row in right), len(right)],
                                 "taken": [sum(sound(row, row["solution"]) for row in taken), len(taken)]}
     return out
@@ -61,7 +61,7 @@ def count_rewrites(path: Path) -> dict[str, dict[str, list[int]]]:
 
 def rewrites_table(runs: list[dict]) -> str:
     def share(run, arm, name):
-        return 100 * run[arm][name][0] / run[arm][name][1]
+        return 100 * run[arm][name][0] / run[arm][name][1] if run[arm][name][1] else None
     arms = list(dict.fromkeys(arm for run in runs for arm in run))
     cells = {arm: [report.shown(report.t_interval([share(run, arm, name) for run in runs if arm in run]), "") for name in ("right", "sound", "taken")]
              for arm in arms}

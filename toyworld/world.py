@@ -149,6 +149,10 @@ def make_demonstrations(world: Path, seed: int, prompt: str, scale: float, times
         problems = draw_unique(draw, int((N_DEMONSTRATIONS if name == "train" else N_TEST_OF_EACH) * scale), taken)
         lines = [json.dumps(row(p, f"{name}/{i}", 0) | {"solution": expert_solution(p)}) for i, p in enumerate(problems)]
         (world / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if name in ("train", "test"):  # the same in the student's own styles, as the best mapper would write them
+            lines = [json.dumps(row(p, f"{name}/{i}", i)) for i, p in enumerate(problems)]
+            (world / "perfect").mkdir(exist_ok=True)
+            (world / "perfect" / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     rng = random.Random(f"student {seed}")
     n = int(PRETRAINING_STEPS * scale) * BATCH
     seen = [draw_problem(rng, WEAK_IN_PRETRAINING, 0.2) for _ in range(n - int(REWRITING * n))]
