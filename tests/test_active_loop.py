@@ -354,11 +354,6 @@ def test_the_toy_command_compares_loss_with_random(family, small_world, tmp_path
     assert args["n_agreeing"] == {"mathematics": 3, "deduction": 5}[family]  # of True and False three of five agree too easily
 
 
-def test_deduction_is_for_the_active_loop_alone(tmp_path, run_file):
-    done = run_file("-m", "toyworld", "stat_sel", "--family", "deduction", cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
-    assert done.returncode == 2 and "--family deduction" in done.stderr and not list(tmp_path.iterdir())
-
-
 def test_verification_keeps_what_most_answers_agree_on(small_world, tmp_path, teacher_url, call_file):
     out = tmp_path / "out"
     done = call_file("active_loop.py", *flags(

@@ -2,12 +2,14 @@
 import doctest
 import random
 import re
+import sys
 
 import pytest
 
 import active_loop
 import common
 import stat_sel
+import toyworld.__main__
 from toyworld import deduction, prm, teacher, world
 from toyworld import problems as toy
 from toyworld.student import WEAK, draw_problem, solution
@@ -216,6 +218,17 @@ def test_a_world_of_demonstrations_keeps_its_sets_apart(tmp_path):
     assert [row["problem"] for row in perfect] == [row["problem"] for row in sets["train"]]
     assert all(toy.check(toy.read(row["problem"]), row["solution"])["missing"] is None for row in perfect)
     assert [row["id"] for row in common.load(str(made / "perfect"), "test")] == [row["id"] for row in common.load(str(made), "test")]
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["stat_sel", "--family", "deduction"], "--family deduction"), (["stat_sel", "--sweep"], "--sweep"),
+    (["active_loop", "--sweep", "1", "--select=loss"], "--sweep"), (["stat_sel", "--perfect"], "--perfect"),
+    (["dart", "--perfect", "--data=elsewhere"], "--perfect")])
+def test_flags_that_do_not_go_together_are_refused(argv, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["toyworld", *argv])
+    assert toyworld.__main__.main() == 2
+    assert words in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("flag", ["--help"])
