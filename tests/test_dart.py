@@ -427,13 +427,26 @@ def test_the_audit_by_hand(tmp_path):
     for name, lines in files.items():
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in lines))
     (tmp_path / "result.json").write_text(json.dumps({"arms": ["base", "dart"]}))
+    both = {}
     for penalty, name in ((True, "dart"), (False, "no penalty")):
         (tmp_path / "args.json").write_text(json.dumps({"penalty": penalty}))
         counts = audit.count_rewrites(tmp_path)
         assert counts == {name: {"right": [3, 5], "sound": [1, 3], "taken": [1, 2]}}
+        both |= counts
     assert audit.table([counts]).splitlines()[-1] == "| no penalty | 60.0 | 33.3 | 50.0 |"
+    shown = audit.table([both, {"dart": {"right": [1, 2], "sound": [1, 1], "taken": [2, 2]}, "no penalty": both["no penalty"]}])
+    assert shown.splitlines()[-1] == "Sound steps of the rewrites taken, dart minus no penalty: +25.0 [-292.7, +342.7] points."  # 0 and 50
+
+
+def test_the_audit_counts_own_right_answers(tmp_path):
+    (tmp_path / "args.json").write_text(json.dumps({"penalty": True}))
+    (tmp_path / "result.json").write_text(json.dumps({"arms": ["rejection"]}))
+    for name, row in (("0_questions", {"id": "0", "part": "D", "problem": "Find 12+7."}),
+                      ("3_chosen_rejection", {"id": "0", "solution": "12+7=19. \\boxed{19}", "from": "rewrite"})):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    assert audit.table([audit.count_rewrites(tmp_path)]).splitlines()[-1] == "| rejection |  |  | 100.0 |"
 
 
 def test_the_readme_shows_the_committed_audit():
     saved = json.loads((ROOT / "results" / "audit_dart.json").read_text())
-    assert audit.table(saved["runs"]) in (ROOT / "README.md").read_text() and len(saved["runs"]) >= 6
+    assert audit.table(saved["runs"]) in (ROOT / "README.md").read_text() and len(saved["runs"]) == 5

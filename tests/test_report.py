@@ -297,8 +297,7 @@ def test_the_readme_shows_the_table_of_the_committed_results(name):
     shown = re.search(pattern, (ROOT / "README.md").read_text(), re.DOTALL)
     assert shown and shown[1].strip() == report.tables(results).strip()
     for part in results.get("data", {"": results}).values():
-        least = 3 if name == "toy_dart.json" else 5  # begun
-        assert len({run["seed"] for run in part["runs"]}) == len(part["runs"]) >= least and results["command"]
+        assert len({run["seed"] for run in part["runs"]}) == len(part["runs"]) >= 5 and results["command"]
 
 
 def test_plots_are_made(gathered, tmp_path):

@@ -66,6 +66,9 @@ def rewrites_table(runs: list[dict]) -> str:
     cells = {arm: [report.shown(report.t_interval([share(run, arm, name) for run in runs if arm in run]), "") for name in ("right", "sound", "taken")]
              for arm in arms}
     lines = report.table(["arm", "rewrites that pass %", "of these with sound steps %", "of those taken %"], [[arm, *cells[arm]] for arm in arms])
+    for a, b in (("dart", "no penalty"), ("dart", "prompt")):
+        lead = report.t_interval([share(run, a, "taken") - share(run, b, "taken") for run in runs if {a, b} <= set(run)])
+        lines += ["", f"Sound steps of the rewrites taken, {a} minus {b}: {report.shown(lead)} points."] if lead else []
     return "\n".join(lines).strip() + "\n"
 
 
@@ -95,7 +98,12 @@ def main() -> int:
             if not runs or "seed" in runs[0]:  # report.py's
                 raise common.UserError(f"{args.paths[0]}: expected a file that --save wrote, came another; give that, or run directories")
         else:
-            runs = [(count_rewrites if Path(path, "3_chosen_dart.jsonl").is_file() else count)(Path(path)) for path in args.paths]
+            runs = {}
+            for path in map(Path, args.paths):  # of dart.py several runs of a seed are one row
+                is_dart = (path / "3_chosen_dart.jsonl").is_file()
+                name = common.read_json(path / "args.json")["seed"] if is_dart else str(path)
+                runs.setdefault(name, {}).update(count_rewrites(path) if is_dart else count(path))
+            runs = list(runs.values())
     except common.UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
