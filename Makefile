@@ -3,7 +3,7 @@ BIN = .venv/bin
 CRITERIA = random loss static_loss true_loss incorrect badge
 ARMS = base train augment hard embed stat shuffled
 DART_ARMS = base sft prompt best_of_n rejection grpo dart
-DART_RUNS = $(foreach seed,21 22 23 24 25,$(foreach part,all no_penalty perfect,runs/toy_dart/seed-$(seed)/$(part)))
+DART_RUNS = $(foreach seed,21 22 23 24 25,$(foreach part,all no_penalty perfect slow,runs/toy_dart/seed-$(seed)/$(part)))
 # One thread each for the tests: two torch processes with two threads each slow one another down many times.
 export TOKENIZERS_PARALLELISM = false
 
@@ -34,9 +34,10 @@ results: .venv  ## the runs behind results/toy_*.json, their tables and plots
 	  $(BIN)/python -m toyworld dart --seed $$seed --arms $(DART_ARMS) --out runs/toy_dart/seed-$$seed/all || exit; \
 	  $(BIN)/python -m toyworld dart --seed $$seed --arms dart --no-penalty --out runs/toy_dart/seed-$$seed/no_penalty || exit; \
 	  $(BIN)/python -m toyworld dart --seed $$seed --arms sft --perfect --out runs/toy_dart/seed-$$seed/perfect || exit; \
+	  $(BIN)/python -m toyworld dart --seed $$seed --arms sft --lr 2e-4 --out runs/toy_dart/seed-$$seed/slow || exit; \
 	done
 	$(BIN)/python report.py $(DART_RUNS) --save results/toy_dart.json --plots docs
-	$(BIN)/python -m toyworld.audit $(filter-out %/perfect,$(DART_RUNS)) --save results/audit_dart.json
+	$(BIN)/python -m toyworld.audit $(filter-out %/perfect %/slow,$(DART_RUNS)) --save results/audit_dart.json
 	for seed in 6 7 8 9 10; do $(BIN)/python -m toyworld stat_sel --seed $$seed --times-seen 4 || exit; done
 	$(BIN)/python report.py $(foreach seed,6 7 8 9 10,runs/toy_stat_sel_seen_4/seed-$(seed)) --save results/toy_stat_sel_seen_4.json
 

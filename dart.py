@@ -20,7 +20,8 @@ Arms    base       the target as it is
 Cost    generated tokens. DART's are those of steps 1, 2 and 3; with --budget-tokens the other arms are run without it.
 Run     python dart.py                                                                       # GSM8K's human solutions, one GPU
         python dart.py --no-penalty --arms base dart --out runs/dart_no_penalty              # without the rules against cheating
-        python dart.py --adapter runs/stat_sel/adapter/stat --data math --ood gsm8k --arms base grpo --budget-tokens 2000000    # STAT's +GRPO
+        python dart.py --adapter runs/stat_sel/adapter/stat --data math --ood gsm8k --retention amc23 --arms base grpo --budget-tokens 2000000
+                                                                                             # "+GRPO" of the STAT paper
         python -m toyworld dart                                                              # no GPU, minutes
 Writes  runs/dart/  args.json env.json 0_questions.jsonl 1_own.jsonl 1_levels.jsonl 2_steps_<mapper, grpo>.jsonl 3_rewrites_<arm>.jsonl
         3_chosen_<arm>.jsonl 4_data_<arm>.json train_<arm>.jsonl loss_<arm>.jsonl adapter/<mapper, arm, grpo_1, ...>/ 5_answers_<arm>_<set>.jsonl
@@ -52,8 +53,8 @@ class Args:
     student: str = "Qwen/Qwen2.5-3B-Instruct"  # target, and mapper: Hub name or folder of a chat model
     adapter: str | None = None  # LoRA adapter that arms base and grpo start from, such as runs/stat_sel/adapter/stat; without a KL term
     data: str = "gsm8k"  # "gsm8k", "math", or a folder with train.jsonl (D) and test.jsonl (in distribution)
-    ood: tuple[str, ...] = ("math500",)  # sets to test on out of distribution: names as of --data, or .jsonl files
-    retention: tuple[str, ...] = ()  # sets of what the target could do before
+    ood: tuple[str, ...] = ("math_perturb_hard",)  # sets to test on out of distribution: names as of --data, or .jsonl files
+    retention: tuple[str, ...] = ("math500",)  # sets of what the target could do before
     n_demonstrations: int = 2000  # drawn from the train split (ours: because one GPU has a night for all arms)
     limit: int | None = None  # test on so many questions of each set only: a quick look
     out: str = "runs/dart"  # run directory; the same command goes on where it stopped

@@ -661,14 +661,16 @@ COLUMNS = ("in distribution", "out of distribution", "retention")
 
 def gather_dart(paths: list[str]) -> dict:
     """Finished runs of dart.py as one row for each seed. A run with --no-penalty gives the arm "no penalty" to the row of its seed, one on the toy
-    world's perfect demonstrations its SFT as the arm "perfect"; their other arms are left out."""
-    runs, arguments, worlds = {}, {}, {}
+    world's perfect demonstrations its SFT as the arm "perfect", one at another --lr than the first its SFT as "sft at ..."; the rest is left out."""
+    runs, arguments, worlds, lr = {}, {}, {}, None
     for path in map(Path, paths):
         result, args, env = (read_json(path / name) for name in ("result.json", "args.json", "env.json"))
-        arguments[str(path)] = {name: value for name, value in args.items() if name not in (*MAY_DIFFER, "ood", "retention", "arms", "penalty")} | {
-            "student": Path(args["student"]).name}
+        arguments[str(path)] = {name: value for name, value in args.items() if name not in (
+            *MAY_DIFFER, "ood", "retention", "arms", "penalty", "lr")} | {"student": Path(args["student"]).name}
+        lr = lr or args["lr"]
         seed, data = args["seed"], args["data"].removesuffix("/perfect")
-        shown_as = {"sft": "perfect"} if data != args["data"] else {arm: arm for arm in result["arms"]} if args["penalty"] else {"dart": "no penalty"}
+        shown_as = ({"sft": f"sft at {args['lr']:g}"} if args["lr"] != lr else {"sft": "perfect"} if data != args["data"]
+                    else {"dart": "no penalty"} if not args["penalty"] else {arm: arm for arm in result["arms"]})
         row = runs.setdefault(seed, {"method": "dart", "seed": seed, "commit": env[-1]["commit"], "gpu": env[-1]["gpu"],
                                      "packages": env[-1]["packages"], "arms": {}, "steps": {}})
         if worlds.setdefault(seed, (data, args["student"], env[-1]["commit"])) != (data, args["student"], env[-1]["commit"]):
@@ -682,6 +684,9 @@ def gather_dart(paths: list[str]) -> dict:
             row["arms"][shown_as[arm]] = {
                 **outcome(path, arm, result["columns"]), "cost": result["cost"][arm], "data": result["data"].get(arm),
                 "peak_gib": max(peak, default=None), "seconds": round(sum(value for key, value in seconds.items() if belongs(key, arm)), 1)}
+            if shown_as[arm] == "dart":
+                row["seconds"] = {"preparing": seconds["1_own.jsonl"] + seconds["1_levels.jsonl"], "mapper": seconds["mapper"],
+                                  "synthesis": seconds["3_rewrites_dart.jsonl"], "SFT": seconds["dart"]}
             if arm in ("dart", "grpo"):
                 row["steps"][shown_as[arm]] = read_rows(path / f"2_steps_{trained}.jsonl")
             if arm == "grpo":
@@ -691,7 +696,7 @@ def gather_dart(paths: list[str]) -> dict:
         raise UserError(f"{odd[0]}: its arguments differ from those of {first}; gather runs that differ in their seed and penalty alone")
     if len({tuple(sorted(row["arms"])) for row in runs.values()}) > 1:
         raise UserError(f"{paths[0]}, ...: expected the same arms for every seed; finish the runs that lack one")
-    return {"args": arguments[first], "runs": [runs[seed] for seed in sorted(runs)]}
+    return {"args": arguments[first] | {"lr": lr}, "runs": [runs[seed] for seed in sorted(runs)]}
 
 
 def outcome(path: Path, arm: str, columns: dict[str, str]) -> dict[str, dict[str, list[int]]]:
@@ -748,7 +753,9 @@ def lead(runs: list[dict], a: str, b: str, column: str) -> tuple[float, float, f
 
 def dart_tables(results: dict) -> str:
     runs = results["runs"]
-    arms = [arm for arm in ("base", "sft", "prompt", "best_of_n", "rejection", "grpo", "dart", "no penalty", "perfect") if arm in runs[0]["arms"]]
+    slow = [arm for arm in runs[0]["arms"] if arm.startswith("sft at ")]
+    arms = [arm for arm in ("base", "sft", *slow, "prompt", "best_of_n", "rejection", "grpo", "dart", "no penalty", "perfect")
+            if arm in runs[0]["arms"]]
     lines = [f"{len(runs)} runs, seeds {', '.join(str(run['seed']) for run in runs)}; accuracy in % with 95 % t-intervals over runs; differences in "
              f"points, paired within a run. Commit {', '.join(sorted({str(run['commit'])[:10] for run in runs}))}, "
              f"{', '.join(sorted({run['gpu'] for run in runs}))}."]
@@ -762,8 +769,8 @@ def dart_tables(results: dict) -> str:
                      f"{max(peak):.2f}" if peak else ""])
     lines += table(["arm", *COLUMNS, "tokens generated", "tokens scored", "RL steps", "SFT steps", "s", "peak GiB"], rows)
     rows = []
-    for claim, a, b in (("D1", "dart", "sft"), ("D2", "dart", "prompt"), ("beside D2", "dart", "best_of_n"), ("beside D2", "dart", "rejection"),
-                        ("ceiling", "perfect", "dart"), ("D3", "dart", "grpo"), ("D4", "dart", "no penalty")):
+    for claim, a, b in (("D1", "dart", "sft"), *(("D1", "dart", arm) for arm in slow), ("D2", "dart", "prompt"), ("beside D2", "dart", "best_of_n"),
+                        ("beside D2", "dart", "rejection"), ("ceiling", "perfect", "dart"), ("D3", "dart", "grpo"), ("D4", "dart", "no penalty")):
         for column in COLUMNS if {a, b} <= set(arms) else ():
             if found := lead(runs, a, b, column):
                 remark = " (the gap in style is built in)" if claim == "D1" and results["args"]["student"] == "student" else ""
@@ -776,6 +783,11 @@ def dart_tables(results: dict) -> str:
             found = t_interval([x - y for x, y in values])
             rows.append([f"D4: {words}: no penalty minus dart", "measured", shown(found)])
     lines += table(["claim", "here", "difference, 95 % interval"], rows) if rows else []
+    if "dart" in arms:
+        total = {name: sum(run["seconds"][name] for run in runs) for name in runs[0]["seconds"]}
+        n_mapper = [100 * sum(step["generated"] for step in run["steps"]["dart"]) / run["arms"]["dart"]["cost"]["generated"] for run in runs]
+        lines += ["", "Of DART's seconds: " + ", ".join(f"{name} {100 * s / sum(total.values()):.0f} %" for name, s in total.items())
+                  + f"; of its generated tokens: mapper {statistics.fmean(n_mapper):.0f} %."]
     if len(runs[0]["arms"]["base"]["sets"]) > 1:
         lines += ["", "Out of distribution, set by set, in %: " + "; ".join(f"{name}: " + ", ".join(
             f"{arm} {mean_shown([100 * run['arms'][arm]['sets'][name][0] / run['arms'][arm]['sets'][name][1] for run in runs])}" for arm in arms)
