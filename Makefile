@@ -40,6 +40,7 @@ results: .venv  ## the runs behind results/toy_*.json, their tables and plots
 	$(BIN)/python -m toyworld.audit $(filter-out %/perfect %/slow,$(DART_RUNS)) --save results/audit_dart.json
 	for seed in 6 7 8 9 10; do $(BIN)/python -m toyworld stat_sel --seed $$seed --times-seen 4 || exit; done
 	$(BIN)/python report.py $(foreach seed,6 7 8 9 10,runs/toy_stat_sel_seen_4/seed-$(seed)) --save results/toy_stat_sel_seen_4.json
+	$(BIN)/python docs/refresh.py
 
 .venv: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 demo" or 0)'

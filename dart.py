@@ -646,22 +646,20 @@ def read_sets(args) -> tuple[dict[str, str], list[dict], dict[str, list[dict]]]:
                       temperature=1e9)
     bought = [arm for arm in args.arms if arm in ("best_of_n", "rejection", "grpo")]
     columns = {args.data: "in distribution"} | dict.fromkeys(args.ood, "out of distribution") | dict.fromkeys(args.retention, "retention")
-    for wrong, message in (
-            (args.group < 2, "--group: expected at least 2, came 1: advantages are differences within a group"),
-            (args.data.endswith(".jsonl"), f"--data {args.data}: expected a folder with train.jsonl and test.jsonl, or a name, came one file; give "
-             "its folder"),
-            (args.data == "math" and "math500" in columns, "--ood, --retention: math500 is a part of --data math's test split; give another set, "
-             "such as --ood gsm8k"),
-            (args.adapter and set(args.arms) - {"base", "grpo"}, "--adapter: only the arms base and grpo start from one, came --arms "
-             f"{' '.join(args.arms)}; leave the others out"),
-            (bought and "dart" not in args.arms and not args.budget_tokens, f"--arms {' '.join(bought)}: they get as many tokens as DART generates; "
-             "add the arm dart, or give --budget-tokens"),
-            (len(columns) < 1 + len(args.ood) + len(args.retention), "--data, --ood, --retention: expected each set once, came one twice; leave out "
-             "the second"),
-            (len({Path(name).stem for name in columns}) < len(columns), "--data, --ood, --retention: expected file names that differ, came "
-             f"{', '.join(columns)}; rename one")):
-        if wrong:
-            raise UserError(message)
+    if args.group < 2:
+        raise UserError("--group: expected at least 2, came 1: advantages are differences within a group")
+    if args.data.endswith(".jsonl"):
+        raise UserError(f"--data {args.data}: expected a folder with train.jsonl and test.jsonl, or a name, came one file; give its folder")
+    if args.data == "math" and "math500" in columns:
+        raise UserError("--ood, --retention: math500 is a part of --data math's test split; give another set, such as --retention amc23")
+    if args.adapter and set(args.arms) - {"base", "grpo"}:
+        raise UserError(f"--adapter: only the arms base and grpo start from one, came --arms {' '.join(args.arms)}; leave the others out")
+    if bought and "dart" not in args.arms and not args.budget_tokens:
+        raise UserError(f"--arms {' '.join(bought)}: they get as many tokens as DART generates; add the arm dart, or give --budget-tokens")
+    if len(columns) < 1 + len(args.ood) + len(args.retention):
+        raise UserError("--data, --ood, --retention: expected each set once, came one twice; leave out the second")
+    if len({Path(name).stem for name in columns}) < len(columns):
+        raise UserError(f"--data, --ood, --retention: expected file names that differ, came {', '.join(columns)}; rename one")
     for flag, name in (("--student", args.student), ("--adapter", args.adapter)):
         common.check_checkpoint(name, flag)  # now, not after hours
     tests = {name: common.load(name, "test") for name in columns}
@@ -698,18 +696,14 @@ def make_data(args, run, load, rows: list[dict], own: dict, arm: str, budget: in
     """What an arm's target is trained on: {"id", "problem", "answer", "solution", "from": "given" or "rewrite"} for each demonstration."""
     if arm == "sft":
         return [row | {"from": "given"} for row in rows]
-    n_own = sum(map(n_generated, own.values()))
     if arm == "rejection":
-        right, n_more = {row["id"]: [] for row in rows}, 0
-        for i in itertools.count():  # the samples of step 1 are the first
-            more = own if i == 0 else answer(args, run, f"3_own_{i}.jsonl", load, rows, 1.0, 1)
-            n_more += sum(map(n_generated, more.values()))
-            for row in rows:
-                right[row["id"]] += [out["response"] for out in more[row["id"]] if solves(row, out)]
-            if n_more >= budget:
-                return [row | ({"from": "rewrite", "solution": right[row["id"]][0]} if right[row["id"]] else {"from": "given"}) for row in rows]
+        samples = [own]  # those of step 1 are the first
+        while sum(n_generated(outs) for sampled in samples for outs in sampled.values()) < budget:
+            samples.append(answer(args, run, f"3_own_{len(samples)}.jsonl", load, rows, 1.0, 1))
+        good = [next((out["response"] for sampled in samples for out in sampled[row["id"]] if solves(row, out)), None) for row in rows]
+        return [row | ({"from": "rewrite", "solution": text} if text else {"from": "given"}) for row, text in zip(rows, good, strict=True)]
     if arm == "best_of_n":
-        rewrites = []
+        rewrites, n_own = [], sum(map(n_generated, own.values()))
         while n_own + n_generated(rewrites) < budget:
             rewrites += rewrite_all(args, run, f"3_rewrites_{arm}_{len(rewrites) // len(rows)}.jsonl", load, rows, 1)
         return choose(rows, rewrites)

@@ -2,6 +2,7 @@ r"""Tables over runs, intervals and plots. No method file imports this.
 
     python report.py runs/toy_stat_sel/seed-* --save results/toy_stat_sel.json   # gather runs of one method with different seeds
     python report.py results/toy_stat_sel.json --plots docs                      # tables and PNGs from what was gathered
+    python report.py results/toy_stat_sel.json --brief                           # arms and claims alone
 
 The unit is the run (one seed: one split, one draw, one student). A difference between two arms is paired within a run: its interval is the
 t-interval over runs. Where ten skills are compared at once, their intervals are Bonferroni-corrected. A skill is written "subject: name".
@@ -861,11 +862,33 @@ def plot_dart(runs: list[dict], path: Path) -> None:
     pyplot.close(figure)
 
 
+def brief(text: str) -> str:
+    """What stands in tables() up to the claims, of each set of data.
+
+    >>> print(brief("arms\\n\\n| claim | here |\\n| C1 | holds |\\n\\nmore\\n**next**\\narms"))
+    arms
+    <BLANKLINE>
+    | claim | here |
+    | C1 | holds |
+    <BLANKLINE>
+    **next**
+    arms
+    """
+    out, claims, done = [], False, False
+    for line in text.splitlines():
+        done = (done or claims and not line) and not line.startswith("**")
+        claims = line.startswith("| claim") or claims and bool(line)
+        if not done or not line and out[-1]:
+            out.append(line)
+    return "\n".join(out)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", help="run directories, or one results file")
     parser.add_argument("--save", help="write what was gathered to this results file")
     parser.add_argument("--plots", help="write the PNGs into this folder")
+    parser.add_argument("--brief", action="store_true", help="print the arms and the claims, not what stands after them")
     args = parser.parse_args()
     try:
         results = read_json(args.paths[0]) if args.paths[0].endswith(".json") else gather(args.paths)
@@ -874,7 +897,7 @@ def main() -> int:
         if args.save:
             results["command"] = f"make results; this part: python report.py {' '.join(sys.argv[1:])}"
             Path(args.save).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        print(tables(results))
+        print(brief(tables(results)) if args.brief else tables(results))
         if args.plots and "data" in results:
             Path(args.plots).mkdir(parents=True, exist_ok=True)
             plot_curve(results["data"], Path(args.plots, "active_curve.png"))

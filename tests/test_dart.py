@@ -445,8 +445,3 @@ def test_the_audit_counts_own_right_answers(tmp_path):
                       ("3_chosen_rejection", {"id": "0", "solution": "12+7=19. \\boxed{19}", "from": "rewrite"})):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
     assert audit.table([audit.count_rewrites(tmp_path)]).splitlines()[-1] == "| rejection |  |  | 100.0 |"
-
-
-def test_the_readme_shows_the_committed_audit():
-    saved = json.loads((ROOT / "results" / "audit_dart.json").read_text())
-    assert audit.table(saved["runs"]) in (ROOT / "README.md").read_text() and len(saved["runs"]) == 5

@@ -1,4 +1,4 @@
-"""Every command of the README is one that the files take; every file it names is there, with the number of lines it gives."""
+"""Every command of the README is one that the files take; every table and number of lines is what its source gives."""
 import json
 import re
 import shlex
@@ -12,6 +12,7 @@ import dart
 import report
 import stat_sel
 import stat_syn
+from docs import refresh
 from tests.conftest import ROOT
 from toyworld.__main__ import FLAGS, make_parser
 
@@ -38,14 +39,27 @@ def test_every_command_is_one_the_files_take(command):
         toy, rest = make_parser().parse_known_args(words[3:])
         tyro.cli(METHODS[toy.method].Args, args=FLAGS[toy.method] + rest)
     elif words[:2] == ["python", "report.py"]:
-        assert {w for w in words if w.startswith("--")} <= {"--save", "--plots"}
+        assert {w for w in words if w.startswith("--")} <= {"--save", "--plots", "--brief"}
     else:
         assert words[0] in ("pip", "export"), command
 
 
-def test_line_counts():
-    for name, lines in re.findall(r"\| `([\w.]+\.py)` \| (\d+) \|", README):
-        assert int(lines) == len((ROOT / name).read_text().splitlines()), name
+@pytest.mark.parametrize("file", refresh.FILES, ids=lambda file: file.name)
+def test_the_tables_are_what_their_commands_print(file, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = file.read_text()
+    assert refresh.refreshed(text) == text, "run python docs/refresh.py"
+    assert refresh.refreshed(re.sub(r"^\| arm \||(?<=\.py` \| )\d+", "0", text, flags=re.MULTILINE)) == text  # it would be seen
+
+
+def test_all_committed_results_are_shown():
+    for path in (ROOT / "results").glob("toy_*.json"):
+        assert f"<!-- results: python report.py results/{path.name} --brief -->" in README
+        assert f"<!-- results: python report.py results/{path.name} -->" in (ROOT / "docs" / "results.md").read_text()
+    for path in (ROOT / "results").glob("audit_*.json"):
+        assert f"<!-- results: python -m toyworld.audit results/{path.name} -->" in README
+        saved = json.loads(path.read_text())
+        assert len(saved["runs"]) >= 5 and saved["command"].startswith("python -m toyworld.audit runs/")
 
 
 def test_before_and_after_are_those_of_the_committed_results():

@@ -291,11 +291,8 @@ def test_the_same_seed_twice_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "results").glob("toy_*.json")))
-def test_the_readme_shows_the_table_of_the_committed_results(name):
+def test_the_committed_results_are_of_five_seeds(name):
     results = json.loads((ROOT / "results" / name).read_text())
-    pattern = rf"<!-- results: python report.py results/{name} -->\n(.*?)<!-- end of results -->"
-    shown = re.search(pattern, (ROOT / "README.md").read_text(), re.DOTALL)
-    assert shown and shown[1].strip() == report.tables(results).strip()
     for part in results.get("data", {"": results}).values():
         assert len({run["seed"] for run in part["runs"]}) == len(part["runs"]) >= 5 and results["command"]
 
