@@ -21,16 +21,17 @@ Cost    generated tokens. DART's are those of steps 1, 2 and 3; with --budget-to
 Run     python dart.py                                                                       # GSM8K's human solutions, one GPU
         python dart.py --no-penalty --arms base dart --out runs/dart_no_penalty              # without the rules against cheating
         python dart.py --adapter runs/stat_sel/adapter/stat --data math --ood gsm8k --retention amc23 --arms base grpo --budget-tokens 2000000
-                                                                                             # "+GRPO" of the STAT paper
+                       --out runs/grpo                                                       # "+GRPO" of the STAT paper
         python -m toyworld dart                                                              # no GPU, minutes
 Writes  runs/dart/  args.json env.json 0_questions.jsonl 1_own.jsonl 1_levels.jsonl 2_steps_<mapper, grpo>.jsonl 3_rewrites_<arm>.jsonl
-        3_chosen_<arm>.jsonl 4_data_<arm>.json train_<arm>.jsonl loss_<arm>.jsonl adapter/<mapper, arm, grpo_1, ...>/ 5_answers_<arm>_<set>.jsonl
-        5_test_<arm>.jsonl metrics.jsonl result.json
+        (3_rewrites_best_of_n_<i>.jsonl, 3_own_<i>.jsonl) 3_chosen_<arm>.jsonl 4_data_<arm>.json train_<arm>.jsonl loss_<arm>.jsonl
+        adapter/<mapper, arm, grpo_1, ...>/ 5_answers_<arm>_<set>.jsonl 5_test_<arm>.jsonl metrics.jsonl result.json
 """
 import contextlib
 import itertools
 import math
 import re
+import shutil
 import statistics
 import time
 from collections import Counter
@@ -55,28 +56,28 @@ class Args:
     data: str = "gsm8k"  # "gsm8k", "math", or a folder with train.jsonl (D) and test.jsonl (in distribution)
     ood: tuple[str, ...] = ("math_perturb_hard",)  # sets to test on out of distribution: names as of --data, or .jsonl files
     retention: tuple[str, ...] = ("math500",)  # sets of what the target could do before
-    n_demonstrations: int = 2000  # drawn from the train split (ours: because one GPU has a night for all arms)
+    n_demonstrations: int = 2000  # drawn from the train split (ours: fewer than GSM8K has, because time grows with them)
     limit: int | None = None  # test on so many questions of each set only: a quick look
     out: str = "runs/dart"  # run directory; the same command goes on where it stopped
     seed: int = 0  # moves everything that is drawn
     arms: tuple[Literal["base", "sft", "prompt", "best_of_n", "rejection", "grpo", "dart"], ...] = ("base", "sft", "prompt", "dart")  # see Arms
 
-    rl_steps: int = 100  # steps of the mapper's GRPO (ours: because in the toy world its reward has levelled off by 80)
+    rl_steps: int = 100  # steps of the mapper's GRPO (ours, untuned on real models: in the toy world the reward levels off in fewer)
     prompts: int = 16  # demonstrations of a step (ours: because some groups hold equal rewards and give no signal)
     group: int = 8  # G, rewrites of each (ours: because fewer seldom hold right ones and wrong ones together)
     rl_lr: float = 2e-5  # constant (ours, untuned: a fifth of SFT's, because a policy gradient is noisier)
-    clip: float = 0.2  # epsilon of the clipped ratio (GRPO); with one update a batch, as here, the ratio is 1
+    clip: float = 0.2  # epsilon of the clipped ratio (GRPO): of no effect with one update a batch, as here, where the ratio is 1
     beta: float = 0.01  # of the KL to the base, k3 (ours: below GRPO's 0.04, because rewriting is far from what the base does); 0 with --adapter
     penalty: bool = True  # the rules against cheating; without them they are counted only
-    min_gap: float = 0.1  # demonstrations with L_on - L_raw below are in distribution already: the mapper is not trained on them (ours)
+    min_gap: float = 0.1  # the mapper is not trained where L_on - L_raw is less (ours: because these demonstrations are in distribution already)
     save_every: int = 10  # GRPO steps between checkpoints
     n_own: int = 4  # own answers sampled for L_on (ours: because the likelihood of one is noise)
     n_rewrites: int = 4  # K (ours: because one of four mostly passes)
     temperature: float = 0.7  # of the K rewrites (ours: because at 1, as in training, more of them slip)
     budget_tokens: int | None = None  # generated tokens for best_of_n, rejection and grpo; default: as many as DART's
-    curve: int = 4  # points at equal distances on the way to them at which grpo is tested, the end among them
+    curve: int = 4  # points at equal distances on the way to them at which grpo is tested, the end among them (ours: because each costs all tests)
 
-    max_new_tokens: int = 512  # length limit of an answer and of a rewrite
+    max_new_tokens: int = 1024  # length limit of an answer and of a rewrite (ours: because one that never ends holds up its whole batch)
     lr: float = 1e-4  # peak, of SFT (ours, untuned: common for LoRA; the same for all arms)
     epochs: int = 3  # (ours, with all that follows of training: because the STAT paper's settings are at hand, and are all arms' alike)
     batch: int = 8  # pairs in an optimiser step
@@ -85,8 +86,8 @@ class Args:
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.05  # of SFT; none in GRPO (ours: because with it the weights that are trained were not those that sampled)
-    weight_decay: float = 0.1
-    max_grad_norm: float = 0.3  # gradient clip
+    weight_decay: float = 0.1  # of SFT; none in GRPO (ours: because its weights should leave the base for the reward alone)
+    max_grad_norm: float = 0.3  # gradient clip, of SFT and of GRPO
     warmup: float = 0.03  # share of the steps, then cosine to zero
     checkpointing: bool = True  # gradient checkpointing: less memory, a third more time
     sample_batch: int = 32  # answers generated at once: lower it if memory is short
@@ -132,12 +133,14 @@ def contained(text: str, other: str) -> float:
 
 
 def false_equations(text: str) -> list[str]:
-    """Every "a op b = c" over whole numbers that does not hold. A part of a longer expression is not judged.
+    """Every sum, difference or product of two whole numbers that does not hold. Parts of longer expressions are not judged, nor are quotients.
 
-    >>> false_equations("7+8=15, then 2*15=31 and 40 - 15 = 25; 1 + 2 + 3 = 6"), false_equations("12×5=61")
+    >>> false_equations("7+8=15, then 2*15=31 and 40 - 15 = 25; 1 + 2 + 3 = 6"), false_equations("\\\\(12×5=61\\\\)")
     (['2*15=31'], ['12 * 5=61'])
     """
-    text, out = re.sub(r"(?<=\d),(?=\d{3}\b)|\\?\$", "", re.sub(r" ?(\\times|\\cdot|×) ?", " * ", text)), []
+    text, out = re.sub(r"\\[][()]|\*\*", "\n", text), []  # signs that only set a formula off
+    text = re.sub(r" ?(\\times|\\cdot|×|(?<=\d) ?x(?= ?\d)) ?", " * ", re.sub(r"(?m)^\s*([*•]|\d+[.)])\s+", "", text))
+    text = re.sub(r"(?<=\d),(?=\d{3}\b)|\\?\$", "", text)
     for run in re.finditer(r"(?:[\d+*/^()= -]|\.(?=\d))+", text):  # as long as it is nothing but arithmetic
         sides, before, after = run[0].split("="), text[:run.start()][-1:], text[run.end():][:1]
         glued = run[0][0] != " " and re.match(r"[\w:}\\]", before)  # to a letter, a time of day
@@ -160,17 +163,17 @@ def hard_fails(text: str, given: str, cut_off: bool) -> list[str]:
     """Why a rewrite is no self-contained solution at all: the names of the rules that it breaks.
 
     ours: all limits, because with these fewer than one in a hundred of GSM8K's human solutions break a rule: a quarter of the demonstration's words;
-    eight words after the answer, for its unit; a sentence said four times, a formula twelve.
+    the rest of the answer's own sentence after it, of twenty words at most; a sentence said four times, a formula twelve.
     """
     boxes = common.read_boxes(text)
     before, after = (text[:boxes[-1][0]], text[boxes[-1][1]:]) if boxes else (text, "")
-    after = re.sub(r"\\(end|tag)\{[^}]*\}|\\[a-zA-Z]+|[^\w\n]", " ", after)  # "clips in all." may follow on the line of the box
+    rest, *more = (re.findall(r"\w+", part) for part in re.split(r"[.!?]\s+|\n", re.sub(r"\\(end|tag)\{[^}]*\}|\\[a-zA-Z]+", " ", after)))
     counts = Counter(grams(text))
     return [name for name, broken in (
         ("cut off", cut_off),
         ("no answer", not boxes),
         ("too short", len(words(before)) < max(3, len(words(given)) // 4)),
-        ("text after the answer", len(after.split()) > 8 or bool(after.partition("\n")[2].strip())),
+        ("text after the answer", len(rest) > 20 or any(more)),
         ("mentions the solution", bool(re.search(
             r"\b(reference|given|provided|above|worked) (solution|answer|response|reasoning)\b|\bsolution (given|provided|above|shown)\b", text,
             re.IGNORECASE))),
@@ -204,9 +207,10 @@ def alignment(level: float, raw: float, on: float) -> float:
 
 
 def reward(fails: list[str], is_right: bool, aligned: float, fired: list[str], penalty: bool = True) -> float:
-    """-1 for a hard fail, -0.5 to 0 for a wrong answer, 0.1 to 0.2 for a right one that cheats, 0.2 to 1 for one that does not.
+    """-1 for a hard fail, -0.5 to 0 for a wrong answer, 0.1 to 0.15 for a right one that cheats, 0.2 to 1 for one that does not.
 
-    ours: bands that no rules together can make overlap, because else a cheat could pay for a wrong answer, or likelihood for a cheat.
+    ours: bands that no rules together can make overlap, because else a cheat could pay for a wrong answer, or likelihood for a cheat. Within a band
+    each rule that fires costs something, because then one cheat is better than two.
     >>> reward([], True, 1.0, []), reward([], True, 1.0, ["copy", "echo"]), reward([], False, 1.0, ["copy"]), reward(["no answer"], True, 1.0, [])
     (1.0, 0.1, -0.1, -1.0)
     """
@@ -214,7 +218,7 @@ def reward(fails: list[str], is_right: bool, aligned: float, fired: list[str], p
     if fails:
         return -1.0
     if not is_right:
-        return max(-0.5, 0.0 - 0.1 * n)
+        return max(-0.5, -0.1 * n)
     return max(0.1, 0.2 - 0.05 * n) if n else 0.2 + 0.8 * aligned
 
 
@@ -257,7 +261,7 @@ def levels(args, student: common.Student, problems: list[str], texts: list[str])
     pairs = [encode(student, [*question(x), {"role": "assistant", "content": y}], 10**6) for x, y in zip(problems, texts, strict=True)]
     order, out = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0])), {}
     model = student.model.eval()
-    for start in range(0, len(order), args.sample_batch):
+    for start in tqdm(range(0, len(order), args.sample_batch), desc="score", unit="batch", disable=len(order) <= 1000 or None):
         part = order[start:start + args.sample_batch]
         with model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext():
             found = token_log_probs(model, [pairs[i] for i in part], student.device)
@@ -345,6 +349,7 @@ def grpo(args, run, student: common.Student, rows: list[dict], name: str, ask, r
         aside = folder / f"{name}.tmp"
         model.save_pretrained(aside)
         student.tokenizer.save_pretrained(aside)
+        shutil.rmtree(folder / name, ignore_errors=True)  # of a start that was killed after its last checkpoint
         aside.rename(folder / name)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):  # of an adapter that is gone on from
@@ -367,9 +372,9 @@ def grpo(args, run, student: common.Student, rows: list[dict], name: str, ask, r
         run.log(grpo=name, at=step, seconds=round(time.time() - started, 2), peak_gib=common.peak_gib(), reward=log[-1]["reward"])
         bar.update(log[-1]["generated"] if budget else 1)
         bar.set_postfix(reward=f"{log[-1]['reward']:.2f}", right=f"{log[-1]['is_right']:.2f}")
-        for i in [i for i in range(1, args.curve) if budget and before < budget * i / args.curve <= n_so_far]:
-            log[-1].setdefault("points", []).append(i)
-            if not (folder / f"{name}_{i}").exists():
+        for i in range(1, args.curve if budget else 1):
+            if before < budget * i / args.curve <= n_so_far:
+                log[-1].setdefault("points", []).append(i)
                 save(f"{name}_{i}")
         if len(log) % args.save_every == 0:
             torch.save({"adapter": get_peft_model_state_dict(model), "optimizer": optimizer.state_dict(), "log": log}, checkpoint.with_suffix(".tmp"))
@@ -377,7 +382,6 @@ def grpo(args, run, student: common.Student, rows: list[dict], name: str, ask, r
     bar.close()
     run.write(f"2_steps_{name}.jsonl", log)
     save(name)
-    checkpoint.unlink(missing_ok=True)
 
 
 # --- The steps, with files. ---------------------------------------------------------------------------------------------------------------------
@@ -403,7 +407,10 @@ def measure(args, student: common.Student, rows: list[dict], own: dict[str, list
     for (row, _), log_p in zip(measured, levels(args, student, [row["problem"] for row, _ in measured], [text for _, text in measured]), strict=True):
         by_id[row["id"]].append(log_p)
     on = {key: statistics.fmean(log_p.mean().item() for log_p in some) for key, some in by_id.items() if some}
-    return [{"id": row["id"], "raw": log_p.mean().item(), "on": on.get(row["id"], statistics.median(on.values())),
+    broken = Counter(rule for row, text in right for rule in hard_fails(text, row["solution"], False) + cheats(text, row["problem"], row["solution"]))
+    print(f"  {len(right)} right answers of its own; rules that they break: {dict(broken)}")  # many: the rules do not fit this model
+    median = statistics.median(on.values())
+    return [{"id": row["id"], "raw": log_p.mean().item(), "on": on.get(row["id"], median),
              "n_right": len(by_id[row["id"]]) if right else 0, "n_scored": len(log_p) + sum(map(len, by_id[row["id"]]))}
             for row, log_p in zip(rows, raw, strict=True)]
 
@@ -430,7 +437,10 @@ def rewrite_all(args, run, name: str, student, rows: list[dict], n: int) -> list
 
 
 def choose(rows: list[dict], rewrites: list[dict]) -> list[dict]:
-    """Step 3's end: of the rewrites with a right answer and no hard fail the likeliest (capped), the first of equals; y where there is none."""
+    """Step 3's end: of the rewrites with a right answer and no hard fail the likeliest; y where there is none.
+
+    ours: of those as likely as own answers the first, because beyond that cap the likelihood says nothing.
+    """
     passed = {row["id"]: [] for row in rows}
     for one in rewrites:
         if one["is_right"] and not one["fails"]:
@@ -440,21 +450,25 @@ def choose(rows: list[dict], rewrites: list[dict]) -> list[dict]:
              "solution": best[row["id"]]["response"] if row["id"] in best else row["solution"]} for row in rows]
 
 
-def before_answer(text: str, answer: str) -> str:
-    """What a solution says before it first states its answer as a result: after "=" or "is", or in its last box.
+def before_answer(text: str, answer: str, problem: str) -> str:
+    """A solution without its answer: up to where that first stands in it, or, where the problem gives this number too, to where it first follows a
+    "=", else to where it stands last; up to its last box where it stands nowhere before.
 
-    >>> before_answer("12+7=19, 19+9=28. \\\\boxed{28}", "28"), before_answer("Add them. \\\\boxed{28}", "28")
-    ('12+7=19, 19+9=', 'Add them. \\\\boxed{')
+    >>> before_answer("12+7=19, 19+9=28. \\\\boxed{28}", "28", "12+7+9?"), before_answer("28 are left, 19+9=28. \\\\boxed{28}", "28", "Of 28...")
+    ('12+7=19, 19+9=', '28 are left, 19+9=')
     """
     boxes = common.read_boxes(text)
     head = text[:boxes[-1][0]] if boxes else text
-    stated = re.search(rf"(=|\b(is|are|equals)\b|:) *\$?(?={re.escape(answer)}(?!\w|[.,]\d))", head)
-    return head[:stated.end()] if stated else head + "\\boxed{"
+    spelt = rf"(?<![\w.,])({re.escape(answer)}|{re.escape(f'{int(answer):,}' if answer.isdecimal() else answer)})(?!\w|[.,]\d)"
+    found = [one.start() for one in re.finditer(spelt, head)]
+    if re.search(spelt, problem):
+        found = [at for at in found if re.search(r"=[^\w=]*$", head[:at])] or found[-1:]
+    return head[:found[0]] if found else head + "\\boxed{"
 
 
 @torch.no_grad()
 def uplift(args, student: common.Student, chosen: list[dict]) -> list[float]:
-    """log p_T(a | x, y' up to its answer) - log p_T(a | x): what the reasoning says of the answer. It stands outside the reward. student: pi_T."""
+    """log p_T(a | x, y' without its answer) - log p_T(a | x): what the reasoning says of the answer. It stands outside the reward. student: pi_T."""
     def log_p(heads):
         pairs = []
         for row, text in zip(chosen, heads, strict=True):
@@ -462,21 +476,21 @@ def uplift(args, student: common.Student, chosen: list[dict]) -> list[float]:
             pairs.append((head + student.tokenizer(row["answer"], add_special_tokens=False).input_ids, len(head)))
         return [x.sum().item() for i in range(0, len(pairs), args.sample_batch)
                 for x in token_log_probs(student.model.eval(), pairs[i:i + args.sample_batch], student.device)]
-    with_reasoning = log_p([before_answer(row["solution"], row["answer"]) for row in chosen])
+    with_reasoning = log_p([before_answer(row["solution"], row["answer"], row["problem"]) for row in chosen])
     return [a - b for a, b in zip(with_reasoning, log_p(["\\boxed{"] * len(chosen)), strict=True)]
 
 
 def describe(args, student: common.Student, rows: list[dict], chosen: list[dict]) -> dict:
-    """What an arm's training data is like; the uplift stands outside the reward."""
+    """What an arm's training data is like: likelihoods of all of it; cheats and uplift of what is not given, of all where nothing else is there."""
     found = levels(args, student, [row["problem"] for row in chosen], [row["solution"] for row in chosen])
     given = {row["id"]: row["solution"] for row in rows}
-    fired = [cheats(row["solution"], row["problem"], given[row["id"]]) for row in chosen]
-    n = len(chosen)
+    written = [row for row in chosen if row["from"] == "rewrite"] or chosen
+    fired = [cheats(row["solution"], row["problem"], given[row["id"]]) for row in written]
     return {"log_prob": statistics.fmean(log_p.mean().item() for log_p in found),
             "unlikely": sum((log_p < math.log(0.01)).sum().item() for log_p in found) / sum(map(len, found)),
-            "fallback": sum(row["from"] == "given" for row in chosen) / n,
-            "cheats": {rule: sum(rule in some for some in fired) / n for rule in ("copy", "false equation", "echo", "padding")},
-            "uplift": statistics.fmean(uplift(args, student, chosen))}
+            "fallback": sum(row["from"] == "given" for row in chosen) / len(chosen),
+            "cheats": {rule: sum(rule in some for some in fired) / len(written) for rule in ("copy", "false equation", "echo", "padding")},
+            "uplift": statistics.fmean(uplift(args, student, written))}
 
 
 def evaluate_sets(args, run, arm: str, student, tests: dict[str, list[dict]]) -> list[dict]:
@@ -689,19 +703,21 @@ def reinforce(args, run, load, rows: list[dict], arm: str, budget: int | None) -
         else:
             grpo(args, run, student, rows, name, lambda row: question(row["problem"]), lambda drawn, outs: [
                 {"reward": float(ok), "is_right": ok} for ok in map(solves, drawn, outs)], beta, budget)
+    (run.path / "adapter" / f"{name}.checkpoint.pt").unlink(missing_ok=True)
     return run.path / "adapter" / name
 
 
 def make_data(args, run, load, rows: list[dict], own: dict, arm: str, budget: int | None) -> list[dict]:
     """What an arm's target is trained on: {"id", "problem", "answer", "solution", "from": "given" or "rewrite"} for each demonstration."""
+    given = [{name: row[name] for name in ("id", "problem", "answer", "solution")} | {"from": "given"} for row in rows]
     if arm == "sft":
-        return [row | {"from": "given"} for row in rows]
+        return given
     if arm == "rejection":
         samples = [own]  # those of step 1 are the first
         while sum(n_generated(outs) for sampled in samples for outs in sampled.values()) < budget:
             samples.append(answer(args, run, f"3_own_{len(samples)}.jsonl", load, rows, 1.0, 1))
         good = [next((out["response"] for sampled in samples for out in sampled[row["id"]] if solves(row, out)), None) for row in rows]
-        return [row | ({"from": "rewrite", "solution": text} if text else {"from": "given"}) for row, text in zip(rows, good, strict=True)]
+        return [row | ({"from": "rewrite", "solution": text} if text else {}) for row, text in zip(given, good, strict=True)]
     if arm == "best_of_n":
         rewrites, n_own = [], sum(map(n_generated, own.values()))
         while n_own + n_generated(rewrites) < budget:
@@ -717,7 +733,8 @@ def cost(run, arm: str) -> dict[str, int]:
     def rows(pattern):
         return [row for path in sorted(run.path.glob(pattern)) for row in run.read(path.name)]
     steps = rows({"dart": "2_steps_mapper.jsonl", "grpo": "2_steps_grpo.jsonl"}.get(arm, "-"))
-    own = rows("1_own.jsonl") + rows("3_own_*.jsonl") * (arm == "rejection") if arm in ("prompt", "best_of_n", "rejection", "dart") else []
+    own = rows("1_own.jsonl") if arm in ("prompt", "best_of_n", "rejection", "dart") else []
+    own += rows("3_own_*.jsonl") if arm == "rejection" else []
     rewrites = rows(f"3_rewrites_{arm}*.jsonl")
     return {"generated": n_generated(own + rewrites) + sum(row["generated"] for row in steps),
             "scored": sum(row["n_scored"] for row in rewrites + rows("1_levels.jsonl") * bool(rewrites)) + sum(row["scored"] for row in steps),
@@ -738,7 +755,8 @@ def main(args: Args) -> None:
             student = common.load_student(args.student, adapter)
             return student if fresh else loaded.setdefault(adapter, student)
         return loaded[adapter]
-    own, n_learnable, budget, data, outcomes = {}, None, args.budget_tokens, {}, {}
+    own, n_learnable, budget = {}, None, args.budget_tokens
+    data, outcomes = {}, {}
     if set(args.arms) & {"prompt", "best_of_n", "rejection", "dart"}:
         own = answer(args, run, "1_own.jsonl", load, rows, 1.0, args.n_own)
         found = run.step("1_levels.jsonl", lambda: measure(args, load(), rows, own))
@@ -766,6 +784,8 @@ def main(args: Args) -> None:
         if arm == "dart":
             budget = budget or cost(run, arm)["generated"]
         outcomes[arm] = evaluate_sets(args, run, arm, lambda adapter=adapter: load(adapter), tests)
+        if n_cut := sum(row["cut_off"] for row in outcomes[arm]):
+            print(f"  {arm}: {n_cut} of {len(outcomes[arm])} test answers were cut off at --max-new-tokens {args.max_new_tokens}")
     for name, column in columns.items():
         print(f"\n{column}: {name}\n" + common.arms_table({arm: [row["is_right"] is True for row in outcomes[arm] if row["set"] == name]
                                                          for arm in args.arms}, "sft" if "sft" in args.arms else args.arms[0]))

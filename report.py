@@ -701,9 +701,10 @@ def gather_dart(paths: list[str]) -> dict:
 
 
 def outcome(path: Path, arm: str, columns: dict[str, str]) -> dict[str, dict[str, list[int]]]:
-    """[right, of] of each column, and of each set out of distribution."""
+    """[right, of] of each column, and of each set out of distribution; how many answers were cut off."""
     answers = read_rows(path / f"5_test_{arm}.jsonl")
-    return {"columns": {column: right([one for one in answers if columns[one["set"]] == column]) for column in COLUMNS},
+    return {"cut_off": sum(one["cut_off"] for one in answers),
+            "columns": {column: right([one for one in answers if columns[one["set"]] == column]) for column in COLUMNS},
             "sets": {Path(name).stem: right([one for one in answers if one["set"] == name]) for name, column in columns.items()
                      if column == "out of distribution"}}
 
@@ -766,9 +767,10 @@ def dart_tables(results: dict) -> str:
         mean = {name: statistics.fmean(one["cost"].get(name, 0) for one in found) for name in ("generated", "scored", "rl_steps", "sft_steps")}
         peak = [one["peak_gib"] for one in found if one["peak_gib"]]
         rows.append([arm, *(shown(t_interval([share(run, arm, column) for run in runs]), "") for column in COLUMNS),
-                     *(f"{mean[name]:,.0f}" for name in mean), f"{statistics.fmean(one['seconds'] for one in found):.0f}",
+                     str(sum(one["cut_off"] for one in found)), *(f"{mean[name]:,.0f}" for name in mean),
+                     f"{statistics.fmean(one['seconds'] for one in found):.0f}",
                      f"{max(peak):.2f}" if peak else ""])
-    lines += table(["arm", *COLUMNS, "tokens generated", "tokens scored", "RL steps", "SFT steps", "s", "peak GiB"], rows)
+    lines += table(["arm", *COLUMNS, "cut off", "tokens generated", "tokens scored", "RL steps", "SFT steps", "s", "peak GiB"], rows)
     rows = []
     for claim, a, b in (("D1", "dart", "sft"), *(("D1", "dart", arm) for arm in slow), ("D2", "dart", "prompt"), ("beside D2", "dart", "best_of_n"),
                         ("beside D2", "dart", "rejection"), ("ceiling", "perfect", "dart"), ("D3", "dart", "grpo"), ("D4", "dart", "no penalty")):
@@ -778,7 +780,8 @@ def dart_tables(results: dict) -> str:
                 equal = " at as many generated tokens" if b in ("grpo", "best_of_n", "rejection") else ""
                 rows.append([f"{claim}: {a} > {b}, {column}{equal}", verdict(found) + remark, f"{shown(found)} points"])
     if {"dart", "no penalty"} <= set(arms):
-        for name, words in (("uplift", "answer uplift of the data, in nats"), ("false equation", "rewrites taken with a false equation, in %")):
+        for name, words in (("uplift", "answer uplift of the rewrites taken, in nats"),
+                            ("false equation", "rewrites taken with a false equation, in %")):
             values = [[run["arms"][arm]["data"][name] if name == "uplift" else 100 * run["arms"][arm]["data"]["cheats"][name]
                        for arm in ("no penalty", "dart")] for run in runs]
             found = t_interval([x - y for x, y in values])
@@ -805,7 +808,8 @@ def dart_tables(results: dict) -> str:
     if rows:
         rules = [f"{rule} %" for rule in next(run["arms"][arm]["data"] for run in runs for arm in arms if run["arms"][arm]["data"])["cheats"]]
         lines += ["", "The data that each arm trains on: mean log-probability of a token under the untrained target; answer uplift, what the "
-                  "reasoning says of the answer, in nats; tokens with p < 0.01; demonstrations kept as given; rules against cheating that fire.",
+                  "reasoning says of the answer, in nats; tokens with p < 0.01; demonstrations kept as given; rules against cheating that fire. "
+                  "Uplift and rules are of what is not kept as given; in sft's row of all.",
                   *table(["arm", "log p", "uplift", "p < 0.01 %", "kept %", *rules], rows)]
     return "\n".join(lines) + "\n"
 

@@ -17,7 +17,8 @@ import common
 import dart
 from dart import advantages, alignment, cheats, choose, contained, false_equations, grpo_loss, hard_fails, reward
 from tests.conftest import ROOT
-from toyworld import audit
+from toyworld import audit, world
+from toyworld.student import draw_problem, solution
 
 
 def test_doctests():
@@ -68,10 +69,25 @@ def test_equations_are_read_alone():
         assert false_equations(text) == [], text  # parts of longer ones are not judged
 
 
-def test_uplift_is_measured_before_the_answer_is_stated():
-    assert dart.before_answer("The sum is 28. So \\boxed{28}.", "28") == "The sum is "
-    assert dart.before_answer("1+280=281, \\boxed{28}", "28") == "1+280=281, \\boxed{"
-    assert dart.before_answer("28+1=29, 29-1=28: \\boxed{28}", "28") == "28+1=29, 29-1="
+def test_right_solutions_in_the_students_own_styles_break_no_rule():
+    rng = random.Random(5)
+    for _ in range(500):
+        problem = draw_problem(rng, 1.0, 0.3)
+        given = world.expert_solution(problem)
+        for style in range(4):
+            text = solution(problem, style)
+            assert hard_fails(text, given, False) == [] == cheats(text, problem.text, given), text
+        assert "copy" in cheats(given, problem.text, given)
+
+
+@pytest.mark.parametrize("text, problem, head", [
+    ("The sum is 28. So \\boxed{28}.", "12+16?", "The sum is "), ("1+280=281, \\boxed{28}", "?", "1+280=281, \\boxed{"),
+    ("28+1=29, 29-1=28: \\boxed{28}", "28 boys", "28+1=29, 29-1="),
+    ("There are 28 boys; it is 28. \\boxed{28}", "28 boys", "There are 28 boys; it is "),
+    ("nonsense which gives **28** \\boxed{28}", "?", "nonsense which gives **"), ("4 \\times 7 = \\$28", "?", "4 \\times 7 = \\$")])
+def test_uplift_is_measured_before_the_answer(text, problem, head):
+    assert dart.before_answer(text, "28", problem) == head
+    assert dart.before_answer("700+380=1,080. \\boxed{1080}", "1080", "?") == "700+380="
 
 
 def test_containment_against_a_naive_count():
@@ -135,7 +151,6 @@ def test_the_loss_by_hand():
 @pytest.fixture(scope="module")
 def small_demonstrations(tmp_path_factory):
     """A world with 72 demonstrations whose student has been trained for 288 steps: it writes answers, nearly all of them wrong."""
-    from toyworld import world
     return world.make_world(tmp_path_factory.mktemp("toyworld"), 0, dart.STUDENT_PROMPT, 0.12, family="demonstrations")
 
 
@@ -160,25 +175,61 @@ def naive_log_probs(model, ids, n):
     return [logits[t - 1].log_softmax(-1)[ids[t]] for t in range(n, len(ids))]
 
 
-def test_the_gradient_is_the_policy_gradient_computed_naively(small_demonstrations):
-    """At the first step the ratio is 1; token by token, sum A * grad log p, over all tokens of the batch, plus beta times the KL's."""
+def test_an_update_follows_the_policy_gradient_computed_naively(small_demonstrations):
+    """The ratio is 1; token by token, sum A * grad log p, over all tokens of the batch, plus beta times the KL's, whatever the micro-batches."""
     student = with_adapter(small_demonstrations)
     pairs, a, beta = some_pairs(student), [1.0, -0.5, 2.0, -1.5], 0.3
     weights, n_tokens = [p for p in student.model.parameters() if p.requires_grad], sum(len(ids) - n for ids, n in pairs)
-    with torch.no_grad(), student.model.disable_adapter():
-        ref = dart.token_log_probs(student.model, pairs, student.device)
-    loss = sum(grpo_loss(log_p, log_p.detach(), reference, advantage, 0.2, beta)[0] / n_tokens for log_p, reference, advantage in zip(
-        dart.token_log_probs(student.model, pairs, student.device), ref, a, strict=True))
-    found = torch.autograd.grad(loss, weights)
-    total = 0.0
+    total, total_kl = 0.0, 0.0
     for (ids, n), advantage in zip(pairs, a, strict=True):
         with torch.no_grad(), student.model.disable_adapter():
             base = naive_log_probs(student.model, ids, n)
         for log_p, reference in zip(naive_log_probs(student.model, ids, n), base, strict=True):
-            total = total + (-advantage * log_p + beta * ((reference - log_p).exp() - (reference - log_p) - 1)) / n_tokens
-    for one, naive in zip(found, torch.autograd.grad(total, weights), strict=True):
-        assert torch.allclose(one, naive, atol=2e-5, rtol=1e-3)
-    assert max(one.abs().max() for one in found) > 1e-4
+            kl = (reference - log_p).exp() - (reference - log_p) - 1
+            total, total_kl = total + (-advantage * log_p + beta * kl) / n_tokens, total_kl + kl.item() / n_tokens
+    gradient, before = torch.autograd.grad(total, weights), [p.detach().clone() for p in weights]
+    found = dart.update(dart.Args(micro_batch=3, max_grad_norm=1e9), student, torch.optim.SGD(weights, lr=1.0),
+                        [(*pair, advantage) for pair, advantage in zip(pairs, a, strict=True)], beta)
+    assert found == pytest.approx(total_kl, rel=1e-3)
+    for old, new, naive in zip(before, weights, gradient, strict=True):
+        assert torch.allclose(old - new, naive, atol=2e-5, rtol=1e-3)
+    assert max(one.abs().max() for one in gradient) > 1e-3
+
+
+def test_what_is_sampled_has_the_log_probs_that_are_trained(small_demonstrations):
+    """With its cache and left padding the sampler is the policy of the padded pass over whole completions: the old log-probs are the new ones."""
+    student = with_adapter(small_demonstrations)._replace(stop_ids=frozenset({-1}))
+    prompts = [common.prompt_ids(student.tokenizer, dart.question(text))
+               for text in ("What is 3+4?", "Let t be 12+7. Find the digit sum of t.", "Go")]
+    drawn = [out["tokens"] for out in dart.sample(student, prompts, 1.0, 6, seed=3)]
+    generator, log_probs = torch.Generator().manual_seed(3), []
+    for t in range(6):
+        with torch.no_grad():
+            logits = torch.stack([student.model(input_ids=torch.tensor([prompt + tokens[:t]])).logits[0, -1].float()
+                                  for prompt, tokens in zip(prompts, drawn, strict=True)])
+        assert torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0].tolist() == [tokens[t] for tokens in drawn]
+        log_probs.append(logits.log_softmax(-1)[range(3), [tokens[t] for tokens in drawn]])
+    with torch.no_grad():
+        pairs = [(prompt + tokens, len(prompt)) for prompt, tokens in zip(prompts, drawn, strict=True)]
+        found = dart.token_log_probs(student.model, pairs, student.device)
+    assert torch.allclose(torch.stack(found, 1), torch.stack(log_probs), atol=5e-4)
+
+
+def test_groups_of_equal_rewards_are_skipped_and_counted(small_demonstrations):
+    student = with_adapter(small_demonstrations)
+    rows = common.load(str(small_demonstrations), "train")[:3]
+    weights = [p for p in student.model.parameters() if p.requires_grad]
+    args = dart.Args(group=2, max_new_tokens=5, micro_batch=8)
+
+    def step(rewards):
+        before = [p.detach().clone() for p in weights]
+        log = dart.grpo_step(args, student, torch.optim.SGD(weights, lr=0.1), rows, lambda row: dart.question(row["problem"]),
+                             lambda drawn, outs: [{"reward": r, "is_right": False} for r in rewards], 0.01, (0, "step"))
+        return log, any(not torch.equal(old, new) for old, new in zip(before, weights, strict=True))
+    log, moved = step([0.3] * 6)
+    assert (log["skipped"], log["kl"], log["drawn"]) == (3, None, 6) and not moved
+    log, moved = step([0.3, 0.3, 0.3, 0.9, 0.3, 0.3])
+    assert log["skipped"] == 2 and log["kl"] is not None and moved and log["reward"] == pytest.approx(0.4)
 
 
 def test_log_probs_do_not_depend_on_batch_and_padding_and_are_those_of_the_sft_loss(small_demonstrations):
@@ -202,6 +253,7 @@ def test_rewards_are_the_bases_whatever_the_adapter_the_order_and_the_batch(smal
     turned = dart.judge(args, student, rows[::-1], outs[::-1])[::-1]
     for one, two, three in zip(found, plain, turned, strict=True):
         assert one["level"] == pytest.approx(two["level"], abs=5e-4) and one["level"] == pytest.approx(three["level"], abs=5e-4)
+        assert one["align"] == pytest.approx(two["align"], abs=5e-4) and one["reward"] == pytest.approx(three["reward"], abs=5e-4)
         assert [one[key] for key in ("fails", "cheats", "is_right")] == [two[key] for key in ("fails", "cheats", "is_right")]
     raw = dart.levels(args, student, [rows[4]["problem"]], [rows[4]["solution"]])[0].mean().item()
     assert found[4]["level"] == pytest.approx(raw, abs=5e-4) and "copy" in found[4]["cheats"]  # y itself is at L_raw
@@ -221,6 +273,31 @@ def test_one_base_and_one_adapter_are_in_memory(small_demonstrations):
         on = dart.token_log_probs(student.model, pairs, student.device)
         alone = dart.token_log_probs(base, pairs, student.device)
     assert all(torch.equal(x, y) for x, y in zip(off, alone, strict=True)) and not torch.equal(on[0], off[0])
+
+
+def test_uplift_against_a_naive_computation(small_demonstrations):
+    student = with_adapter(small_demonstrations)
+    rows = [{"problem": "What is 3+4?", "solution": "3+4=7.\nSo \\boxed{7}.", "answer": "7"},
+            {"problem": "Find 12+9.", "solution": "First 12+9=21.\nAnswer: \\boxed{21}.", "answer": "21"}]
+
+    def naive(row, head):
+        prompt = common.prompt_ids(student.tokenizer, dart.question(row["problem"])) + student.tokenizer(head, add_special_tokens=False).input_ids
+        return sum(x.item() for x in naive_log_probs(student.model, prompt + student.tokenizer(row["answer"]).input_ids, len(prompt)))
+    with torch.no_grad():
+        expected = [naive(row, head) - naive(row, "\\boxed{") for row, head in zip(rows, ("3+4=", "First 12+9="), strict=True)]
+    assert dart.uplift(dart.Args(), student, rows) == pytest.approx(expected, abs=2e-3) and abs(expected[0]) > 0.01
+
+
+def test_l_on_is_the_mean_of_own_right_answers_or_the_median_of_the_others(monkeypatch, capsys):
+    rows = [{"id": key, "problem": key, "solution": "y", "answer": "1"} for key in "abcd"]
+    level = {"y": [-5.0], "\\boxed{1} A": [-1.0, -3.0], "\\boxed{1} B": [-4.0], "\\boxed{1} C": [-9.0], "\\boxed{2}": [0.0]}
+    monkeypatch.setattr(dart, "levels", lambda args, student, problems, texts: [torch.tensor(level[text]) for text in texts])
+    own = {key: [{"response": text, "cut_off": cut_off} for text, cut_off in outs] for key, outs in {
+        "a": [("\\boxed{1} A", False), ("\\boxed{1} B", False)], "b": [("\\boxed{2}", False), ("\\boxed{1} A", True)],
+        "c": [("\\boxed{1} C", False)], "d": [("\\boxed{1} A", False)]}.items()}
+    found = dart.measure(None, None, rows, own)
+    assert [(row["on"], row["n_right"], row["n_scored"]) for row in found] == [(-3.0, 2, 4), (-3.0, 0, 1), (-9.0, 1, 2), (-2.0, 1, 3)]
+    assert {row["raw"] for row in found} == {-5.0} and "4 right answers of its own" in capsys.readouterr().out
 
 
 def test_training_one_adapter_leaves_another_bit_equal(small_demonstrations):
@@ -330,13 +407,6 @@ def test_the_targets_own_right_answers_score_at_the_maximum_and_a_copy_at_the_mi
             assert mine["align"] == pytest.approx(1, abs=1e-2) and copied["align"] == pytest.approx(0, abs=1e-2)
 
 
-def test_no_advantage_gives_no_gradient(small_demonstrations):
-    student = with_adapter(small_demonstrations)
-    loss = sum(grpo_loss(log_p, log_p.detach(), None, 0.0, 0.2, 0.0)[0]
-               for log_p in dart.token_log_probs(student.model, some_pairs(student), student.device))
-    assert all(not grad.any() for grad in torch.autograd.grad(loss, [p for p in student.model.parameters() if p.requires_grad]))
-
-
 def test_killed_in_grpo_it_ends_with_the_same_rewards_and_weights(whole_run, easy, tmp_path):
     out = tmp_path / "killed"
     command = [sys.executable, ROOT / "dart.py", *flags(easy, out, "--arms", "base", "sft", "prompt", "best_of_n", "rejection", "grpo", "dart")]
@@ -356,6 +426,7 @@ def test_killed_in_grpo_it_ends_with_the_same_rewards_and_weights(whole_run, eas
         if path.suffix in (".jsonl", ".safetensors") and path.name != "metrics.jsonl":
             assert path.read_bytes() == (out / path.relative_to(whole)).read_bytes(), path.name
     assert json.loads((whole / "result.json").read_text()) == json.loads((out / "result.json").read_text())
+    assert {path.relative_to(whole) for path in whole.rglob("*")} == {path.relative_to(out) for path in out.rglob("*")}
 
 
 def test_grpo_goes_on_from_an_adapter_without_a_kl_term(whole_run, easy, tmp_path, call_file):
@@ -373,7 +444,9 @@ def test_grpo_goes_on_from_an_adapter_without_a_kl_term(whole_run, easy, tmp_pat
 def test_without_the_penalty_cheating_is_counted_only(easy, tmp_path, call_file):
     done = call_file("dart.py", *flags(easy, tmp_path / "out", "--arms", "base", "dart", "--no-penalty"))
     assert done.returncode == 0, done.stderr
-    for row in read(tmp_path / "out" / "3_rewrites_dart.jsonl"):
+    rows = read(tmp_path / "out" / "3_rewrites_dart.jsonl")
+    assert any(row["cheats"] and not row["fails"] for row in rows)
+    for row in rows:
         assert row["reward"] == pytest.approx(reward(row["fails"], row["is_right"], row["align"], []))
 
 

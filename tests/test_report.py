@@ -426,7 +426,7 @@ def write_dart(path, seed, arms, penalty=True, **args):
     for name, value in files.items():
         (path / name).write_text(json.dumps(value))
     for arm, rights in arms.items():
-        rows = [{"id": str(i), "set": name, "is_right": i < k} for name, k in zip(columns, rights, strict=True) for i in range(10)]
+        rows = [{"id": str(i), "set": name, "is_right": i < k, "cut_off": i == 9} for name, k in zip(columns, rights, strict=True) for i in range(10)]
         (path / f"5_test_{arm}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (path / "args.json").write_text(json.dumps({"lr": 0.002} | files["args.json"]))
     step = {"reward": 0.5, "align": 0.4, "is_right": 0.7, "generated": 80, "drawn": 8, "cheats": {"copy": 2}, "fails": {}}
@@ -451,7 +451,7 @@ def test_darts_tables_by_hand(tmp_path):
     assert [set(run["arms"]) for run in results["runs"]] == [{"base", "sft", "sft at 0.0005", "dart", "no penalty", "perfect"}] * 2
     shown = report.tables(json.loads(json.dumps(results)))
     # 10 own answers + 5 levels + 2 and 3 for the two steps (the later of two lines counts) + 4 + 1 + 20; testing does not count
-    assert "| dart | 80.0 [80.0, 80.0] | 65.0 [1.5, 128.5] | 90.0 [90.0, 90.0] | 100 | 50 | 2 | 0 | 45 | 1.50 |" in shown
+    assert "| dart | 80.0 [80.0, 80.0] | 65.0 [1.5, 128.5] | 90.0 [90.0, 90.0] | 6 | 100 | 50 | 2 | 0 | 45 | 1.50 |" in shown
     assert "| D1: dart > sft at 0.0005, in distribution | holds (the gap in style is built in) | +10.0 [+10.0, +10.0] points |" in shown
     assert "preparing 34 %, mapper 11 %, synthesis 9 %, SFT 45 %; of its generated tokens: mapper 160 %." in shown  # 15, 5, 4, 20 s; 2 x 80 of 100
     assert "| ceiling: perfect > dart, in distribution | holds | +10.0 [+10.0, +10.0] points |" in shown
@@ -466,7 +466,8 @@ def test_darts_tables_by_hand(tmp_path):
 def test_d3_by_hand(tmp_path):
     paths = [write_dart(tmp_path / f"{seed}", seed, {"base": [4, 4, 9], "grpo": [8, 4, 7], "dart": [7, 6, 9]}, curve=2) for seed in (0, 1)]
     for path in paths:
-        rows = [{"id": str(i), "set": name, "is_right": i < k} for name, k in (("d", 6), ("o.jsonl", 5), ("r.jsonl", 8)) for i in range(10)]
+        rows = [{"id": str(i), "set": name, "is_right": i < k, "cut_off": False}
+                for name, k in (("d", 6), ("o.jsonl", 5), ("r.jsonl", 8)) for i in range(10)]
         (Path(path) / "5_test_grpo_1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shown = report.tables(json.loads(json.dumps(report.gather(paths))))
     assert "| 1 / 2 | 60.0 [60.0, 60.0] | 50.0 [50.0, 50.0] | 80.0 [80.0, 80.0] | +10.0 [+10.0, +10.0] |" in shown
