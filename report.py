@@ -843,12 +843,13 @@ def plot_dart(runs: list[dict], path: Path) -> None:
             for row in step:
                 total.update({rule: n / row["drawn"] / len(step) / len(rows[label]) for rule, n in (row["cheats"] | row["fails"]).items()})
     rules = [rule for rule, part in total.most_common() if part >= 0.001]
+    rare = [rule for rule in ("copy", "false equation", "echo", "padding", *total) if rule not in rules]
     panels = {(0, 0): ("mean over rewrites", {"reward": lambda row: row["reward"], "alignment": lambda row: row["align"],
                                               "right answer": lambda row: row["is_right"]}),
               (0, 1): ("tokens of a rewrite", {"tokens": lambda row: row["generated"] / row["drawn"]}),
               (1, 0): ("KL to the base (nats a token)", {"KL": lambda row: math.nan if row["kl"] is None else row["kl"]}),
-              (1, 1): ("% of rewrites (log scale)", {rule: lambda row, rule=rule: 100 * (row["cheats"] | row["fails"]).get(rule, 0) / row["drawn"]
-                                                      for rule in rules})}
+              (1, 1): ("% of rewrites on which a rule fires", {
+                  rule: lambda row, rule=rule: 100 * (row["cheats"] | row["fails"]).get(rule, 0) / row["drawn"] for rule in rules})}
     for where, (words, curves) in panels.items():
         axis = axes[where]
         for i, (name, value) in enumerate(curves.items()):
@@ -858,10 +859,10 @@ def plot_dart(runs: list[dict], path: Path) -> None:
                 if i == 0:
                     axis.fill_between(range(len(values)), [min(some) for some in values], [max(some) for some in values], color=f"C{i}", alpha=0.12)
         axis.set(xlabel="GRPO step of the mapper", ylabel=words)
-        axis.legend(fontsize=8, **({"loc": "upper left", "bbox_to_anchor": (1, 1)} if where == (1, 1) else {}))
-    axes[1, 1].set_yscale("symlog", linthresh=0.1)
+        axis.legend(fontsize=8)
     axes[1, 1].set_ylim(0)
-    figure.suptitle(f"The mapper's training, mean of {len(runs)} runs (shaded: their range, of the first curve); rules that fire on 0.1 % or more")
+    axes[1, 1].set_title(f"below 0.1 %: {', '.join(dict.fromkeys(rare))}", fontsize=8)
+    figure.suptitle(f"The mapper's training, mean of {len(runs)} runs (shaded: their range, of each panel's first curve)")
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
 
