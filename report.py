@@ -672,7 +672,8 @@ def gather_dart(paths: list[str]) -> dict:
         seed, data = args["seed"], args["data"].removesuffix("/perfect")
         shown_as = ({"sft": f"sft at {args['lr']:g}"} if args["lr"] != lr else {"sft": "perfect"} if data != args["data"]
                     else {"dart": "no penalty"} if not args["penalty"] else {arm: arm for arm in result["arms"]})
-        row = runs.setdefault(seed, {"method": "dart", "seed": seed, "commit": env[-1]["commit"], "gpu": env[-1]["gpu"],
+        commits = dict.fromkeys(str(start["commit"])[:10] for start in env)  # a run may have been described anew
+        row = runs.setdefault(seed, {"method": "dart", "seed": seed, "commit": ", then ".join(commits), "gpu": env[-1]["gpu"],
                                      "packages": env[-1]["packages"], "arms": {}, "steps": {}})
         if worlds.setdefault(seed, (data, args["student"], env[-1]["commit"])) != (data, args["student"], env[-1]["commit"]):
             raise UserError(f"{path}: its data, student or commit are not those of the other run with seed {seed}; make them anew")
@@ -759,7 +760,7 @@ def dart_tables(results: dict) -> str:
     arms = [arm for arm in ("base", "sft", *slow, "prompt", "best_of_n", "rejection", "grpo", "dart", "no penalty", "perfect")
             if arm in runs[0]["arms"]]
     lines = [f"{len(runs)} runs, seeds {', '.join(str(run['seed']) for run in runs)}; accuracy in % with 95 % t-intervals over runs; differences in "
-             f"points, paired within a run. Commit {', '.join(sorted({str(run['commit'])[:10] for run in runs}))}, "
+             f"points, paired within a run. Commit {'; '.join(sorted({run['commit'] for run in runs}))}, "
              f"{', '.join(sorted({run['gpu'] for run in runs}))}."]
     rows = []
     for arm in arms:
