@@ -772,22 +772,23 @@ def dart_tables(results: dict) -> str:
                      f"{statistics.fmean(one['seconds'] for one in found):.0f}",
                      f"{max(peak):.2f}" if peak else ""])
     lines += table(["arm", *COLUMNS, "cut off", "tokens generated", "tokens scored", "RL steps", "SFT steps", "s", "peak GiB"], rows)
+    equal, built_in = "at as many generated tokens", "the gap in style is built in" if results["args"]["student"] == "student" else ""
     rows = []
-    for claim, a, b in (("D1", "dart", "sft"), *(("D1", "dart", arm) for arm in slow), ("D2", "dart", "prompt"), ("beside D2", "dart", "best_of_n"),
-                        ("beside D2", "dart", "rejection"), ("ceiling", "perfect", "dart"), ("D3", "dart", "grpo"), ("D4", "dart", "no penalty")):
-        for column in COLUMNS if {a, b} <= set(arms) else ():
-            if found := lead(runs, a, b, column):
-                remark = " (the gap in style is built in)" if claim == "D1" and results["args"]["student"] == "student" else ""
-                equal = " at as many generated tokens" if b in ("grpo", "best_of_n", "rejection") else ""
-                rows.append([f"{claim}: {a} > {b}, {column}{equal}", verdict(found) + remark, f"{shown(found)} points"])
+    for claim, a, b, remark in (
+            ("D1", "dart", "sft", built_in), *(("D1", "dart", arm, built_in) for arm in slow), ("D2", "dart", "prompt", ""),
+            ("beside D2", "dart", "best_of_n", equal), ("beside D2", "dart", "rejection", equal), ("beside D2, the ceiling", "perfect", "dart", ""),
+            ("D3", "dart", "grpo", equal), ("D4", "dart", "no penalty", "")):
+        if {a, b} <= set(arms):
+            found = [lead(runs, a, b, column) for column in COLUMNS]
+            rows.append([f"{claim}: {a} > {b}" + f" ({remark})" * bool(remark),
+                         *(f"{verdict(one).partition(':')[0]}: {shown(one)}" if one else "" for one in found)])
     if {"dart", "no penalty"} <= set(arms):
         for name, words in (("uplift", "answer uplift of the rewrites taken, in nats"),
                             ("false equation", "rewrites taken with a false equation, in %")):
             values = [[run["arms"][arm]["data"][name] if name == "uplift" else 100 * run["arms"][arm]["data"]["cheats"][name]
                        for arm in ("no penalty", "dart")] for run in runs]
-            found = t_interval([x - y for x, y in values])
-            rows.append([f"D4: {words}: no penalty minus dart", "measured", shown(found)])
-    lines += table(["claim", "here", "difference, 95 % interval"], rows) if rows else []
+            rows.append([f"D4: {words}: no penalty minus dart", shown(t_interval([x - y for x, y in values])), "", ""])
+    lines += table(["claim, in points", *COLUMNS], rows) if rows else []
     if "dart" in arms:
         total = {name: sum(run["seconds"][name] for run in runs) for name in runs[0]["seconds"]}
         n_mapper = [100 * sum(step["generated"] for step in run["steps"]["dart"]) / run["arms"]["dart"]["cost"]["generated"] for run in runs]

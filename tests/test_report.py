@@ -452,12 +452,13 @@ def test_darts_tables_by_hand(tmp_path):
     shown = report.tables(json.loads(json.dumps(results)))
     # 10 own answers + 5 levels + 2 and 3 for the two steps (the later of two lines counts) + 4 + 1 + 20; testing does not count
     assert "| dart | 80.0 [80.0, 80.0] | 65.0 [1.5, 128.5] | 90.0 [90.0, 90.0] | 6 | 100 | 50 | 2 | 0 | 45 | 1.50 |" in shown
-    assert "| D1: dart > sft at 0.0005, in distribution | holds (the gap in style is built in) | +10.0 [+10.0, +10.0] points |" in shown
     assert "preparing 34 %, mapper 11 %, synthesis 9 %, SFT 45 %; of its generated tokens: mapper 160 %." in shown  # 15, 5, 4, 20 s; 2 x 80 of 100
-    assert "| ceiling: perfect > dart, in distribution | holds | +10.0 [+10.0, +10.0] points |" in shown
-    assert "| D1: dart > sft, retention | holds (the gap in style is built in) | +70.0 [+70.0, +70.0] points |" in shown
-    assert "| D4: dart > no penalty, in distribution | holds | +10.0 [+10.0, +10.0] points |" in shown and "D2" not in shown and "D3" not in shown
-    assert "in nats: no penalty minus dart | measured | -1.0 [-1.0, -1.0] |" in shown and "in %: no penalty minus dart | measured | +20.0" in shown
+    same = "holds: +40.0 [+40.0, +40.0]"
+    assert f"| D1: dart > sft (the gap in style is built in) | {same} | is open: +35.0 [-28.5, +98.5] | holds: +70.0 [+70.0, +70.0] |" in shown
+    assert "| D1: dart > sft at 0.0005 (the gap in style is built in) | holds: +10.0 [+10.0, +10.0] |" in shown
+    assert "| beside D2, the ceiling: perfect > dart | holds: +10.0 [+10.0, +10.0] |" in shown
+    assert "| D4: dart > no penalty | holds: +10.0 [+10.0, +10.0] |" in shown and "D2: dart > prompt" not in shown and "| D3" not in shown
+    assert "in nats: no penalty minus dart | -1.0 [-1.0, -1.0] |  |  |" in shown and "in %: no penalty minus dart | +20.0" in shown
     assert "| sft | -1.00 | 3.00 | 25.0 | 50.0 | 0.0 | 0.0 |" in shown and "None" not in shown and "nan" not in shown
     report.plot_dart(results["runs"], tmp_path / "mapper.png")
     assert (tmp_path / "mapper.png").stat().st_size > 10_000
