@@ -8,7 +8,7 @@ DART's rewrites (is every step there and true).
 import argparse
 import json
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import common
@@ -41,39 +41,39 @@ def count(path: Path) -> dict[str, dict[str, list[int]]]:
 
 
 def count_rewrites(path: Path) -> dict[str, dict[str, list[int]]]:
-    """For each arm of a run of dart.py [how many, of how many]: rewrites with the right answer, those of them whose steps are "sound" (all that the
-    problem needs are there, none is false), and the same of those "taken". The first two are empty for rejection, which rewrites nothing."""
+    """For each arm of a run of dart.py [how many, of how many]: rewrites that "pass"; of those taken, the "sound" ones (no step is false, all that
+    the problem needs are there), those with a "false" step, and those in which a step is "missing" and none false. Rejection rewrites nothing: what
+    it takes are own answers."""
     problems = {row["id"]: toy.read(row["problem"]) for row in report.read_rows(path / "0_questions.jsonl") if row["part"] == "D"}
     name, out = "" if common.read_json(path / "args.json")["penalty"] else "no penalty", {}
-
-    def sound(row, text):
-        found = toy.check(problems[row["id"]], text)
-        return found["missing"] is None and all(is_true for _, is_true in found["steps"])
     for arm in common.read_json(path / "result.json")["arms"]:
         rewrites = [row for file in sorted(path.glob(f"3_rewrites_{arm}*.jsonl")) for row in report.read_rows(file)]
         taken = [row for row in report.read_rows(path / f"3_chosen_{arm}.jsonl", there=False) if row["from"] == "rewrite"]
-        right = [row for row in rewrites if row["is_right"] and not row["fails"]]
         if taken and (not name or arm == "dart"):
-            out[name or arm] = {"right": [len(right), len(rewrites)], "sound": [sum(sound(row, row["response"]) for row in right), len(right)],
-                                "taken": [sum(sound(row, row["solution"]) for row in taken), len(taken)]}
+            checked = [toy.check(problems[row["id"]], row["solution"]) for row in taken]
+            kinds = Counter("false" if not all(is_true for _, is_true in found["steps"]) else "missing" if found["missing"] else "sound"
+                            for found in checked)
+            out[name or arm] = {"pass": [sum(row["is_right"] and not row["fails"] for row in rewrites), len(rewrites)],
+                                **{kind: [kinds[kind], len(taken)] for kind in ("sound", "false", "missing")}}
     return out
 
 
 def rewrites_table(runs: list[dict]) -> str:
     def share(run, arm, name):
         return 100 * run[arm][name][0] / run[arm][name][1] if run[arm][name][1] else None
-    arms = list(dict.fromkeys(arm for run in runs for arm in run))
-    cells = {arm: [report.shown(report.t_interval([share(run, arm, name) for run in runs if arm in run]), "") for name in ("right", "sound", "taken")]
-             for arm in arms}
-    lines = report.table(["arm", "rewrites that pass %", "of these with sound steps %", "of those taken %"], [[arm, *cells[arm]] for arm in arms])
+    arms, kinds = list(dict.fromkeys(arm for run in runs for arm in run)), ("sound", "false", "missing")
+    rows = [[arm, *(report.shown(report.t_interval([share(run, arm, name) for run in runs if arm in run]), "") for name in ("pass", *kinds))]
+            for arm in arms]
     for a, b in (("dart", "no penalty"), ("dart", "prompt")):
-        lead = report.t_interval([share(run, a, "taken") - share(run, b, "taken") for run in runs if {a, b} <= set(run)])
-        lines += ["", f"Sound steps of the rewrites taken, {a} minus {b}: {report.shown(lead)} points."] if lead else []
-    return "\n".join(lines).strip() + "\n"
+        pairs = [run for run in runs if {a, b} <= set(run)]
+        leads = [report.t_interval([share(run, a, name) - share(run, b, name) for run in pairs]) for name in ("pass", *kinds)]
+        rows += [[f"{a} minus {b}", *map(report.shown, leads)]] if pairs else []
+    return "\n".join(report.table(["arm", "rewrites that pass %", "of those taken: sound %", "with a false step %", "only lacking a step %"],
+                                  rows)).strip() + "\n"
 
 
 def table(runs: list[dict]) -> str:
-    if "taken" in next(iter(runs[0].values())):
+    if "pass" in next(iter(runs[0].values())):
         return rewrites_table(runs)
     def share(run, arm, name):
         k, n = run[arm][name]
