@@ -68,7 +68,8 @@ class Args:
     rl_lr: float = 2e-5  # constant (ours, untuned: a fifth of SFT's, because a policy gradient is noisier)
     clip: float = 0.2  # epsilon of the clipped ratio (GRPO): of no effect with one update a batch, as here, where the ratio is 1
     beta: float = 0.01  # of the KL to the base, k3 (ours: below GRPO's 0.04, because rewriting is far from what the base does); 0 with --adapter
-    penalty: bool = True  # the rules against cheating; without them they are counted only
+    penalty: bool = True  # the rules against cheating in the reward; without it they are counted only
+    reject_cheats: bool = False  # take no rewrite on which such a rule fires (ours: off, because then it would hide what the reward teaches)
     min_gap: float = 0.1  # the mapper is not trained where L_on - L_raw is less (ours: because these demonstrations are in distribution already)
     save_every: int = 10  # GRPO steps between checkpoints
     n_own: int = 4  # own answers sampled for L_on (ours: because the likelihood of one is noise)
@@ -436,14 +437,14 @@ def rewrite_all(args, run, name: str, student, rows: list[dict], n: int) -> list
     return run.batches(name, batches, make, unit="rewrite")
 
 
-def choose(rows: list[dict], rewrites: list[dict]) -> list[dict]:
+def choose(rows: list[dict], rewrites: list[dict], reject_cheats: bool = False) -> list[dict]:
     """Step 3's end: of the rewrites with a right answer and no hard fail the likeliest; y where there is none.
 
-    ours: of those as likely as own answers the first, because beyond that cap the likelihood says nothing.
+    ours: ties at the cap, where they are as likely as own answers, go to the first, because beyond it the likelihood says nothing.
     """
     passed = {row["id"]: [] for row in rows}
     for one in rewrites:
-        if one["is_right"] and not one["fails"]:
+        if one["is_right"] and not one["fails"] and not (reject_cheats and one["cheats"]):
             passed[one["id"]].append(one)
     best = {key: max(some, key=lambda one: one["capped"]) for key, some in passed.items() if some}
     return [{"id": row["id"], "problem": row["problem"], "answer": row["answer"], "from": "rewrite" if row["id"] in best else "given",
@@ -722,9 +723,9 @@ def make_data(args, run, load, rows: list[dict], own: dict, arm: str, budget: in
         rewrites, n_own = [], sum(map(n_generated, own.values()))
         while n_own + n_generated(rewrites) < budget:
             rewrites += rewrite_all(args, run, f"3_rewrites_{arm}_{len(rewrites) // len(rows)}.jsonl", load, rows, 1)
-        return choose(rows, rewrites)
+        return choose(rows, rewrites, args.reject_cheats)
     mapper = reinforce(args, run, load, rows, arm, None) if arm == "dart" else None
-    return choose(rows, rewrite_all(args, run, f"3_rewrites_{arm}.jsonl", lambda: load(mapper), rows, args.n_rewrites))
+    return choose(rows, rewrite_all(args, run, f"3_rewrites_{arm}.jsonl", lambda: load(mapper), rows, args.n_rewrites), args.reject_cheats)
 
 
 def cost(run, arm: str) -> dict[str, int]:

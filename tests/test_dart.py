@@ -120,10 +120,12 @@ def test_the_bands_never_overlap():
 
 def test_of_the_rewrites_that_pass_the_likeliest_is_taken():
     rows = [{"id": i, "problem": i, "answer": "1", "solution": "y"} for i in "abc"]
-    made = [{"id": key, "response": text, "is_right": right, "fails": fails, "capped": level} for key, text, right, fails, level in (
+    made = [{"id": key, "response": text, "is_right": right, "fails": fails, "capped": level, "cheats": ["echo"] * (text == "more")}
+            for key, text, right, fails, level in (
         ("a", "less", True, [], -2.0), ("a", "more", True, [], -1.0), ("a", "as likely", True, [], -1.0), ("a", "wrong", False, [], 0.0),
         ("b", "failed", True, ["cut off"], 0.0))]
     assert [(row["solution"], row["from"]) for row in choose(rows, made)] == [("more", "rewrite"), ("y", "given"), ("y", "given")]
+    assert [row["solution"] for row in choose(rows, made, reject_cheats=True)] == ["as likely", "y", "y"]
 
 
 def test_an_answer_is_put_into_the_common_form():

@@ -70,8 +70,19 @@ def test_a_spoilt_step_is_found_and_laid_to_the_right_skill():
         spoilt = [s for s, _ in steps[:i]] + [f"{left}={int(right) + rng.choice((-2, -1, 1, 2))}"] + [s for s, _ in steps[i + 1:]]
         found = toy.check(problem, toy.write_solution(spoilt, str(int(answer) + 1), 0))
         assert not found["is_right"] and any(not is_right for _, is_right in found["steps"])
-        assert found["missing"] == skill or step in [s for s, _ in steps[:i] + steps[i + 1:]]  # or the same step stands there twice
+        others = [toy._unturned(s) for s, _ in steps[:i] + steps[i + 1:]]
+        assert found["missing"] == skill or toy._unturned(step) in others  # the same step stands there twice
     assert toy.check(draws(1)[0], "I do not know.")["missing"] == draws(1)[0].skills[0]
+
+
+def test_a_sum_or_product_may_be_turned_round_and_nothing_else():
+    for problem in draws(500):
+        steps, answer = toy.solve(problem)
+        turned = [re.sub(r"^(\d+)([+*])(\d+)=", r"\3\2\1=", step) for step, _ in steps]
+        assert toy.check(problem, toy.write_solution(turned, answer, 1))["missing"] is None
+    problem = toy.read("Find 12-7.")
+    assert toy.check(problem, "12-7=5. \\boxed{5}")["missing"] is None and toy.check(problem, "7-12=-5. \\boxed{5}")["missing"] == "subtraction"
+    assert toy.check(toy.read("What is 12+7?"), "7+11=18, so \\boxed{19}")["missing"] == "addition"
 
 
 def ask(prompt, seed=0):

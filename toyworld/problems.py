@@ -235,17 +235,25 @@ def step_is_true(step: str) -> bool:
     return None is not _value(left) == _value(right)
 
 
+def _unturned(step: str) -> str:
+    """A step with the numbers of a sum or a product in order, since either order is right."""
+    left, _, right = step.partition("=")
+    for op in "+*":
+        left = op.join(sorted(left.split(op), key=lambda number: (len(number), number)))
+    return f"{left}={right}"
+
+
 def check(problem: Problem, solution: str) -> dict:
     """What is right and wrong in a solution: steps [(equation, true?)], the first skill that fails (None if none), and whether the answer is right.
 
-    A part of the problem fails where one of its equations is false or where its value is never reached by a true equation.
+    A part of the problem fails where one of its equations is false or is not there, be it turned round.
     """
     steps = ["=".join(found.groups()) for found in STEP.finditer(solution)]
-    right = [step for step in steps if step_is_true(step)]
+    right = {_unturned(step) for step in steps if step_is_true(step)}
     boxed = re.findall(r"\\boxed\{([^{}]*)\}", solution)
     canonical, answer = solve(problem)
-    missing = next((skill for step, skill in canonical if step not in right), None)
+    missing = next((skill for step, skill in canonical if _unturned(step) not in right), None)
     is_right = bool(boxed) and boxed[-1] == answer
     if missing is None and not is_right:
         missing = canonical[-1][1]  # every step is there, the wrong number was boxed
-    return {"steps": [(step, step in right) for step in steps], "missing": missing, "is_right": is_right}
+    return {"steps": [(step, step_is_true(step)) for step in steps], "missing": missing, "is_right": is_right}
