@@ -1026,6 +1026,10 @@ class Student(NamedTuple):
 
 def load_student(name: str, adapter: str | Path | None = None) -> Student:
     """A chat model in NF4, with a LoRA adapter that training may go on from, if one is given."""
+    if adapter and (config := Path(adapter, "adapter_config.json")).is_file():
+        base = str(read_json(config).get("base_model_name_or_path"))
+        if base != name and "/" in base and not Path(base).exists() and not Path(name).exists():  # two names on the Hub: it would fit, and be wrong
+            raise UserError(f"--adapter {adapter}: it was trained on {base}, not on --student {name}; give --student {base}")
     model, tokenizer = load_4bit(name, "--student")
     if tokenizer.chat_template is None:
         raise UserError(f"--student {name}: its tokenizer has no chat template; use an instruction-tuned model, or add one")

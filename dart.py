@@ -8,7 +8,7 @@ Steps   1 prepare    how likely the target finds each demonstration, L_raw, and 
         4 train      the target, by plain SFT (QLoRA) on the result
         5 test       in distribution, out of distribution, and retention: what the target could do before
 Names   D = {(x, y, a)} = demonstrations: problem, solution, answer; y' = rewrite, of the mapper M; pi_T = the target before training;
-        L(y') = mean log-probability of a token of y' under pi_T, which is shown x alone, as in training and testing; G = group.
+        L(y') = mean log-probability of a token of y' under pi_T, which is shown x alone, as in training and testing; G = group, K = n_rewrites.
 Memory  One 4-bit base and one LoRA adapter at a time: pi_T and GRPO's reference policy are the base with the adapter switched off.
 Arms    base       the target as it is
         sft        SFT on y
@@ -17,11 +17,13 @@ Arms    base       the target as it is
         rejection  SFT on the target's own right answers, y where there is none, sampled at the same cost (rejection-sampling self-distillation)
         grpo       GRPO on the target itself, reward 1 for a right answer, at the same cost
         dart       DART
-Cost    generated tokens. DART's are those of steps 1, 2 and 3; with --budget-tokens the other arms are run without it.
+Cost    generated tokens. DART's are those of steps 1, 2 and 3; with --budget-tokens best_of_n, rejection and grpo can be run without it.
+Change  the reward: judge, and choose; the arm grpo's own stands in reinforce. The RL loss: advantages and grpo_loss, for several updates a batch
+        update. Your data: a folder with train.jsonl and test.jsonl, their rows problem, solution and answer, one that common.score can tell.
 Run     python dart.py                                                                       # GSM8K's human solutions, one GPU
         python dart.py --no-penalty --arms base dart --out runs/dart_no_penalty              # without the rules against cheating
-        python dart.py --adapter runs/stat_sel/adapter/stat --data math --ood gsm8k --retention amc23 --arms base grpo --budget-tokens 2000000
-                       --out runs/grpo                                                       # "+GRPO" of the STAT paper
+        python dart.py --student Qwen/Qwen2.5-3B --adapter runs/stat_sel/adapter/stat --data math --ood gsm8k --retention amc23 --arms base grpo
+                       --budget-tokens 2000000 --out runs/grpo                               # "+GRPO" of the STAT paper
         python -m toyworld dart                                                              # no GPU, minutes
 Writes  runs/dart/  args.json env.json 0_questions.jsonl 1_own.jsonl 1_levels.jsonl 2_steps_<mapper, grpo>.jsonl 3_rewrites_<arm>.jsonl
         (3_rewrites_best_of_n_<i>.jsonl, 3_own_<i>.jsonl) 3_chosen_<arm>.jsonl 4_data_<arm>.json train_<arm>.jsonl loss_<arm>.jsonl
@@ -62,7 +64,7 @@ class Args:
     seed: int = 0  # moves everything that is drawn
     arms: tuple[Literal["base", "sft", "prompt", "best_of_n", "rejection", "grpo", "dart"], ...] = ("base", "sft", "prompt", "dart")  # see Arms
 
-    rl_steps: int = 100  # steps of the mapper's GRPO (ours, untuned on real models: in the toy world the reward levels off in fewer)
+    rl_steps: int = 100  # steps of the mapper's GRPO (ours, untuned on real models: in the toy world the reward levels off after some 60)
     prompts: int = 16  # demonstrations of a step (ours: because some groups hold equal rewards and give no signal)
     group: int = 8  # G, rewrites of each (ours: because fewer seldom hold right ones and wrong ones together)
     rl_lr: float = 2e-5  # constant (ours, untuned: a fifth of SFT's, because a policy gradient is noisier)
@@ -86,7 +88,7 @@ class Args:
     max_tokens: int = 2048  # a training pair is cut after this many tokens
     lora_rank: int = 16
     lora_alpha: int = 32
-    lora_dropout: float = 0.05  # of SFT; none in GRPO (ours: because with it the weights that are trained were not those that sampled)
+    lora_dropout: float = 0.05  # of SFT; none in GRPO (ours: because with dropout the policy trained is not the one that sampled)
     weight_decay: float = 0.1  # of SFT; none in GRPO (ours: because its weights should leave the base for the reward alone)
     max_grad_norm: float = 0.3  # gradient clip, of SFT and of GRPO
     warmup: float = 0.03  # share of the steps, then cosine to zero
@@ -452,9 +454,10 @@ def choose(rows: list[dict], rewrites: list[dict], reject_cheats: bool = False) 
 
 
 def before_answer(text: str, answer: str, problem: str) -> str:
-    """A solution without its answer: up to where that first stands in it, or, where the problem gives this number too, to where it first follows a
-    "=", else to where it stands last; up to its last box where it stands nowhere before.
+    """A solution without its answer: all that stands before it is said for the first time.
 
+    ours: if the problem gives the same number, before it first follows a "=", else before its last mention, because the others may be the problem's;
+    if it is said in the last box alone, up to that.
     >>> before_answer("12+7=19, 19+9=28. \\\\boxed{28}", "28", "12+7+9?"), before_answer("28 are left, 19+9=28. \\\\boxed{28}", "28", "Of 28...")
     ('12+7=19, 19+9=', '28 are left, 19+9=')
     """
@@ -482,7 +485,7 @@ def uplift(args, student: common.Student, chosen: list[dict]) -> list[float]:
 
 
 def describe(args, student: common.Student, rows: list[dict], chosen: list[dict]) -> dict:
-    """What an arm's training data is like: likelihoods of all of it; cheats and uplift of what is not given, of all where nothing else is there."""
+    """What an arm's training data is like: likelihoods of all of it; cheats and uplift of the rewrites, of all where an arm has none."""
     found = levels(args, student, [row["problem"] for row in chosen], [row["solution"] for row in chosen])
     given = {row["id"]: row["solution"] for row in rows}
     written = [row for row in chosen if row["from"] == "rewrite"] or chosen

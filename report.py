@@ -661,22 +661,25 @@ COLUMNS = ("in distribution", "out of distribution", "retention")
 
 
 def gather_dart(paths: list[str]) -> dict:
-    """Finished runs of dart.py as one row for each seed. A run with --no-penalty gives the arm "no penalty" to the row of its seed, one on the toy
-    world's perfect demonstrations its SFT as the arm "perfect", one at another --lr than the first its SFT as "sft at ..."; the rest is left out."""
+    """Finished runs of dart.py as one row for each seed. A run with --no-penalty gives the arm "no penalty" to the row of its seed, one with
+    --reject-cheats its arms as "..., rejecting", one on the toy world's perfect demonstrations its SFT as the arm "perfect", one at another --lr than
+    the first its SFT as "sft at ..."; the rest is left out."""
     runs, arguments, worlds, lr = {}, {}, {}, None
     for path in map(Path, paths):
         result, args, env = (read_json(path / name) for name in ("result.json", "args.json", "env.json"))
         arguments[str(path)] = {name: value for name, value in args.items() if name not in (
-            *MAY_DIFFER, "ood", "retention", "arms", "penalty", "lr")} | {"student": Path(args["student"]).name}
+            *MAY_DIFFER, "ood", "retention", "arms", "penalty", "reject_cheats", "lr")} | {"student": Path(args["student"]).name}
         lr = lr or args["lr"]
-        seed, data = args["seed"], args["data"].removesuffix("/perfect")
-        shown_as = ({"sft": f"sft at {args['lr']:g}"} if args["lr"] != lr else {"sft": "perfect"} if data != args["data"]
-                    else {"dart": "no penalty"} if not args["penalty"] else {arm: arm for arm in result["arms"]})
-        commits = dict.fromkeys(str(start["commit"])[:10] for start in env)  # a run may have been described anew
-        row = runs.setdefault(seed, {"method": "dart", "seed": seed, "commit": ", then ".join(commits), "gpu": env[-1]["gpu"],
-                                     "packages": env[-1]["packages"], "arms": {}, "steps": {}})
-        if worlds.setdefault(seed, (data, args["student"], env[-1]["commit"])) != (data, args["student"], env[-1]["commit"]):
-            raise UserError(f"{path}: its data, student or commit are not those of the other run with seed {seed}; make them anew")
+        seed, is_perfect = args["seed"], args["data"].endswith("/perfect")
+        shown_as = ({"sft": f"sft at {args['lr']:g}"} if args["lr"] != lr else {"sft": "perfect"} if is_perfect
+                    else {"dart": "no penalty"} if not args["penalty"]
+                    else {arm: f"{arm}, rejecting" if args.get("reject_cheats") else arm for arm in result["arms"]})
+        row = runs.setdefault(seed, {"method": "dart", "seed": seed, "commits": [], "gpu": env[-1]["gpu"], "packages": env[-1]["packages"],
+                                     "arms": {}, "steps": {}})
+        row["commits"] = list(dict.fromkeys([*row["commits"], *(str(start["commit"])[:10] for start in env)]))
+        made = [re.sub(r"-[0-9a-f]{8}\b|/perfect$", "", args[name]) for name in ("data", "student")]  # the toy world's folders carry a digest
+        if worlds.setdefault(seed, made) != made:
+            raise UserError(f"{path}: its data or student are not those of the other runs with seed {seed}; make them anew")
         seconds, logged = dart_seconds(path), read_rows(path / "metrics.jsonl", there=False)
         for arm in [arm for arm in result["arms"] if arm in shown_as]:
             if shown_as[arm] in row["arms"]:
@@ -689,7 +692,7 @@ def gather_dart(paths: list[str]) -> dict:
             if shown_as[arm] == "dart":
                 row["seconds"] = {"preparing": seconds["1_own.jsonl"] + seconds["1_levels.jsonl"], "mapper": seconds["mapper"],
                                   "synthesis": seconds["3_rewrites_dart.jsonl"], "SFT": seconds["dart"]}
-            if arm in ("dart", "grpo"):
+            if shown_as[arm] in ("dart", "no penalty", "grpo"):
                 row["steps"][shown_as[arm]] = read_rows(path / f"2_steps_{trained}.jsonl")
             if arm == "grpo":
                 row["curve"] = [outcome(path, f"grpo_{i}", result["columns"]) for i in range(1, args["curve"])]
@@ -757,10 +760,11 @@ def lead(runs: list[dict], a: str, b: str, column: str) -> tuple[float, float, f
 def dart_tables(results: dict) -> str:
     runs = results["runs"]
     slow = [arm for arm in runs[0]["arms"] if arm.startswith("sft at ")]
-    arms = [arm for arm in ("base", "sft", *slow, "prompt", "best_of_n", "rejection", "grpo", "dart", "no penalty", "perfect")
-            if arm in runs[0]["arms"]]
+    arms = [arm for arm in ("base", "sft", *slow, "prompt", "best_of_n", "rejection", "grpo", "dart", "no penalty", "prompt, rejecting",
+                            "dart, rejecting", "perfect") if arm in runs[0]["arms"]]
     lines = [f"{len(runs)} runs, seeds {', '.join(str(run['seed']) for run in runs)}; accuracy in % with 95 % t-intervals over runs; differences in "
-             f"points, paired within a run. Commit {'; '.join(sorted({run['commit'] for run in runs}))}, "
+             f"points, paired within a run. Cut off: of all test answers; tokens generated, tokens scored for L, steps and seconds are means. "
+             f"Commits {', '.join(dict.fromkeys(commit for run in runs for commit in run['commits']))}; "
              f"{', '.join(sorted({run['gpu'] for run in runs}))}."]
     rows = []
     for arm in arms:
@@ -775,9 +779,11 @@ def dart_tables(results: dict) -> str:
     equal, built_in = "at as many generated tokens", "the gap in style is built in" if results["args"]["student"] == "student" else ""
     rows = []
     for claim, a, b, remark in (
-            ("D1", "dart", "sft", built_in), *(("D1", "dart", arm, built_in) for arm in slow), ("D2", "dart", "prompt", ""),
+            ("D1", "dart", "sft", built_in), *(("D1", "dart", arm, built_in) for arm in slow), ("beside D1", "dart", "base", ""),
+            ("D2", "dart", "prompt", ""),
             ("beside D2", "dart", "best_of_n", equal), ("beside D2", "dart", "rejection", equal), ("beside D2, the ceiling", "perfect", "dart", ""),
-            ("D3", "dart", "grpo", equal), ("D4", "dart", "no penalty", "")):
+            ("D3", "dart", "grpo", equal), ("D4", "dart", "no penalty", ""),
+            ("beside D4", "dart, rejecting", "dart", ""), ("beside D2 and D4", "dart, rejecting", "prompt, rejecting", "")):
         if {a, b} <= set(arms):
             found = [lead(runs, a, b, column) for column in COLUMNS]
             rows.append([f"{claim}: {a} > {b}" + f" ({remark})" * bool(remark),
@@ -786,8 +792,8 @@ def dart_tables(results: dict) -> str:
         for name, words in (("uplift", "answer uplift of the rewrites taken, in nats"),
                             ("false equation", "rewrites taken with a false equation, in %")):
             values = [[run["arms"][arm]["data"][name] if name == "uplift" else 100 * run["arms"][arm]["data"]["cheats"][name]
-                       for arm in ("no penalty", "dart")] for run in runs]
-            rows.append([f"D4: {words}: no penalty minus dart", shown(t_interval([x - y for x, y in values])), "", ""])
+                       for arm in ("dart", "no penalty")] for run in runs]
+            rows.append([f"D4: {words}: dart minus no penalty", shown(t_interval([x - y for x, y in values])), "", ""])
     lines += table(["claim, in points", *COLUMNS], rows) if rows else []
     if "dart" in arms:
         total = {name: sum(run["seconds"][name] for run in runs) for name in runs[0]["seconds"]}
@@ -806,12 +812,13 @@ def dart_tables(results: dict) -> str:
         if found:
             rows.append([arm, *(f"{statistics.fmean(one[name] for one in found):.2f}" for name in ("log_prob", "uplift")),
                          *(f"{100 * statistics.fmean(one[name] for one in found):.1f}" for name in ("unlikely", "fallback")),
-                         *(f"{100 * statistics.fmean(one['cheats'][rule] for one in found):.1f}" for rule in found[0]["cheats"])])
+                         *(f"{100 * statistics.fmean(one['cheats'][rule] for one in found):.1f}" if any(one["fallback"] < 1 for one in found) else ""
+                           for rule in found[0]["cheats"])])
     if rows:
         rules = [f"{rule} %" for rule in next(run["arms"][arm]["data"] for run in runs for arm in arms if run["arms"][arm]["data"])["cheats"]]
         lines += ["", "The data that each arm trains on: mean log-probability of a token under the untrained target; answer uplift, what the "
                   "reasoning says of the answer, in nats; tokens with p < 0.01; demonstrations kept as given; rules against cheating that fire. "
-                  "Uplift and rules are of what is not kept as given; in sft's row of all.",
+                  "Rules, and uplift where there are any, are of the rewrites.",
                   *table(["arm", "log p", "uplift", "p < 0.01 %", "kept %", *rules], rows)]
     return "\n".join(lines) + "\n"
 
@@ -864,7 +871,7 @@ def plot_dart(runs: list[dict], path: Path) -> None:
         axis.legend(fontsize=8)
     axes[1, 1].set_ylim(0)
     axes[1, 1].set_title(f"below 0.1 %: {', '.join(dict.fromkeys(rare))}", fontsize=8)
-    figure.suptitle(f"The mapper's training, mean of {len(runs)} runs (shaded: their range, of each panel's first curve)")
+    figure.suptitle(f"The mapper's training, mean of {len(runs)} runs; shaded: the range over runs of each panel's first quantity, both arms")
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
 

@@ -5,6 +5,7 @@
 import contextlib
 import importlib
 import io
+import os
 import re
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from unittest import mock
 
 ROOT = Path(__file__).parent.parent
 FILES = (ROOT / "README.md", ROOT / "docs" / "results.md")
-LINES = re.compile(r"(\| `(\w+\.py)`(?: \||,) )\d+ \|")  # | `dart.py` | 783 | and | DART | `dart.py`, 783 |
+LINES = re.compile(r"(\| `(\w+\.py)`(?: \||,) )\d+ \|")  # "| `dart.py` | 700 |" and "| DART | `dart.py`, 700 |"
 BLOCK = re.compile(r"(<!-- results: python (?:-m )?(.+?) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 
@@ -30,5 +31,6 @@ def refreshed(text: str) -> str:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
+    os.chdir(ROOT)
     for file in FILES:
         file.write_text(refreshed(file.read_text(encoding="utf-8")), encoding="utf-8")

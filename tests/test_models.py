@@ -125,3 +125,9 @@ def test_embeddings_do_not_depend_on_the_batch(prm):
         naive.append(mean / mean.norm())
     for batch in (1, 4, 100):
         torch.testing.assert_close(common.embed(model, tokenizer, texts, batch), torch.stack(naive), rtol=0, atol=2e-4)
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "Qwen/Qwen2.5-3B"}')
+    with pytest.raises(common.UserError, match="trained on Qwen/Qwen2.5-3B, not on --student Qwen/Qwen2.5-3B-Instruct"):
+        common.load_student("Qwen/Qwen2.5-3B-Instruct", tmp_path)

@@ -75,9 +75,9 @@ def test_before_and_after_are_those_of_the_committed_results():
                                 for name, t in (("loss", 0), ("loss", -1), ("random", -1)))
         assert f"{before} -> {loss} % (toy {name}; random: {random})" in README
     runs = json.loads((ROOT / "results" / "toy_dart.json").read_text())["runs"]
-    before, sft, prompt, after = (report.mean_shown([report.share(run, arm, "in distribution") for run in runs])
-                                  for arm in ("base", "sft", "prompt", "dart"))
-    assert f"{before} -> {after} % (toy; raw SFT: {sft}, untrained mapper: {prompt})" in README
+    base, sft, best, grpo, after = (report.mean_shown([report.share(run, arm, "in distribution") for run in runs])
+                                    for arm in ("base", "sft", "best_of_n", "grpo", "dart"))
+    assert f"{base} -> {after} % (toy; with as many tokens best-of-N: {best}, direct GRPO: {grpo}; raw SFT: {sft})" in README
 
 
 def test_the_criteria_that_were_run_once_are_those_of_the_committed_results():

@@ -447,8 +447,9 @@ def test_darts_tables_by_hand(tmp_path):
     paths += [write_dart(tmp_path / f"{seed}n", seed, {"base": [5, 5, 9], "dart": [7, 6, 9]}, penalty=False) for seed in (0, 1)]
     paths += [write_dart(tmp_path / f"{seed}p", seed, {"sft": [9, 7, 9]}, data="d/perfect") for seed in (0, 1)]
     paths += [write_dart(tmp_path / f"{seed}l", seed, {"sft": [7, 5, 9]}, lr=0.0005) for seed in (0, 1)]
+    paths += [write_dart(tmp_path / f"{seed}r", seed, {"dart": [9, 7, 9]}, reject_cheats=True) for seed in (0, 1)]
     results = report.gather(paths)
-    assert [set(run["arms"]) for run in results["runs"]] == [{"base", "sft", "sft at 0.0005", "dart", "no penalty", "perfect"}] * 2
+    assert [set(run["arms"]) for run in results["runs"]] == [{"base", "sft", "sft at 0.0005", "dart", "dart, rejecting", "no penalty", "perfect"}] * 2
     shown = report.tables(json.loads(json.dumps(results)))
     # 10 own answers + 5 levels + 2 and 3 for the two steps (the later of two lines counts) + 4 + 1 + 20; testing does not count
     assert "| dart | 80.0 [80.0, 80.0] | 65.0 [1.5, 128.5] | 90.0 [90.0, 90.0] | 6 | 100 | 50 | 2 | 0 | 45 | 1.50 |" in shown
@@ -458,7 +459,8 @@ def test_darts_tables_by_hand(tmp_path):
     assert "| D1: dart > sft at 0.0005 (the gap in style is built in) | holds: +10.0 [+10.0, +10.0] |" in shown
     assert "| beside D2, the ceiling: perfect > dart | holds: +10.0 [+10.0, +10.0] |" in shown
     assert "| D4: dart > no penalty | holds: +10.0 [+10.0, +10.0] |" in shown and "D2: dart > prompt" not in shown and "| D3" not in shown
-    assert "in nats: no penalty minus dart | -1.0 [-1.0, -1.0] |  |  |" in shown and "in %: no penalty minus dart | +20.0" in shown
+    assert "in nats: dart minus no penalty | +1.0 [+1.0, +1.0] |  |  |" in shown and "in %: dart minus no penalty | -20.0" in shown
+    assert "| beside D4: dart, rejecting > dart | holds: +10.0 [+10.0, +10.0] |" in shown and "| beside D1: dart > base | holds: +30.0" in shown
     assert "| sft | -1.00 | 3.00 | 25.0 | 50.0 | 0.0 | 0.0 |" in shown and "None" not in shown and "nan" not in shown
     report.plot_dart(results["runs"], tmp_path / "mapper.png")
     assert (tmp_path / "mapper.png").stat().st_size > 10_000
@@ -478,7 +480,7 @@ def test_d3_by_hand(tmp_path):
 def test_dart_runs_must_agree(tmp_path):
     one = write_dart(tmp_path / "a", 0, {"base": [5, 5, 9], "dart": [8, 6, 9]})
     for name, seed, words, more in (("b", 0, "came twice", {}), ("c", 1, "arguments differ", {"epochs": 1}),
-                                    ("d", 0, "data, student or commit", {"data": "e"})):
+                                    ("d", 0, "data or student", {"data": "e"})):
         with pytest.raises(report.UserError, match=words):
             report.gather([one, write_dart(tmp_path / name, seed, {"base": [5, 5, 9], "dart": [8, 6, 9]}, **more)])
     with pytest.raises(report.UserError, match="the same arms"):

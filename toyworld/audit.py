@@ -2,7 +2,7 @@
 DART's rewrites (is every step there and true).
 
     python -m toyworld.audit runs/toy_stat_syn/seed-* --save results/audit_stat_syn.json
-    python -m toyworld.audit runs/toy_dart/seed-*/* --save results/audit_dart.json
+    python -m toyworld.audit runs/toy_dart/seed-*/{all,no_penalty} --save results/audit_dart.json
     python -m toyworld.audit results/audit_stat_syn.json
 """
 import argparse
@@ -41,20 +41,21 @@ def count(path: Path) -> dict[str, dict[str, list[int]]]:
 
 
 def count_rewrites(path: Path) -> dict[str, dict[str, list[int]]]:
-    """For each arm of a run of dart.py [how many, of how many]: rewrites that "pass"; of those taken, the "sound" ones (no step is false, all that
-    the problem needs are there), those with a "false" step, and those in which a step is "missing" and none false. Rejection rewrites nothing: what
-    it takes are own answers."""
+    """For each arm of a run of dart.py [how many, of how many]: rewrites that "pass" (a right answer, no hard fail); of those
+    taken, the "sound" ones (no step is false, all that the problem needs are there), those with a "false" step, and those in which a step is
+    "missing" and none false. Rejection rewrites nothing: what it takes are own answers."""
     problems = {row["id"]: toy.read(row["problem"]) for row in report.read_rows(path / "0_questions.jsonl") if row["part"] == "D"}
-    name, out = "" if common.read_json(path / "args.json")["penalty"] else "no penalty", {}
+    args, out = common.read_json(path / "args.json"), {}
     for arm in common.read_json(path / "result.json")["arms"]:
         rewrites = [row for file in sorted(path.glob(f"3_rewrites_{arm}*.jsonl")) for row in report.read_rows(file)]
         taken = [row for row in report.read_rows(path / f"3_chosen_{arm}.jsonl", there=False) if row["from"] == "rewrite"]
-        if taken and (not name or arm == "dart"):
+        if taken and (args["penalty"] or arm == "dart"):
             checked = [toy.check(problems[row["id"]], row["solution"]) for row in taken]
             kinds = Counter("false" if not all(is_true for _, is_true in found["steps"]) else "missing" if found["missing"] else "sound"
                             for found in checked)
-            out[name or arm] = {"pass": [sum(row["is_right"] and not row["fails"] for row in rewrites), len(rewrites)],
-                                **{kind: [kinds[kind], len(taken)] for kind in ("sound", "false", "missing")}}
+            name = f"{arm}, rejecting" if args.get("reject_cheats") else arm if args["penalty"] else "no penalty"
+            out[name] = {"pass": [sum(row["is_right"] and not row["fails"] for row in rewrites), len(rewrites)],
+                         **{kind: [kinds[kind], len(taken)] for kind in ("sound", "false", "missing")}}
     return out
 
 
