@@ -3,7 +3,7 @@ BIN = .venv/bin
 CRITERIA = random loss static_loss true_loss incorrect badge
 ARMS = base train augment hard embed stat shuffled
 DART_ARMS = base sft prompt best_of_n rejection grpo dart
-DART_RUNS = $(foreach seed,21 22 23 24 25,$(foreach part,all no_penalty perfect slow,runs/toy_dart/seed-$(seed)/$(part)))
+DART_RUNS = $(foreach seed,21 22 23 24 25,$(foreach part,all no_penalty rejecting perfect slow,runs/toy_dart/seed-$(seed)/$(part)))
 # One thread each for the tests: two torch processes with two threads each slow one another down many times.
 export TOKENIZERS_PARALLELISM = false
 
@@ -33,6 +33,7 @@ results: .venv  ## the runs behind results/toy_*.json, their tables and plots
 	for seed in 21 22 23 24 25; do \
 	  $(BIN)/python -m toyworld dart --seed $$seed --arms $(DART_ARMS) --out runs/toy_dart/seed-$$seed/all || exit; \
 	  $(BIN)/python -m toyworld dart --seed $$seed --arms dart --no-penalty --out runs/toy_dart/seed-$$seed/no_penalty || exit; \
+	  $(BIN)/python -m toyworld dart --seed $$seed --arms prompt dart --reject-cheats --out runs/toy_dart/seed-$$seed/rejecting || exit; \
 	  $(BIN)/python -m toyworld dart --seed $$seed --arms sft --perfect --out runs/toy_dart/seed-$$seed/perfect || exit; \
 	  $(BIN)/python -m toyworld dart --seed $$seed --arms sft --lr 2e-4 --out runs/toy_dart/seed-$$seed/slow || exit; \
 	done

@@ -221,7 +221,7 @@ def reward(fails: list[str], is_right: bool, aligned: float, fired: list[str], p
     if fails:
         return -1.0
     if not is_right:
-        return max(-0.5, -0.1 * n)
+        return max(-0.5, 0.0 - 0.1 * n)  # not minus zero
     return max(0.1, 0.2 - 0.05 * n) if n else 0.2 + 0.8 * aligned
 
 
