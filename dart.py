@@ -395,27 +395,33 @@ def prepare(row: dict) -> dict:
     return {"id": row["id"], "problem": row["problem"], "solution": solution, "answer": row["answer"]}
 
 
-def measure(args, student: common.Student, rows: list[dict], own: dict[str, list[dict]]) -> list[dict]:
-    """Step 1: {"id", "raw", "on", "n_right", "n_scored"} of each demonstration; the last counts tokens.
+def measure(args, run, student, rows: list[dict], own: dict[str, list[dict]]) -> list[dict]:
+    """Step 1: the demonstrations with their L_raw, "raw", and L_on, "on". student: a function that loads pi_T.
 
     on: the mean over the target's own right answers to it; where it has none, the median of the others. Should it have none to any, its wrong answers
     stand in (ours: because a run on a hopeless student should still end, and say so).
     """
-    answered = [(row, out["response"], solves(row, out)) for row in rows for out in own[row["id"]]]
-    right = [(row, text) for row, text, is_right in answered if is_right]
+    by_id, answers = {row["id"]: row for row in rows}, [(row, i, out) for row in rows for i, out in enumerate(own[row["id"]])]
+    right = [(row, i, out) for row, i, out in answers if solves(row, out)]
+    broken = Counter(rule for row, _, out in right for rule in hard_fails(out["response"], row["solution"], False)
+                     + cheats(out["response"], row["problem"], row["solution"]))
+    print(f"  {len(right)} of {len(answers)} own answers are right; rules that these break: {dict(broken)}")  # many: the rules do not fit this model
     if not right:
-        print(f"  the target answers none of {len(rows)} questions rightly: its wrong answers stand in for L_on")
-    measured = right or [(row, text) for row, text, _ in answered]
-    raw, by_id = levels(args, student, [row["problem"] for row in rows], [row["solution"] for row in rows]), {row["id"]: [] for row in rows}
-    for (row, _), log_p in zip(measured, levels(args, student, [row["problem"] for row, _ in measured], [text for _, text in measured]), strict=True):
-        by_id[row["id"]].append(log_p)
-    on = {key: statistics.fmean(log_p.mean().item() for log_p in some) for key, some in by_id.items() if some}
-    broken = Counter(rule for row, text in right for rule in hard_fails(text, row["solution"], False) + cheats(text, row["problem"], row["solution"]))
-    print(f"  {len(right)} right answers of its own; rules that they break: {dict(broken)}")  # many: the rules do not fit this model
+        print("  the target's wrong answers stand in for L_on")
+    texts = {(row["id"], None): row["solution"] for row in rows} | {(row["id"], i): out["response"] for row, i, out in right or answers}
+    order = [{"id": row_id, "sample": i} for row_id, i in sorted(texts, key=lambda key: (len(texts[key]), str(key)))]
+
+    def make(batch):
+        found = levels(args, student(), [by_id[item["id"]]["problem"] for item in batch], [texts[item["id"], item["sample"]] for item in batch])
+        return [item | {"level": log_p.mean().item(), "n_scored": len(log_p)} for item, log_p in zip(batch, found, strict=True)]
+    scored = run.batches("1_levels.jsonl", [order[i:i + args.sample_batch] for i in range(0, len(order), args.sample_batch)], make, unit="text")
+    raw, on = {row["id"]: row["level"] for row in scored if row["sample"] is None}, {}
+    for row in scored:
+        if row["sample"] is not None:
+            on.setdefault(row["id"], []).append(row["level"])
+    on = {row_id: statistics.fmean(some) for row_id, some in on.items()}
     median = statistics.median(on.values())
-    return [{"id": row["id"], "raw": log_p.mean().item(), "on": on.get(row["id"], median),
-             "n_right": len(by_id[row["id"]]) if right else 0, "n_scored": len(log_p) + sum(map(len, by_id[row["id"]]))}
-            for row, log_p in zip(rows, raw, strict=True)]
+    return [row | {"raw": raw[row["id"]], "on": on.get(row["id"], median)} for row in rows]
 
 
 def rewriting(row: dict) -> list[dict]:
@@ -763,8 +769,7 @@ def main(args: Args) -> None:
     data, outcomes = {}, {}
     if set(args.arms) & {"prompt", "best_of_n", "rejection", "dart"}:
         own = answer(args, run, "1_own.jsonl", load, rows, 1.0, args.n_own)
-        found = run.step("1_levels.jsonl", lambda: measure(args, load(), rows, own))
-        rows = [row | {"raw": level["raw"], "on": level["on"]} for row, level in zip(rows, found, strict=True)]
+        rows = measure(args, run, load, rows, own)
         n_learnable = sum(row["on"] - row["raw"] >= args.min_gap for row in rows)
         print(f"  {n_learnable} of {len(rows)} demonstrations are less likely than the target's own right answers by --min-gap {args.min_gap}")
         if "dart" in args.arms and not n_learnable:

@@ -290,16 +290,22 @@ def test_uplift_against_a_naive_computation(small_demonstrations):
     assert dart.uplift(dart.Args(), student, rows) == pytest.approx(expected, abs=2e-3) and abs(expected[0]) > 0.01
 
 
-def test_l_on_is_the_mean_of_own_right_answers_or_the_median_of_the_others(monkeypatch, capsys):
+def test_l_on_is_the_mean_of_own_right_answers_or_the_median_of_the_others(monkeypatch, capsys, tmp_path):
     rows = [{"id": key, "problem": key, "solution": "y", "answer": "1"} for key in "abcd"]
     level = {"y": [-5.0], "\\boxed{1} A": [-1.0, -3.0], "\\boxed{1} B": [-4.0], "\\boxed{1} C": [-9.0], "\\boxed{2}": [0.0]}
     monkeypatch.setattr(dart, "levels", lambda args, student, problems, texts: [torch.tensor(level[text]) for text in texts])
     own = {key: [{"response": text, "cut_off": cut_off} for text, cut_off in outs] for key, outs in {
         "a": [("\\boxed{1} A", False), ("\\boxed{1} B", False)], "b": [("\\boxed{2}", False), ("\\boxed{1} A", True)],
         "c": [("\\boxed{1} C", False)], "d": [("\\boxed{1} A", False)]}.items()}
-    found = dart.measure(None, None, rows, own)
-    assert [(row["on"], row["n_right"], row["n_scored"]) for row in found] == [(-3.0, 2, 4), (-3.0, 0, 1), (-9.0, 1, 2), (-2.0, 1, 3)]
-    assert {row["raw"] for row in found} == {-5.0} and "4 right answers of its own" in capsys.readouterr().out
+    args = dart.Args(sample_batch=3)
+    run = common.open_run(args, tmp_path / "run")
+    found = dart.measure(args, run, lambda: None, rows, own)
+    assert [(row["id"], row["raw"], row["on"]) for row in found] == [("a", -5.0, -3.0), ("b", -5.0, -3.0), ("c", -5.0, -9.0), ("d", -5.0, -2.0)]
+    assert sum(row["n_scored"] for row in run.read("1_levels.jsonl")) == 4 + 2 + 1 + 1 + 2
+    assert "4 of 6 own answers are right" in capsys.readouterr().out
+    hopeless = {key: [{"response": "\\boxed{2}", "cut_off": False}] for key in "abcd"}
+    found = dart.measure(args, common.open_run(args, tmp_path / "hopeless"), lambda: None, rows, hopeless)
+    assert {row["on"] for row in found} == {0.0} and "wrong answers stand in" in capsys.readouterr().out
 
 
 def test_training_one_adapter_leaves_another_bit_equal(small_demonstrations):
@@ -392,20 +398,20 @@ def test_every_arm_runs_at_dart_s_cost(whole_run, easy):
     for row in read(out / "3_chosen_rejection.jsonl"):
         assert row["from"] == "given" or common.score(row["solution"], row["answer"]) is True
     levels = read(out / "1_levels.jsonl")
-    assert all(level["on"] <= 0 and level["raw"] <= 0 for level in levels) and result["n_learnable"] == sum(
-        level["on"] - level["raw"] >= 0.1 for level in levels)
+    assert all(level["level"] <= 0 for level in levels) and sum(level["sample"] is None for level in levels) == n >= result["n_learnable"] > 0
 
 
-def test_the_targets_own_right_answers_score_at_the_maximum_and_a_copy_at_the_minimum(easy):
+def test_the_targets_own_right_answers_score_at_the_maximum_and_a_copy_at_the_minimum(easy, tmp_path):
     args, student = dart.Args(max_new_tokens=40), common.load_student(str(easy / "student"))
     rows = [dart.prepare(row) for row in common.load(str(easy), "train")]
     outs = dart.sample(student, [common.prompt_ids(student.tokenizer, dart.question(row["problem"])) for row in rows], 0.0, 40, 0)
     own = {row["id"]: [out] for row, out in zip(rows, outs, strict=True)}
-    rows = [row | level for row, level in zip(rows, dart.measure(args, student, rows, own), strict=True)]
-    assert sum(row["n_right"] > 0 and row["on"] - row["raw"] > 0.1 for row in rows) > 5
-    for row, mine, copied in zip(rows, dart.judge(args, student, rows, outs), dart.judge(
-            args, student, rows, [{"response": row["solution"], "cut_off": False} for row in rows]), strict=True):
-        if row["n_right"] and row["on"] - row["raw"] > 0.1:
+    rows = dart.measure(args, common.open_run(args, tmp_path / "run"), lambda: student, rows, own)
+    learnable = [dart.solves(row, own[row["id"]][0]) and row["on"] - row["raw"] > 0.1 for row in rows]
+    assert sum(learnable) > 5
+    copies = dart.judge(args, student, rows, [{"response": row["solution"], "cut_off": False} for row in rows])
+    for is_learnable, mine, copied in zip(learnable, dart.judge(args, student, rows, outs), copies, strict=True):
+        if is_learnable:
             assert mine["align"] == pytest.approx(1, abs=1e-2) and copied["align"] == pytest.approx(0, abs=1e-2)
 
 
@@ -458,7 +464,7 @@ def test_a_slice_of_real_gsm8k(real_data, easy, tmp_path, call_file):
     argv[argv.index("--data") + 1] = str(real_data / "gsm8k")
     done = call_file("dart.py", *argv)
     assert done.returncode == 0, done.stderr
-    assert "its wrong answers stand in" in done.stdout and len(read(tmp_path / "out" / "2_steps_mapper.jsonl")) == 4
+    assert "the target's wrong answers stand in" in done.stdout and len(read(tmp_path / "out" / "2_steps_mapper.jsonl")) == 4
     assert all("\\boxed{" in row["messages"][1]["content"] for row in read(tmp_path / "out" / "train_dart.jsonl"))
 
 
