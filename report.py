@@ -747,9 +747,13 @@ def level_with(points: list[tuple[float, float]], target: float) -> float | None
     return None
 
 
+def portion(counts: list[int]) -> float | None:
+    """% of [right, of]; None of nothing."""
+    return 100 * counts[0] / counts[1] if counts[1] else None
+
+
 def share(run: dict, arm: str, column: str) -> float | None:
-    k, n = run["arms"][arm]["columns"][column]
-    return 100 * k / n if n else None
+    return portion(run["arms"][arm]["columns"][column])
 
 
 def lead(runs: list[dict], a: str, b: str, column: str) -> tuple[float, float, float] | None:
@@ -798,13 +802,12 @@ def dart_tables(results: dict) -> str:
     if "dart" in arms:
         total = {name: sum(run["seconds"][name] for run in runs) for name in runs[0]["seconds"]}
         n_mapper = [100 * sum(step["generated"] for step in run["steps"]["dart"]) / run["arms"]["dart"]["cost"]["generated"] for run in runs]
-        lines += ["", "Of DART's seconds: " + ", ".join(f"{name} {100 * s / sum(total.values()):.0f} %" for name, s in total.items())
+        lines += ["", "Of DART's seconds: " + ", ".join(f"{name} {100 * s / (sum(total.values()) or 1):.0f} %" for name, s in total.items())
                   + f"; of its generated tokens: mapper {statistics.fmean(n_mapper):.0f} %."]
-    if len(runs[0]["arms"]["base"]["sets"]) > 1:
+    if len(sets := runs[0]["arms"][arms[0]]["sets"]) > 1:
         lines += ["", "Out of distribution, set by set, in %: " + "; ".join(f"{name}: " + ", ".join(
-            f"{arm} {mean_shown([100 * run['arms'][arm]['sets'][name][0] / run['arms'][arm]['sets'][name][1] for run in runs])}" for arm in arms)
-            for name in runs[0]["arms"]["base"]["sets"]) + "."]
-    if {"dart", "grpo"} <= set(arms):
+            f"{arm} {mean_shown([portion(run['arms'][arm]['sets'][name]) for run in runs])}" for arm in arms) for name in sets) + "."]
+    if {"base", "dart", "grpo"} <= set(arms):
         lines += grpo_curve(runs)
     rows = []
     for arm in arms:
@@ -827,12 +830,13 @@ def grpo_curve(runs: list[dict]) -> list[str]:
     """D3: direct GRPO's accuracy on the way, and the tokens after which it is level with DART."""
     n, rows = len(runs[0]["curve"]) + 1, []
     ways = [[run["arms"]["base"], *run["curve"], run["arms"]["grpo"]] for run in runs]
+    tested = [column for column in COLUMNS if all(share(run, "dart", column) is not None for run in runs)]
     for i in range(n + 1):
-        cells = [[100 * way[i]["columns"][column][0] / way[i]["columns"][column][1] for way in ways] for column in COLUMNS]
+        cells = [[portion(way[i]["columns"][column]) for way in ways] for column in COLUMNS]
         ahead = [share(run, "dart", COLUMNS[0]) - mine for run, mine in zip(runs, cells[0], strict=True)]
         rows.append([f"{i} / {n}", *(shown(t_interval(cell), "") for cell in cells), shown(t_interval(ahead))])
-    level = {column: [level_with([(i / n, 100 * one["columns"][column][0] / one["columns"][column][1]) for i, one in enumerate(way)],
-                                 share(run, "dart", column)) for run, way in zip(runs, ways, strict=True)] for column in COLUMNS}
+    level = {column: [level_with([(i / n, portion(one["columns"][column])) for i, one in enumerate(way)], share(run, "dart", column))
+                      for run, way in zip(runs, ways, strict=True)] for column in tested}
     return ["", "D3: direct GRPO on the way to as many generated tokens as DART's.", *table(
         ["tokens", *COLUMNS, "dart minus grpo, in distribution"], rows), "", "It is level with DART, run by run, after this part of DART's tokens: "
         + "; ".join(f"{column}: {', '.join('never' if x is None else f'{x:.2f}' for x in some)}" for column, some in level.items()) + "."]
@@ -917,7 +921,8 @@ def main() -> int:
             plot_curve(results["data"], Path(args.plots, "active_curve.png"))
         elif args.plots and results["runs"][0]["method"] == "dart":
             Path(args.plots).mkdir(parents=True, exist_ok=True)
-            plot_dart(results["runs"], Path(args.plots, "dart_mapper.png"))
+            if {"dart", "no penalty"} & set(results["runs"][0]["steps"]):
+                plot_dart(results["runs"], Path(args.plots, "dart_mapper.png"))
         elif args.plots and most_missed(results["runs"]):
             Path(args.plots).mkdir(parents=True, exist_ok=True)
             stem = f"{Path(args.plots)}/{results['runs'][0]['method']}"

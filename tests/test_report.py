@@ -477,6 +477,21 @@ def test_d3_by_hand(tmp_path):
     assert "in distribution: 0.75, 0.75; out of distribution: never, never; retention: 0.00, 0.00." in shown
 
 
+@pytest.mark.parametrize("arms", [("dart",), ("sft", "dart"), ("base", "grpo"), ("base", "grpo", "dart")])
+def test_a_part_of_the_arms_and_columns_is_enough(arms, tmp_path):
+    path = Path(write_dart(tmp_path / "a", 0, dict.fromkeys(arms, [5, 6, 7]), curve=1))
+    result = json.loads((path / "result.json").read_text())
+    (path / "result.json").write_text(json.dumps(result | {"columns": {"d": "in distribution", "o.jsonl": "out of distribution"}}))
+    for file in path.glob("5_test_*.jsonl"):  # no set for retention
+        file.write_text("".join(line + "\n" for line in file.read_text().splitlines() if "r.jsonl" not in line))
+    (path / "metrics.jsonl").unlink()
+    results = report.gather([str(path)])
+    shown = report.tables(json.loads(json.dumps(results)))
+    assert all(f"| {arm} | 50.0 | 60.0 |  | " in shown for arm in arms) and "nan" not in shown and "None" not in shown
+    if "dart" in arms:
+        report.plot_dart(results["runs"], tmp_path / "mapper.png")
+
+
 def test_dart_runs_must_agree(tmp_path):
     one = write_dart(tmp_path / "a", 0, {"base": [5, 5, 9], "dart": [8, 6, 9]})
     for name, seed, words, more in (("b", 0, "came twice", {}), ("c", 1, "arguments differ", {"epochs": 1}),
