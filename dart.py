@@ -226,6 +226,7 @@ def reward(fails: list[str], is_right: bool, aligned: float, fired: list[str], p
 
 
 # --- GRPO (DeepSeekMath, arXiv 2402.03300, Eq. 3; token mean over the batch as in DAPO, arXiv 2503.14476). ----------------------------------------
+# ours: GRPO, because the abstract says no more than RL, and this needs neither a value model nor a second copy of the weights.
 def advantages(rewards: list[float]) -> list[float] | None:
     """Of the rewrites of one demonstration: (r - mean) / max(std, 0.05); None for equal rewards, from which nothing is learnt.
 
@@ -389,7 +390,7 @@ def grpo(args, run, student: common.Student, rows: list[dict], name: str, ask, r
 
 # --- The steps, with files. ---------------------------------------------------------------------------------------------------------------------
 def prepare(row: dict) -> dict:
-    """A demonstration whose solution ends in the common form of an answer, else raw SFT would be handicapped by the form alone."""
+    """A demonstration whose solution ends in the common form of an answer (ours: because else its form alone would handicap raw SFT)."""
     boxes = common.read_boxes(row["solution"])
     solution = row["solution"] if boxes else f"{row['solution'].rstrip()}\nThe answer is \\boxed{{{row['answer']}}}."
     return {"id": row["id"], "problem": row["problem"], "solution": solution, "answer": row["answer"]}
@@ -398,8 +399,9 @@ def prepare(row: dict) -> dict:
 def measure(args, run, student, rows: list[dict], own: dict[str, list[dict]]) -> list[dict]:
     """Step 1: the demonstrations with their L_raw, "raw", and L_on, "on". student: a function that loads pi_T.
 
-    on: the mean over the target's own right answers to it; where it has none, the median of the others. Should it have none to any, its wrong answers
-    stand in (ours: because a run on a hopeless student should still end, and say so).
+    on: the mean over the target's own right answers to it; where it has none, the median of the others (ours: because these are what the target's
+    distribution looks like where it is right). Should it have none to any, its wrong answers stand in (ours: because a run on a hopeless student
+    should still end, and say so).
     """
     by_id, answers = {row["id"]: row for row in rows}, [(row, i, out) for row in rows for i, out in enumerate(own[row["id"]])]
     right = [(row, i, out) for row, i, out in answers if solves(row, out)]
@@ -448,7 +450,8 @@ def rewrite_all(args, run, name: str, student, rows: list[dict], n: int) -> list
 def choose(rows: list[dict], rewrites: list[dict], reject_cheats: bool = False) -> list[dict]:
     """Step 3's end: of the rewrites with a right answer and no hard fail the likeliest; y where there is none.
 
-    ours: ties at the cap, where they are as likely as own answers, go to the first, because beyond it the likelihood says nothing.
+    ours: the likeliest, because so GRAPE (arXiv 2502.04194) chooses among responses; ties at the cap, where they are as likely as own answers, go to
+    the first, because beyond it the likelihood says nothing.
     """
     passed = {row["id"]: [] for row in rows}
     for one in rewrites:

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -358,9 +359,12 @@ def easy(small_demonstrations, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole_run(easy, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "whole"
+    folder = tmp_path_factory.mktemp("runs")
+    for name in ("dart.py", "common.py"):  # the two files are enough
+        shutil.copy(ROOT / name, folder)
+    out = folder / "whole"
     arms = ["--arms", "base", "sft", "prompt", "best_of_n", "rejection", "grpo", "dart"]
-    done = subprocess.run([sys.executable, ROOT / "dart.py", *flags(easy, out, *arms)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "dart.py", *flags(easy, out, *arms)], cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return out, done.stdout
 

@@ -91,6 +91,36 @@ def test_the_criteria_that_were_run_once_are_those_of_the_committed_results():
             f"teacher tokens {used}.") in README
 
 
+def test_what_is_read_from_darts_tables_is_in_the_committed_results():
+    runs = json.loads((ROOT / "results" / "toy_dart.json").read_text())["runs"]
+    audits = json.loads((ROOT / "results" / "audit_dart.json").read_text())["runs"]
+    text = " ".join(README.split())
+
+    def mean(values):
+        return sum(values) / len(values)
+
+    def lead(a, b, column):
+        return f"{report.lead(runs, a, b, column)[0]:.1f}"
+
+    def sound(arm):
+        return mean([100 * run[arm]["sound"][0] / run[arm]["sound"][1] for run in audits])
+    kept = {arm: f"{100 * mean([run['arms'][f'{arm}, rejecting']['data']['fallback'] for run in runs]):.0f}" for arm in ("dart", "prompt")}
+    aligned = {f"{mean([row['align'] for run in runs for row in run['steps']['dart'][part]]):.2f}" for part in (slice(10), slice(-10, None))}
+    inside, outside = report.COLUMNS[:2]
+    for words in (f"{sound('dart') - sound('no penalty'):.1f} points more of the rewrites taken are sound",
+                  f"the data is then {sound('dart, rejecting'):.0f} % sound, but {kept['dart']} % of the demonstrations have no rewrite left",
+                  f"the untrained mapper leaves {kept['prompt']} % without a rewrite, and DART leads it by "
+                  f"{lead('dart, rejecting', 'prompt, rejecting', inside)} points in distribution and by "
+                  f"{lead('dart, rejecting', 'prompt, rejecting', outside)} out of it",
+                  f"would bring {lead('perfect', 'dart', inside)} points more in distribution",
+                  f"alignment stands at {' or '.join(sorted(aligned))} before and after"):
+        assert words in text, words
+    rounded = {2: "two", 3: "three", 5: "five", 8: "eight"}
+    assert f"RL adds {rounded[round(float(lead('dart', 'prompt', inside)))]} points in distribution" in text
+    assert f"gains {rounded[round(float(lead('dart', 'base', inside)))]} points there and pays " in text
+    assert f"pays {rounded[-round(float(lead('dart', 'base', report.COLUMNS[2])))]} in retention" in text
+
+
 def test_nothing_is_left_to_fill_in():
     assert not re.search(r"TOYTIME|BEFOREAFTER|CLAIMS|SCORERTEXT|LINES", README)
 

@@ -2,7 +2,7 @@
 DART's rewrites (is every step there and true).
 
     python -m toyworld.audit runs/toy_stat_syn/seed-* --save results/audit_stat_syn.json
-    python -m toyworld.audit runs/toy_dart/seed-*/{all,no_penalty} --save results/audit_dart.json
+    python -m toyworld.audit runs/toy_dart/seed-*/{all,no_penalty,rejecting} --save results/audit_dart.json
     python -m toyworld.audit results/audit_stat_syn.json
 """
 import argparse
