@@ -543,7 +543,7 @@ def sample(student: common.Student, prompts: list[list[int]], temperature: float
     rows, alive = torch.arange(len(prompts), device=device), torch.ones(len(prompts), dtype=torch.bool, device=device)
     cache, tokens = DynamicCache(config=model.config), stop[0].repeat(len(prompts), max_new_tokens)
     for t in range(max_new_tokens):
-        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1).logits[:, -1].float()
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, cache=cache, logits_to_keep=1).logits[:, -1].float()
         ids = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator) if temperature > 0 else logits.argmax(-1, keepdim=True)
         tokens[rows, t] = ids[:, 0]
         alive &= ~torch.isin(ids[:, 0], stop)
