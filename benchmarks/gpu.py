@@ -34,7 +34,7 @@ def make_checkpoint(folder: Path, shape: str, tokenizer) -> Path:
     """A random checkpoint of that shape with the toy tokenizer; its vocabulary is the real one's size, so the logits cost what they cost there."""
     width, layers, heads, kv_heads, ff, vocab = SHAPES[shape]
     torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
+    torch.set_default_dtype(torch.bfloat16 if torch.cuda.is_available() else torch.float32)
     model = LlamaForCausalLM(LlamaConfig(
         hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads, intermediate_size=ff,
         vocab_size=vocab, tie_word_embeddings=shape != "8b", max_position_embeddings=4096, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,

@@ -21,7 +21,7 @@ from toyworld import teacher, world
 # What the toy's scale needs; fixed on pilot seeds, as in world.py.
 SMALL = ["--lr", "2e-3", "--batch", "32", "--micro-batch", "32", "--no-checkpointing", "--sample-batch", "100", "--max-new-tokens", "100"]
 TAUGHT = [*SMALL, "--concurrency", "8"]
-STAT = [*TAUGHT, "--n-val", str(world.N_VAL), "--n-pairs", "1900", "--prm-batch", "100", "--compare", "--length-words", "12"]
+STAT = [*TAUGHT, "--n-val", str(world.N_VAL), "--n-pairs", "1900", "--prm-batch", "100", "--length-words", "12"]
 FLAGS = {"stat_sel": STAT, "stat_syn": [*STAT, "--n-new", "8"],
          "active_loop": [*TAUGHT, "--n-seeds", "1500", "--rounds", "4", "--per-round", "100", "--verify", "sc"],
          "dart": [*SMALL, "--rl-steps", "80", "--rl-lr", "1e-3"]}

@@ -62,6 +62,30 @@ def make_model(tokenizer, seed: int) -> LlamaForCausalLM:
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None))
 
 
+@torch.no_grad()
+def muon_step(matrices: list[torch.Tensor], momenta: list[torch.Tensor], lr: float) -> None:
+    """Muon (Jordan et al. 2024): SGD with Nesterov momentum 0.95 whose update of each matrix is made nearly orthogonal.
+
+    ours: not torch.optim.Muon, because that computes in bfloat16, which a CPU without AVX-512 emulates 20 times slower.
+    """
+    for p, momentum in zip(matrices, momenta, strict=True):
+        momentum.lerp_(p.grad, 0.05)
+        p.mul_(1 - lr * 0.01)  # weight decay
+        p.sub_(orthogonal(p.grad.lerp(momentum, 0.95)), alpha=0.2 * lr * max(p.shape) ** 0.5)  # as large as AdamW's update
+        p.grad = None
+
+
+def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """U V^T of the singular value decomposition, roughly: five Newton-Schulz steps bring the singular values near 1."""
+    a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's coefficients: steepest at 0, so values of 0.7 to 1.2 come out
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / x.norm().clamp(min=1e-7)  # (m, n), m <= n, no singular value above 1
+    for _ in range(5):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
 def pretrain(path: Path, model: LlamaForCausalLM, tokenizer, parts: list[list[tuple[list[int], list[int]]]], rng: random.Random,
              batch: int, peak: float) -> None:
     """Trains all weights on pairs (tokens, labels), each once, part after part, and saves checkpoint and tokenizer to `path`. peak: of the rate."""
@@ -75,23 +99,21 @@ def pretrain(path: Path, model: LlamaForCausalLM, tokenizer, parts: list[list[tu
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     # In a trial Muon needed far fewer steps than AdamW on these tasks; the embedding and the norms stay with AdamW.
-    optimizers = [torch.optim.Muon(matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-                  torch.optim.AdamW(others, weight_decay=0.01, betas=(0.9, 0.95))]
+    momenta, adam = [torch.zeros_like(p) for p in matrices], torch.optim.AdamW(others, weight_decay=0.01, betas=(0.9, 0.95))
     bar = tqdm(batches, desc=f"pretrain the toy {path.name}", unit="step")
     for step, pairs in enumerate(bar):
         width = max(len(ids) for ids, _ in pairs)
         ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in pairs])  # (B, T)
         labels = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in pairs])
         mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in pairs])
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = peak * min(1, (step + 1) / 50) * (1 - step / len(batches))
+        lr = peak * min(1, (step + 1) / 50) * (1 - step / len(batches))
         loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        muon_step(matrices, momenta, lr)
+        adam.param_groups[0]["lr"] = lr
+        adam.step()
+        adam.zero_grad()
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
     aside = path.with_name(path.name + ".tmp")

@@ -1,0 +1,91 @@
+"""What holds on every CPU: all is computed in float32, since a CPU without AVX-512 emulates the half precisions, 20 times slower."""
+import json
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import common
+import stat_sel
+from benchmarks import gpu
+from tests.test_run_end_to_end import flags
+from toyworld import student as toy_student
+from toyworld import world
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+class NoHalf(TorchDispatchMode):
+    """Raises where an operation returns a tensor in half precision."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if any(isinstance(x, torch.Tensor) and x.dtype in HALF for x in tree_leaves(out)):
+            raise AssertionError(f"{function} computed in half precision")
+        return out
+
+
+def test_the_guard_sees_half_precision():
+    with NoHalf():
+        torch.ones(2, 2) @ torch.ones(2, 2)
+        for dtype in HALF:
+            with pytest.raises(AssertionError, match="half precision"):
+                torch.ones(2, 2).to(dtype)
+
+
+def test_a_world_is_made_in_float32(tmp_path):
+    from toyworld.prm import make_reward
+    with NoHalf():
+        made = world.make_world(tmp_path, 0, stat_sel.STUDENT_PROMPT, 0.01)  # student and reward model: 24 steps, and a few more
+        make_reward(made / "reward", made / "student", 0, 0.01)
+
+
+def test_a_method_runs_in_float32(small_world, tmp_path, teacher_url, call_file):
+    """Answers, step rewards, embeddings, training, test."""
+    with NoHalf():
+        done = call_file("stat_sel.py", *flags(small_world, teacher_url, tmp_path / "out", "--limit", "20", "--arms", "base", "embed"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["arms"].keys() == {"base", "embed"}
+
+
+def test_a_checkpoint_in_half_precision_is_loaded_in_float32(small_world, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    AutoModelForCausalLM.from_pretrained(small_world / "student").bfloat16().save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(small_world / "student").save_pretrained(tmp_path)
+    model = common.load_student(str(tmp_path)).model
+    assert not {p.dtype for p in model.parameters()} & set(HALF)
+    with NoHalf(), torch.no_grad():
+        model(input_ids=torch.tensor([[5, 6, 7]]))
+
+
+def test_the_gpu_benchmark_makes_its_checkpoint_in_float32(small_world, tmp_path):
+    from transformers import AutoTokenizer
+    with NoHalf():
+        gpu.make_checkpoint(tmp_path, "tiny", AutoTokenizer.from_pretrained(small_world / "student"))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (24, 8), (8, 24)])
+def test_an_update_is_nearly_orthogonal(shape):
+    """Beside the exact U V^T: the same directions, every length between 0.6 and 1.3."""
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    inside = u.T @ toy_student.orthogonal(matrix) @ v.T  # (n, n), diagonal if the directions are the same
+    assert torch.allclose(inside, inside.diagonal().diag(), atol=1e-4)
+    assert 0.6 < inside.diagonal().min() and inside.diagonal().max() < 1.3
+
+
+def test_muon_is_torchs_but_for_its_rounding():
+    torch.manual_seed(0)
+    ours, theirs = torch.nn.Linear(12, 20, bias=False), torch.nn.Linear(12, 20, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    optimizer = torch.optim.Muon(theirs.parameters(), lr=1e-2, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    weights, momenta = list(ours.parameters()), [torch.zeros(20, 12)]
+    start = weights[0].detach().clone()
+    for _ in range(3):
+        gradient = torch.randn(20, 12)
+        weights[0].grad, theirs.weight.grad = gradient.clone(), gradient.clone()
+        toy_student.muon_step(weights, momenta, lr=1e-2)
+        optimizer.step()
+    moved = (weights[0] - start).norm()
+    assert (weights[0] - theirs.weight).norm() < 0.02 * moved
