@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import functools
 import gc
 import hashlib
@@ -1159,114 +1158,133 @@ def nearest(queries, keys, k: int) -> list[list[int]]:
     return (queries @ keys.T).sort(descending=True, stable=True).indices[:, :k].tolist()
 
 
-# --- Run: one directory per run; a file that is there is whole, and a rerun goes on after it. ---------------------------------------
-def open_run(args, out: str | Path, how: tuple[str, ...] = ()) -> "Run":
-    """Open directory `out`, new or from an earlier start with the same `args` (a dataclass); it is locked until the process ends.
+# --- Run: one directory per run; a file that is there is whole, and a rerun goes on after it. --------------
+def lock(path: str | Path, timeout_s: float):
+    """The lock on file `path`, held until its release() or the end of the process, even by kill -9.
 
-    how: fields that only say how to run (address, concurrency, price, micro-batch) and may change between starts; "out" is one anyway.
+    TimeoutError: another process holds it. A file system without locks is said, and gone on with.
+    """
+    import filelock
+    held = filelock.FileLock(path, fallback_to_soft=False)  # a soft lock would outlive kill -9
+    try:
+        held.acquire(timeout=timeout_s)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP):
+            raise
+        print(f"{path}: this file system has no locks, so start no second process there", flush=True)
+    return held
+
+
+def open_run(args, out: str | Path, how: tuple[str, ...] = ()) -> "Run":
+    """Directory `out`, new or from an earlier start with the same `args` (a dataclass), locked until the process ends.
+
+    how: fields that only say how to run (address, price, micro-batch) and may change between starts, as "out" may.
     """
     path = Path(out)
     path.mkdir(parents=True, exist_ok=True)
-    there = {p.name for p in path.iterdir()} - {".lock", "args.json.tmp"}  # alone, these two are a run killed at its very start
+    there = {p.name for p in path.iterdir()} - {".lock", "args.json.tmp"}  # these: a run killed at its very start
     if there and "args.json" not in there:
-        raise UserError(f"{path}: expected a new, an empty or an earlier run's directory, found other files; choose another --out")
-    run = Run(path, open(path / ".lock", "a"))
+        raise UserError(f"{path}: expected a new or an earlier run's directory, found other files; choose another --out")
     try:
-        fcntl.flock(run.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it, even after kill -9
-    except BlockingIOError:
-        raise UserError(f"{path}: another process runs in this directory; wait for it or choose another --out") from None
-    new = json.loads(json.dumps(dataclasses.asdict(args), default=str))  # as the file gives it back: Path -> str, tuple -> list
+        run = Run(path, lock(path / ".lock", timeout_s=0))
+    except TimeoutError:
+        raise UserError(f"{path}: another process runs in this directory; wait, or choose another --out") from None
+    new = json.loads(json.dumps(dataclasses.asdict(args), default=str))  # as the file gives it back: a tuple is a list
     old = run.read("args.json") if "args.json" in there else new
-    pairs = {k: [json.dumps(d[k]) if k in d else "absent" for d in (old, new)] for k in sorted({*old, *new} - {"out", *how})}
-    changed = [f"{k} was {a}, is {b}" for k, (a, b) in pairs.items() if a != b and old.get(k, a) != new.get(k, b)]  # 1 equals 1.0
+    changed = []
+    for name in sorted({*old, *new} - {"out", *how}):
+        if old.get(name) != new.get(name):
+            changed.append(f"{name} was {json.dumps(old.get(name))}, is {json.dumps(new.get(name))}")
     if changed:
-        run.lock.close()  # else the caught error would hold it
-        raise UserError(f"{path}: it was made with other arguments ({'; '.join(changed)}); give the old ones or choose another --out")
+        run.lock.release()
+        raise UserError(f"{path}: it was made with other arguments ({'; '.join(changed)}); give the old ones or choose "
+                        "another --out")
     run.write("args.json", new)
-    run.write("env.json", (run.read("env.json") if "env.json" in there else []) + [_environment()])  # one entry per start
+    run.write("env.json", [*(run.read("env.json") if "env.json" in there else []), environment()])  # one entry a start
     return run
 
 
-def _environment() -> dict:
+def environment() -> dict:
     def output(*command):
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+            here = Path(__file__).parent
+            return subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
 
     found = {d.name: d.version for d in importlib.metadata.distributions()}
+    names = ("torch", "transformers", "peft", "bitsandbytes", "openai", "math-verify")
     return {
-        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "argv": sys.argv,
-        "commit": output("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),  # null outside a repository
-        "gpu": output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or "cpu",  # torch may not be loaded yet
-        "python": platform.python_version(),
-        "packages": {name: found.get(name) for name in ("torch", "transformers", "peft", "bitsandbytes", "openai", "math-verify", "tyro")},
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"), "argv": sys.argv, "python": platform.python_version(),
+        "commit": output("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),  # null: no repository
+        "gpu": output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or "cpu",
+        "packages": {name: found.get(name) for name in names},
     }
 
 
-@dataclasses.dataclass
-class Run:
+class Run(NamedTuple):
     path: Path
-    lock: io.IOBase
+    lock: object
 
     def read(self, name: str):
+        """What a .json file holds, or the rows of a .jsonl file."""
         try:
             text = (self.path / name).read_bytes()
-            return [json.loads(line) for line in text.splitlines()] if name.endswith(".jsonl") else json.loads(text)
+            return [json.loads(row) for row in text.splitlines()] if name.endswith(".jsonl") else json.loads(text)
         except ValueError as error:
-            raise UserError(f"{self.path / name}: expected JSON, but: {error}; repair it, or delete it to have it made anew") from None
+            raise UserError(f"{self.path / name}: expected JSON, but: {error}; delete it to have it made anew") from None
 
     def write(self, name: str, value) -> None:
-        """Rows (name.jsonl), any JSON (name.json) or text (other names), whole or not at all."""
+        """Rows (name.jsonl) or any JSON (name.json), whole or not at all."""
         if name.endswith(".jsonl"):
-            value = "".join(json.dumps(row) + "\n" for row in value)  # ASCII: a reply may hold half a surrogate pair
-        elif name.endswith(".json"):
-            value = json.dumps(value, indent=1) + "\n"
-        aside = self.path / f"{name}.tmp"
-        with open(aside, "w", encoding="utf-8") as f:
-            _append(f, value)
-        aside.rename(self.path / name)
+            text = "".join(json.dumps(row) + "\n" for row in value)  # ASCII: a reply may hold half a surrogate pair
+        else:
+            text = json.dumps(value, indent=1) + "\n"
+        with open(self.path / f"{name}.tmp", "wb") as f:
+            append(f, text)
+        os.replace(f.name, self.path / name)
 
     def log(self, **values) -> None:
         """Append a line to metrics.jsonl. A step that is resumed or redone logs again: the later line counts."""
-        with open(self.path / "metrics.jsonl", "a") as f:
-            f.write(json.dumps({"time": round(time.time(), 2), **values}, default=float) + "\n")  # float: numpy and torch scalars
+        with open(self.path / "metrics.jsonl", "ab") as f:
+            append(f, json.dumps({"time": round(time.time(), 2), **values}, default=float) + "\n")  # torch's scalars
 
     def step(self, name: str, make):
-        """What file `name` holds; if it is not there, make() is written to it first, and its seconds are logged. Either way it is what JSON gives
-        back."""
-        start, there = time.time(), (self.path / name).exists()
+        """What file `name` holds, as JSON gives it back. If it is not there, make() is written to it first."""
+        started, there = time.time(), (self.path / name).exists()
         if not there:
             self.write(name, make())
-            self.log(step=name, seconds=round(time.time() - start, 2))
-        value, torch = self.read(name), sys.modules.get("torch")
+            self.log(step=name, seconds=round(time.time() - started, 2))
+        value = self.read(name)
         rows = f"{len(value):,} rows, " if isinstance(value, list) else ""
-        peak = f", peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if torch and torch.cuda.is_available() else ""
-        print(f"{name}: {rows}" + ("there already" if there else f"{time.time() - start:.1f} s{peak}"), flush=True)
+        took = "there already" if there else f"{time.time() - started:.1f} s, peak {peak_gib()} GiB"
+        print(f"{name}: {rows}{took}", flush=True)
         return value
 
-    def batches(self, name: str, batches: list[list[dict]], make, unit: str = "question", desc: str | None = None) -> list[dict]:
-        """A long step: make(batch) gives one row per item, in order, with the item's "id". A kill costs at most the current batch.
+    def batches(self, name: str, batches: list[list[dict]], make, unit: str = "question", desc: str = "") -> list[dict]:
+        """A long step: make(batch) gives a row for each item, in order, with its "id". A kill costs one batch at most.
 
-        Rows kept from an earlier start that belong to other items are refused, not thrown away: they may have cost money.
+        Rows of an earlier start that belong to other items are refused, not thrown away: they may have cost money.
         """
         part = self.path / f"{name}.part"
 
         def work():
-            from tqdm import tqdm
-
-            rows, lines = [], part.read_bytes().splitlines(keepends=True) if part.exists() else []
-            with open(part, "a") as f, tqdm(total=sum(map(len, batches)), unit=unit, desc=desc or name) as bar:
-                for batch in batches:
-                    kept = lines[len(rows) : len(rows) + len(batch)]
-                    whole = len(kept) == len(batch) > 0 and kept[-1].endswith(b"\n")
-                    if kept and not whole:  # a kill tore this batch: cut it off
-                        f.truncate(sum(map(len, lines[: len(rows)])))
-                    new = [json.loads(line) for line in kept] if whole else make(batch)
+            kept = part.read_bytes().splitlines(keepends=True) if part.exists() else []
+            if kept and not kept[-1].endswith(b"\n"):
+                kept.pop()  # torn by a kill
+            rows, n_made, started = [], 0, time.time()
+            with open(part, "ab") as f, tqdm(total=sum(map(len, batches)), unit=unit, desc=desc or name) as bar:
+                for n_seen, batch in enumerate(batches, 1):
+                    lines = kept[len(rows):len(rows) + len(batch)]
+                    whole = len(lines) == len(batch)
+                    if n_made == 0 and not whole:
+                        f.truncate(sum(map(len, kept[:len(rows)])))  # the kill fell into this batch
+                    new = [json.loads(line) for line in lines] if whole else make(batch)
                     if [row["id"] for row in new] != [item["id"] for item in batch]:
-                        came = f"{part} holds rows of" if whole else "make() returned rows for"
-                        raise UserError(f"{name}: {came} other items than this step has now; move {part.name} away to make it anew")
+                        came = f"{part} holds rows of" if whole else "make() returned rows of"
+                        raise UserError(f"{name}: {came} other items than this step has now; move {part.name} away")
                     if not whole:
-                        _append(f, "".join(json.dumps(row) + "\n" for row in new))
+                        append(f, "".join(json.dumps(row) + "\n" for row in new))
+                        n_made += 1
+                        say_left(name, started, n_made, len(batches) - n_seen)
                     rows += new
                     bar.update(len(batch))
             return rows
@@ -1276,10 +1294,29 @@ class Run:
         return rows
 
 
-def _append(f, text: str) -> None:
-    f.write(text)
+def append(f, text: str) -> None:
+    f.write(text.encode())
     f.flush()
     os.fsync(f.fileno())
+
+
+def say_left(name: str, started: float, n_done: int, n_left: int) -> None:
+    """One line, when the first three batches of a long step have shown how long one takes."""
+    hours = (time.time() - started) / n_done * n_left / 3600
+    if n_done == 3 and hours > 0.05:
+        print(f"{name}: about {hours:.1f} hours left, peak so far {peak_gib()} GiB", flush=True)
+
+
+def peak_gib() -> float:
+    """Peak memory so far: the GPU's where torch uses one, else this process's."""
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    if sys.platform == "win32":
+        return math.nan
+    import resource
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**30 if sys.platform == "darwin" else 2**20), 2)
 
 
 # --- Tables for the terminal. -------------------------------------------------------------------------------------------------------
@@ -1357,44 +1394,35 @@ def bars(counts: dict[str, int], top: int = 10, width: int = 40) -> str:
     return "\n".join(lines + [f"({len(counts) - top} more)"] * (len(counts) > top)) or "(none)"
 
 
-# --- Command line. -------------------------------------------------------------------------------------------------------------------
-def peak_gib() -> float:
-    """Peak memory so far: the GPU's where torch uses one, else this process's."""
-    torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / 2**30, 2)
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**30 if sys.platform == "darwin" else 2**20), 2)
-
-
+# --- Command line. ------------------------------------------------------------------------------------------
 def check_args(args, **tops: float) -> None:
-    """Whole numbers but the seed are at least 1, lists are not empty and name nothing twice, and the fields in `tops` lie between 0 and that."""
+    """Refuses whole numbers below 1 (but the seed), empty lists, names given twice, fields not within 0 and their top."""
     for field in dataclasses.fields(args):
-        name, value, flag = field.name, getattr(args, field.name), f"--{field.name.replace('_', '-')}"
+        value, flag = getattr(args, field.name), "--" + field.name.replace("_", "-")
+        if field.name in tops and not 0 <= value <= tops[field.name]:
+            raise UserError(f"{flag}: expected a number from 0 to {tops[field.name]}, came {value}")
+        if type(value) is int and field.name != "seed" and value < 1:
+            raise UserError(f"{flag}: expected at least 1, came {value}")
         if isinstance(value, tuple) and len(set(value)) < len(value):
             raise UserError(f"{flag}: expected each name once, came {' '.join(map(str, value))}")
-        if name in tops and not 0 <= value <= tops[name]:
-            raise UserError(f"{flag}: expected a number from 0 to {tops[name]}, came {value}")
-        if name != "seed" and type(value) is int and value < 1 or value == () != field.default:
-            raise UserError(f"{flag}: expected at least {'one value' if value == () else 1}, came {'none' if value == () else value}")
+        if value == () and field.default != ():
+            raise UserError(f"{flag}: expected at least one value, came none")
 
 
 def cli(main, Args, description: str) -> None:
-    """Call main(Args from the command line). What a user can mend ends in one sentence and exit code 2; a bug keeps its traceback."""
+    """Call main(Args from the command line). What a user can mend is one sentence and exit code 2, a bug a traceback."""
     import tyro
-
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            args = tyro.cli(Args, description=description.replace("\n", "\n "))  # tyro joins lines that are not indented
+            args = tyro.cli(Args, description=description.replace("\n", "\n "))  # else tyro joins the lines
     except SystemExit as stop:
-        if stop.code:  # tyro drew a box of title, message, rule, hints
+        if stop.code:  # tyro drew a box: title, message, rule, similar flags
             lines = [line.strip("╭│╰─╮╯ ") for line in box.getvalue().splitlines()]
             message = " ".join(itertools.takewhile(bool, lines[1:]))
-            similar = [f"is it {line.split()[0]}? " for line in lines if line.startswith("--") and "Unrecognized" in message]
-            print(f"error: {message}; {''.join(similar[:1])}see --help", file=sys.stderr)
+            similar = [line.split()[0] for line in lines if line.startswith("--") and "Unrecognized" in message]
+            hint = f"is it {similar[0]}? " if similar else ""
+            print(f"error: {message}; {hint}see --help", file=sys.stderr)
         raise
     try:
         main(args)
@@ -1402,18 +1430,25 @@ def cli(main, Args, description: str) -> None:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if isinstance(error, UserError):
-            message = str(error)
-        elif type(error).__name__ == "OutOfMemoryError":  # torch's, known by name since torch may not be loaded
-            flags = ["--" + field.name.replace("_", "-") for field in dataclasses.fields(Args) if field.name.endswith("_batch")]
-            message = f"the GPU's memory is full; lower {' or '.join(flags) or 'the batch size'}, or take a smaller model"
-        elif isinstance(error, OSError) and errno.errorcode.get(error.errno) in (
-                "ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "EEXIST", "ENOTDIR", "ENAMETOOLONG"):
-            message = f"{error.filename or 'a file'}: {error.strerror}; make room or choose another --out, then run the same command again"
-        else:
+        if (sentence := what_to_mend(error, args)) is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
+
+
+def what_to_mend(error: Exception, args) -> str | None:
+    """What the user is told of an error; None if it is a bug."""
+    if isinstance(error, UserError):
+        return str(error)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, known by name since torch may not be loaded
+        flags = ["--" + field.name.replace("_", "-") for field in dataclasses.fields(args) if field.name.endswith("_batch")]
+        return f"the GPU's memory is full; lower {' or '.join(flags) or 'the batch size'}, or take a smaller model"
+    if isinstance(error, OSError):
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error).strip().split("\n")[0]
+        return f"{what}; mend that or choose another --out, then run the same command again"
+    if type(error).__module__.split(".")[0] in ("httpx2", "huggingface_hub"):
+        return f"the network failed ({type(error).__name__}: {error}); run the same command again later"
+    return None
 
 
 if __name__ == "__main__" and sys.argv[1:] == ["--grade-worker"]:

@@ -89,7 +89,7 @@ def main() -> int:
         run = common.open_run(run_args, run_args.out)
         timed(f"train on {len(rows)} pairs of {len(stat_sel.encode(student, chat, 4096)[0])} tokens, batch {run_args.batch} = "
               f"{run_args.batch // run_args.micro_batch} x {run_args.micro_batch}", lambda: stat_sel.train(run_args, run, student, rows, "arm"))
-        run.lock.close()
+        run.lock.release()
         student = None  # one model at a time
         student = common.load_student(run_args.student)
         grpo_args = dart.Args(student=run_args.student, out=f"{folder}/grpo", rl_steps=1, max_new_tokens=args.new_tokens)
@@ -104,7 +104,7 @@ def main() -> int:
         run = common.open_run(grpo_args, grpo_args.out)
         timed(f"a GRPO step on {grpo_args.prompts} x {grpo_args.group} rewrites of {args.new_tokens} tokens, judged",
               lambda: dart.grpo(grpo_args, run, student, shown, "mapper", dart.rewriting, judge, grpo_args.beta))
-        run.lock.close()
+        run.lock.release()
         student = None  # the reward model needs its place
         prm = make_checkpoint(Path(folder), args.prm_shape, AutoTokenizer.from_pretrained(made / "prm"))
         model, tokenizer = timed(f"load the reward model, {args.prm_shape}, in 4 bits", lambda: common.load_4bit(str(prm), "--prm"))
