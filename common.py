@@ -1207,16 +1207,15 @@ def open_run(args, out: str | Path, how: tuple[str, ...] = ()) -> "Run":
 def environment() -> dict:
     def output(*command):
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            here = Path(__file__).parent
-            return subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+            return subprocess.check_output(command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, text=True).strip()
 
+    packages = ("torch", "transformers", "peft", "bitsandbytes", "openai", "math-verify")
     found = {d.name: d.version for d in importlib.metadata.distributions()}
-    names = ("torch", "transformers", "peft", "bitsandbytes", "openai", "math-verify")
     return {
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"), "argv": sys.argv, "python": platform.python_version(),
         "commit": output("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),  # null: no repository
         "gpu": output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or "cpu",
-        "packages": {name: found.get(name) for name in names},
+        "packages": {name: found.get(name) for name in packages},
     }
 
 
@@ -1274,14 +1273,17 @@ class Run(NamedTuple):
             with open(part, "ab") as f, tqdm(total=sum(map(len, batches)), unit=unit, desc=desc or name) as bar:
                 for n_seen, batch in enumerate(batches, 1):
                     lines = kept[len(rows):len(rows) + len(batch)]
-                    whole = len(lines) == len(batch)
-                    if n_made == 0 and not whole:
-                        f.truncate(sum(map(len, kept[:len(rows)])))  # the kill fell into this batch
-                    new = [json.loads(line) for line in lines] if whole else make(batch)
+                    is_kept = len(lines) == len(batch)
+                    if is_kept:
+                        new = [json.loads(line) for line in lines]
+                    else:
+                        if n_made == 0:
+                            f.truncate(sum(map(len, kept[:len(rows)])))  # a batch that a kill cut off
+                        new = make(batch)
                     if [row["id"] for row in new] != [item["id"] for item in batch]:
-                        came = f"{part} holds rows of" if whole else "make() returned rows of"
-                        raise UserError(f"{name}: {came} other items than this step has now; move {part.name} away")
-                    if not whole:
+                        raise UserError(f"{name}: {part if is_kept else 'make()'} holds rows of other items than this step "
+                                        f"has now; move {part.name} away to make it anew")
+                    if not is_kept:
                         append(f, "".join(json.dumps(row) + "\n" for row in new))
                         n_made += 1
                         say_left(name, started, n_made, len(batches) - n_seen)
