@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from toyworld import problems as toy
 from toyworld.student import draw_problem, pretrain
 
-N_ANSWERS, EPOCHS = 3000, 3
+N_ANSWERS, EPOCHS = 6000, 3
 
 
 def marks(problem: toy.Problem, steps: list[str]) -> list[bool]:
