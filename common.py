@@ -5,6 +5,7 @@ Copy this file with the method file that you take. Importing it loads none of to
 import asyncio
 import contextlib
 import dataclasses
+import datetime
 import errno
 import fcntl
 import functools
@@ -956,16 +957,16 @@ def load_questions(data: str, n_val: int, seed: int, val: str | None = None, ood
     return Questions(pool, chosen, left, n_samples, removed)
 
 
-# --- Models: 4-bit weights from the Hub or a folder. ----------------------------------------------------------------------------------
+# --- Models: 4-bit weights from the Hub or a folder; prompts; sampling. -------------------------------------
 def check_checkpoint(name: str | None, flag: str) -> None:
     """Refuse early what is neither a folder with a model or an adapter nor one on the Hub; None is fine."""
     file = "adapter_config.json" if flag == "--adapter" else "config.json"
-    if name is None or (Path(name) / file).is_file():
+    if name is None or Path(name, file).is_file():
         return
     if Path(name).is_dir():
-        raise UserError(f"{flag} {name}: there is no {file} in that folder; give the folder that a checkpoint was saved to")
+        raise UserError(f"{flag} {name}: there is no {file} in that folder; give one that a model was saved to")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise UserError(f"{flag} {name}: no such folder; give a folder with a checkpoint or a Hub name such as Qwen/Qwen2.5-3B")
+        raise UserError(f"{flag} {name}: no such folder; give one, or a Hub name such as Qwen/Qwen2.5-3B")
     from huggingface_hub import hf_hub_download
     try:
         hf_hub_download(name, file)
@@ -974,46 +975,113 @@ def check_checkpoint(name: str | None, flag: str) -> None:
 
 
 def loading_advice(error: Exception) -> str:
-    gated = "gated" in str(error).lower() or "401" in str(error)
-    return "the weights are gated: accept their licence on the Hub, then run `hf auth login`" if gated else str(error).strip().split("\n")[0]
+    text = str(error).strip()
+    if "gated" in text.lower() or "401" in text:
+        return "the weights are gated: accept their licence on the Hub, then run `hf auth login`"
+    return text.split("\n")[0]
+
+
+def load_tokenizer(name: str, flag: str):
+    from transformers import AutoTokenizer
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{flag} {name} can't be loaded: {loading_advice(error)}") from error
+    if tokenizer.chat_template is None and flag != "--embedder":
+        raise UserError(f"{flag} {name}: its tokenizer has no chat template; take another model, or add one")
+    return tokenizer
 
 
 def load_4bit(name: str, flag: str) -> tuple:
-    """(model, tokenizer) of a causal language model, frozen, in NF4; compute in bfloat16, on a machine without a GPU in float32.
+    """(model, tokenizer) of a causal language model, frozen, in NF4; it computes in bfloat16, on a CPU in float32.
 
-    The memory of models that nothing refers to any more is given back first, and the GPU's peak counted anew.
+    Memory that nothing refers to any more is given back first, and the GPU's peak is counted anew.
     """
     import logging
     import warnings
 
     import torch
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", "Paged optimizers are not supported on CPU|`is_gradient_checkpointing` is deprecated")  # both harmless
+    harmless = "Paged optimizers are not supported on CPU|`is_gradient_checkpointing` is deprecated"
+    warnings.filterwarnings("ignore", harmless)
     import bitsandbytes as bnb
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils import logging as hf_logging
     hf_logging.disable_progress_bar()
     gc.collect()  # PEFT's wrappers refer to one another
-    if torch.cuda.is_available():
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        # ours: refused, because float16 would need a loss scale that nobody here could test
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise UserError(f"{torch.cuda.get_device_name()} has no bfloat16; take a GPU that has (RTX 30, A10, L4 or newer)")
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    # ours: double quantisation, because it saves 0.4 bit a weight, and STAT's §C.1 names NF4 and bfloat16 but does not speak of it
-    quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True)
+    dtype = torch.bfloat16 if has_gpu else torch.float32
+    # ours: double quantisation, because it saves 0.4 bit a weight; STAT's §C.1 names NF4 and bfloat16 alone
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
+                             bnb_4bit_use_double_quant=True)
+    tokenizer = load_tokenizer(name, flag)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
         model, info = AutoModelForCausalLM.from_pretrained(
-            name, quantization_config=quantization, dtype=dtype, device_map={"": 0} if torch.cuda.is_available() else None, output_loading_info=True)
+            name, quantization_config=nf4, dtype=dtype, device_map={"": 0} if has_gpu else None,
+            output_loading_info=True)
     except (OSError, ValueError) as error:
         raise UserError(f"{flag} {name} can't be loaded: {loading_advice(error)}") from error
-    if info["missing_keys"] and flag != "--embedder":  # a reward model with a head of its own would score at random
-        raise UserError(f"{flag} {name}: expected a causal language model, but {min(info['missing_keys'])} is not among its weights; take another")
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
-            module.support_avx512bf16_for_cpu = False  # else one forward pass in eval mode silently breaks all later gradients on such CPUs
-    if any(getattr(model.config, field, None) for field in ("final_logit_softcapping", "logit_scale", "logits_scaling")):
-        raise UserError(f"{flag} {name}: it rescales its logits after lm_head, which the files here do not; take a Llama or Qwen2 kind")
-    return model.requires_grad_(False).eval(), tokenizer
+            # else one forward pass in eval mode silently breaks all later gradients on some CPUs
+            module.support_avx512bf16_for_cpu = False
+    model.requires_grad_(False).eval()
+    fault = weights_fault(model, tokenizer)
+    if flag != "--embedder":  # an embedder needs no logits
+        fault = fault or logits_fault(model, info["missing_keys"])
+    if fault:
+        raise UserError(f"{flag} {name}: {fault}; take another, such as a Llama or Qwen2 kind")
+    return model, tokenizer
+
+
+def weights_fault(model, tokenizer) -> str | None:
+    """What makes a loaded model useless here: tokens without an embedding, or layers that are hardly in 4 bits."""
+    import bitsandbytes as bnb
+    import torch
+    last, n_rows = max(tokenizer.get_vocab().values()), model.get_input_embeddings().num_embeddings
+    if last >= n_rows:
+        return f"its tokenizer goes up to token {last}, but its embedding has {n_rows} rows"
+    n_packed = n_plain = 0
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            n_packed += module.weight.quant_state.shape.numel()
+        elif not isinstance(module, torch.nn.Embedding) and module is not model.get_output_embeddings():
+            n_plain += sum(weight.numel() for weight in module.parameters(recurse=False))
+    share = n_packed / (n_packed + n_plain)
+    # ours: 90 %, because what else a dense model has, norms and biases, is below one
+    return f"only {share:.0%} of its layers' weights come in 4 bits, as if experts were left out" if share < 0.9 else None
+
+
+def logits_fault(model, missing: set[str]) -> str | None:
+    """Whether logits are what lm_head makes of the last hidden states, no more: what the method files compute.
+
+    So a soft cap or a scale is found whatever its name: lm_head is made to return known numbers for a moment.
+    """
+    import torch
+    if missing:
+        return f"expected a causal language model, but {min(missing)} is not among its weights"
+    if not hasattr(model, "lm_head"):
+        return "expected a causal language model with an lm_head"
+    given = []
+
+    def known(module, inputs, output):
+        given[:] = inputs[0], torch.linspace(-99, 99, output.numel(), device=output.device).view_as(output)
+        return given[1].to(output.dtype)
+    ids = torch.tensor([[0, 1, 2]], device=model.device)
+    handle = model.lm_head.register_forward_hook(known)
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits
+        handle.remove()
+        hidden = hidden_states(model, ids, torch.ones_like(ids))
+    if torch.allclose(logits.float(), given[1], rtol=0.01) and torch.allclose(hidden, given[0], rtol=0.01, atol=0.01):
+        return None
+    return "it rescales or caps its logits, which the files here do not"
 
 
 class Student(NamedTuple):
@@ -1024,48 +1092,105 @@ class Student(NamedTuple):
     device: object
 
 
-def load_student(name: str, adapter: str | Path | None = None) -> Student:
+def load_student(name: str, adapter: str | Path | None = None, template_kwargs: str | None = None) -> Student:
     """A chat model in NF4, with a LoRA adapter that training may go on from, if one is given."""
+    head = template_head(template_kwargs)
     if adapter and (config := Path(adapter, "adapter_config.json")).is_file():
-        base = str(read_json(config).get("base_model_name_or_path"))
-        if base != name and "/" in base and not Path(base).exists() and not Path(name).exists():  # two names on the Hub: it would fit, and be wrong
-            raise UserError(f"--adapter {adapter}: it was trained on {base}, not on --student {name}; give --student {base}")
+        base = str(json.loads(config.read_text()).get("base_model_name_or_path"))
+        on_hub = "/" in base and not Path(base).exists() and not Path(name).exists()
+        if base != name and on_hub:  # it would fit, and be wrong
+            raise UserError(f"--adapter {adapter}: it was trained on {base}, not on --student {name}; give that")
     model, tokenizer = load_4bit(name, "--student")
-    if tokenizer.chat_template is None:
-        raise UserError(f"--student {name}: its tokenizer has no chat template; use an instruction-tuned model, or add one")
-    shown = apply_template(tokenizer, [{"role": "user", "content": "q"}, {"role": "assistant", "content": "@answer@"}])
-    end = shown.rpartition("@answer@")[2].strip() or tokenizer.eos_token
-    stop = model.generation_config.eos_token_id
-    stop = set(stop if isinstance(stop, list) else [stop]) | {tokenizer.eos_token_id, tokenizer(end, add_special_tokens=False).input_ids[-1]}
-    # ours: a base model may have a template whose end of turn it was never trained on (so users report of Qwen2.5's), and LoRA leaves embeddings as
-    # they are: then its own end of text, because that one it knows.
-    end = end if tokenizer.eos_token in end else tokenizer.eos_token
+    from transformers import DynamicCache
+    kinds = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers}
+    if model._is_stateful or not kinds <= {"DynamicLayer", "DynamicSlidingWindowLayer"}:
+        raise UserError(f"--student {name}: it has layers that are not attention, whose memory cannot be cut down to "
+                        "the answers that go on; take another, such as a Llama or Qwen2 kind")
+    tokenizer.chat_template = head + tokenizer.chat_template  # so it is saved with the adapter too
+    end, stop = find_ends(model, tokenizer, name)
     if adapter:
         from peft import PeftModel
         try:
             model = PeftModel.from_pretrained(model, adapter, is_trainable=True).eval()
         except (OSError, ValueError, RuntimeError) as error:
-            message = str(error).strip().split("\n")[0]
-            raise UserError(f"--adapter {adapter}: expected a folder with a LoRA adapter of {name}, but: {message}; check both") from error
-    return Student(model, tokenizer, end, frozenset(stop - {None}), model.device)
+            raise UserError(f"--adapter {adapter}: expected a folder with a LoRA adapter of {name}, but: "
+                            f"{loading_advice(error)}; check both") from error
+    return Student(model, tokenizer, end, stop, model.device)
+
+
+def find_ends(model, tokenizer, name: str) -> tuple[str, frozenset[int]]:
+    """What training puts behind an answer, and every token that ends one."""
+    shown = apply_template(tokenizer, [{"role": "user", "content": "q"}, {"role": "assistant", "content": "@answer@"}])
+    turn_end, eos = shown.rpartition("@answer@")[2].strip(), tokenizer.eos_token or ""
+    turn_ids = tokenizer(turn_end, add_special_tokens=False).input_ids
+    known = model.generation_config.eos_token_id
+    stop = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
+    if len(turn_ids) == 1:
+        stop.add(turn_ids[0])
+    # ours: a base model may have a template whose end of turn it was never trained on (so users report of
+    # Qwen2.5's), and LoRA leaves embeddings as they are: then its own end of text, because that one it knows.
+    end = turn_end if eos in turn_end else eos
+    if "@answer@" not in shown or not eos and len(turn_ids) != 1:
+        raise UserError(f"--student {name}: neither its tokenizer (eos_token) nor its chat template names a token "
+                        "that ends an answer; set eos_token in its tokenizer_config.json")
+    return end, frozenset(stop)
+
+
+def template_head(text: str | None) -> str:
+    """--chat-template-kwargs as statements ahead of a template.
+
+    >>> template_head('{"enable_thinking": false}')
+    '{% set enable_thinking = False %}'
+    """
+    try:
+        values = json.loads(text or "{}")
+        if isinstance(values, dict) and all(name.isidentifier() for name in values):
+            return "".join(f"{{% set {name} = {value!r} %}}" for name, value in values.items())
+    except ValueError:
+        pass
+    raise UserError(f'--chat-template-kwargs: expected JSON such as {{"enable_thinking": false}}, came {text}; mind the quotes')
 
 
 def apply_template(tokenizer, messages: list[dict], **kwargs) -> str:
-    # Llama 3's template prints today's date unless it is given one: a run must not change overnight.
-    return tokenizer.apply_chat_template(messages, tokenize=False, date_string="26 Jul 2024", **kwargs)
+    """The text of a chat. Some templates print today's date, but a run must not change overnight: they get a fixed one."""
+    import jinja2
+    date = datetime.date(2024, 7, 26)
+    try:
+        return tokenizer.apply_chat_template(
+            messages, tokenize=False, date_string=date.strftime("%d %b %Y"), strftime_now=date.strftime, **kwargs)
+    except jinja2.TemplateError as error:
+        raise UserError(f"the chat template of {tokenizer.name_or_path} refuses a chat: {error}; take another") from error
 
 
 def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
-    """The tokens of a chat up to the assistant's next turn."""
-    return tokenizer(apply_template(tokenizer, messages, add_generation_prompt=True), add_special_tokens=False).input_ids
+    """The tokens of a chat up to the assistant's next turn.
+
+    ours: where the template opens a thought there ("<think>"), it is closed at once, because the training pairs
+    hold none: base and trained student alike answer without.
+    """
+    text = apply_template(tokenizer, messages, add_generation_prompt=True)
+    text = re.sub(r"([<\[◁])([\w:|]*think[\w:|]*)([>\]▷])\s*\Z", r"\1\2\3\n\n\1/\2\3\n\n", text, flags=re.IGNORECASE)
+    return tokenizer(text, add_special_tokens=False).input_ids
 
 
-def pad(rows: list[list[int]], device) -> tuple:
-    """Token rows padded on the right: ids and mask, (B, T) each."""
+def end_once(student: Student, text: str) -> str:
+    """An answer with its end behind it; ends that it brings, as a reply from a chat server may, are taken off first."""
+    ends = (student.end, *(student.tokenizer.decode([i]) for i in student.stop_ids if i >= 0))
+    while text.rstrip().endswith(ends):
+        for end in ends:
+            text = text.rstrip().removesuffix(end)
+    return text + student.end
+
+
+def pad(rows: list[list[int]], device, left: bool = False) -> tuple:
+    """Token rows padded to one length: ids and mask, (B, T) each."""
     import torch
     width = max(map(len, rows))
-    return (torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device),
-            torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device))
+    ids, mask = torch.zeros(2, len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        at = slice(width - len(row), width) if left else slice(len(row))
+        ids[i, at], mask[i, at] = torch.tensor(row), 1
+    return ids.to(device), mask.to(device)
 
 
 def hidden_states(model, ids, mask):
@@ -1077,86 +1202,77 @@ def hidden_states(model, ids, mask):
 def grouped_batches(lengths: list[int], size: int, rng: random.Random) -> list[list[int]]:
     """Shuffled batches of indices of similar length: shuffle, sort within chunks, shuffle the batches.
 
-    ours: chunks of 50 batches, because that leaves the batches' content nearly random and takes most of the padding away.
+    ours: chunks of 50 batches, because that leaves their content nearly random and takes most padding away.
     """
-    order = rng.sample(range(len(lengths)), len(lengths))
-    chunks = [sorted(order[i:i + 50 * size], key=lambda j: -lengths[j]) for i in range(0, len(order), 50 * size)]
-    batches = [chunk[i:i + size] for chunk in chunks for i in range(0, len(chunk), size)]
+    order, batches = rng.sample(range(len(lengths)), len(lengths)), []
+    for start in range(0, len(order), 50 * size):
+        chunk = sorted(order[start:start + 50 * size], key=lambda i: -lengths[i])
+        batches += [chunk[i:i + size] for i in range(0, len(chunk), size)]
     return rng.sample(batches, len(batches))
 
 
-def split_steps(response: str) -> list[str]:
-    r"""The steps of an answer for a reward model: its paragraphs, or its lines if it is one paragraph; a display formula is never cut.
+def sample(student: Student, prompts: list[list[int]], temperature: float, max_new_tokens: int, seed: int) -> list[dict]:
+    """One answer to each prompt of a batch: {"response", "cut_off", "n_tokens", "tokens"}, the last with its end token.
 
-    ours: where to cut, because STAT does not say. The final answer, if there is one, comes as a last step of its own, because STAT's authors
-    showed it to such a model so before (AdaptMI). Never none.
-    >>> split_steps("x+1=3.\n\nSo\n\\[x\n\n=2\\]"), split_steps("2+3=5\nSo \\boxed{5}.")[1:]
-    (['x+1=3.', 'So\n\\[x\n\n=2\\]'], ['So \\boxed{5}.', 'The final answer is: \\boxed{5}.'])
-    """
-    display = r"(?<!\\)\\\[.*?(?:\\\]|\Z)|\$\$.*?(?:\$\$|\Z)|\\begin\{(\w+\*?)\}.*?(?:\\end\{\1\}|\Z)"
-    text = re.sub(display, lambda formula: formula[0].replace("\n", "\0"), response.strip(), flags=re.DOTALL)
-    paragraphs, answer = re.split(r"\n\s*\n", text), extract_answer(response)
-    steps = [step.replace("\0", "\n").strip() for step in (paragraphs if len(paragraphs) > 1 else text.split("\n"))]
-    return [step for step in steps if step] + [f"The final answer is: \\boxed{{{answer}}}."] * (answer is not None) or [""]
-
-
-def chat_of_steps(tokenizer, problem: str, steps: list[str], plus: int) -> tuple[list[int], list[int]]:
-    """Tokens of the chat "problem + step 1", "+", "step 2", "+", ... that RLHFlow's reward models read; the positions that predict its marks."""
-    chat, prompts = [], []
-    for i, step in enumerate(steps):
-        chat.append({"role": "user", "content": f"{problem} {step}" if i == 0 else step})
-        prompts.append(prompt_ids(tokenizer, chat))
-        chat.append({"role": "assistant", "content": "+"})
-    if any(longer[:len(prompt) + 1] != [*prompt, plus] for prompt, longer in itertools.pairwise(prompts)):
-        raise UserError("--prm: its chat template does not leave earlier turns as they are with a + behind them; take a model of RLHFlow's kind")
-    return prompts[-1], [len(prompt) - 1 for prompt in prompts]
-
-
-def score_steps(model, tokenizer, answers: list[tuple[str, list[str]]]) -> list[list[float]]:
-    """r_q,1..r_q,t of STAT's §2.1 for each (problem, steps): P("+") / (P("+") + P("-")) by a process reward model.
-
-    All steps of an answer take one forward pass: attention is causal, and every earlier mark is "+" whatever its score.
+    temperature 0 takes the likeliest token. The prompts are left-padded; rows that are done leave the batch.
+    No top-k, no top-p.
     """
     import torch
-    plus, minus = (tokenizer(mark, add_special_tokens=False).input_ids[-1] for mark in "+-")
-    chats = [chat_of_steps(tokenizer, problem, steps, plus) for problem, steps in answers]
-    with torch.no_grad():
-        hidden = hidden_states(model, *pad([ids for ids, _ in chats], model.device))  # (B, T, d)
-        logits = [model.lm_head(row[marks]).float()[:, [plus, minus]] for row, (_, marks) in zip(hidden, chats, strict=True)]  # (t, 2) each
-    return [pair.softmax(-1)[:, 0].tolist() for pair in logits]
-
-
-def step_rewards(run: "Run", name: str, prm: str, answered: list[tuple[dict, str]], batch: int) -> dict[str, list[float]]:
-    """The rewards of the steps of every (question, response), by the question's id; in batches of similar length, kept in the file `name`."""
-    if not answered:
-        return {}
-    load_prm = functools.cache(lambda: load_4bit(prm, "--prm"))  # only if something is left to do
-    by_id = {row["id"]: (row["problem"], response) for row, response in answered}
-    items = [{"id": i} for i in sorted(by_id, key=lambda i: (sum(map(len, by_id[i])), i))]
-
-    def make(part):
-        steps = [(problem, split_steps(response)) for problem, response in (by_id[item["id"]] for item in part)]
-        return [item | {"rewards": rewards} for item, rewards in zip(part, score_steps(*load_prm(), steps), strict=True)]
-    rows = run.batches(name, [items[i:i + batch] for i in range(0, len(items), batch)], make, unit="answer")
-    return {row["id"]: row["rewards"] for row in rows}
-
-
-def embed(model, tokenizer, texts: list[str], batch: int):
-    """Mean-pooled last hidden states of unit length, (N, d)."""
-    import torch
-    order, rows = sorted(range(len(texts)), key=lambda i: len(texts[i])), {}
-    for i in tqdm(range(0, len(order), batch), desc="embed", unit="batch"):
+    from transformers import DynamicCache
+    model, device = student.model.eval(), student.device
+    generator, stop = torch.Generator(device).manual_seed(seed), torch.tensor(sorted(student.stop_ids), device=device)
+    ids, mask = pad(prompts, device, left=True)  # (B, T) each
+    rows = torch.arange(len(prompts), device=device)  # those still in the batch
+    alive = torch.ones_like(rows, dtype=torch.bool)
+    cache, tokens = DynamicCache(config=model.config), stop[0].repeat(len(prompts), max_new_tokens)
+    for t in range(max_new_tokens):
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1]:]
         with torch.no_grad():
-            ids, mask = pad([tokenizer(texts[j]).input_ids for j in order[i:i + batch]], model.device)
-            hidden = hidden_states(model, ids, mask).float() * mask[:, :, None]  # (B, T, d)
-        mean = torch.nn.functional.normalize(hidden.sum(1), dim=-1)
-        rows |= dict(zip(order[i:i + batch], mean.cpu(), strict=True))
-    return torch.stack([rows[i] for i in range(len(texts))])
+            logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, cache=cache,
+                           logits_to_keep=1).logits[:, -1].float()  # (B, V)
+        if temperature > 0:
+            ids = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+        else:
+            ids = logits.argmax(-1, keepdim=True)
+        tokens[rows, t] = ids[:, 0]
+        alive &= ~torch.isin(ids[:, 0], stop)
+        if not alive.any():
+            break
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        if alive.sum() <= 0.75 * len(alive):  # ours: not for every single row, because it copies the cache
+            keep = alive.nonzero()[:, 0]
+            cache.batch_select_indices(keep)
+            ids, mask, rows, alive = (x[keep] for x in (ids, mask, rows, alive))
+    out = []
+    for row in tokens.tolist():
+        written = list(itertools.takewhile(lambda token: token not in student.stop_ids, row))
+        text = student.tokenizer.decode(written, skip_special_tokens=True)
+        out.append({"response": text, "cut_off": len(written) == max_new_tokens, "n_tokens": len(written),
+                    "tokens": row[:len(written) + 1]})
+    return out
 
 
-def nearest(queries, keys, k: int) -> list[list[int]]:
-    """The k keys (M, d) of the largest inner product with each query (N, d), equal ones in their order."""
-    return (queries @ keys.T).sort(descending=True, stable=True).indices[:, :k].tolist()
+def answer(args, run, name: str, student, rows: list[dict], question, temperature: float, n: int = 1) -> dict[str, list[dict]]:
+    """n answers to every question, by id; kept batch by batch, so a killed run goes on from the last batch.
+
+    student: a function that loads it, called only if something is left to do; question: makes a problem's chat.
+    """
+    problems = {row["id"]: row["problem"] for row in rows}
+    # by length: less padding
+    order = sorted((len(row["problem"]), row["id"], i) for row in rows for i in range(n))
+    items = [{"id": row_id, "sample": i} for _, row_id, i in order]
+
+    def make(batch):
+        prompts = [prompt_ids(student().tokenizer, question(problems[item["id"]])) for item in batch]
+        seed = torch_seed(args.seed, name, batch[0]["id"], batch[0]["sample"])
+        outs = sample(student(), prompts, temperature, args.max_new_tokens, seed)
+        return [item | {key: out[key] for key in ("response", "cut_off", "n_tokens")}
+                for item, out in zip(batch, outs, strict=True)]
+    found: dict[str, list[dict]] = {row["id"]: [] for row in rows}
+    batches = [items[i:i + args.sample_batch] for i in range(0, len(items), args.sample_batch)]
+    for out in run.batches(name, batches, make, unit="answer"):
+        found[out["id"]].append(out)
+    return found
 
 
 # --- Run: one directory per run; a file that is there is whole, and a rerun goes on after it. ---------------------------------------
@@ -1404,9 +1520,10 @@ def cli(main, Args, description: str) -> None:
     except Exception as error:
         if isinstance(error, UserError):
             message = str(error)
-        elif type(error).__name__ == "OutOfMemoryError":  # torch's, known by name since torch may not be loaded
-            flags = ["--" + field.name.replace("_", "-") for field in dataclasses.fields(Args) if field.name.endswith("_batch")]
-            message = f"the GPU's memory is full; lower {' or '.join(flags) or 'the batch size'}, or take a smaller model"
+        elif isinstance(error, MemoryError) or re.search(r"out of memory|ALLOC_FAILED|can't allocate memory", str(error)):
+            sizes = {key: size for key, size in vars(args).items() if key.endswith("_batch") and size > 1}
+            halves = [f"--{key.replace('_', '-')} {size // 2} (now {size})" for key, size in sizes.items()]
+            message = f"the memory is full; the same command goes on with {' or '.join(halves) or 'a smaller model'}"
         elif isinstance(error, OSError) and errno.errorcode.get(error.errno) in (
                 "ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "EEXIST", "ENOTDIR", "ENAMETOOLONG"):
             message = f"{error.filename or 'a file'}: {error.strerror}; make room or choose another --out, then run the same command again"

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import common
+import stat_sel
 
 # Of Llama 3's form: headers, a date, turns that end in a token of their own.
 TEMPLATE = (
@@ -62,8 +63,8 @@ def test_one_pass_equals_a_pass_per_step(prm):
     model, tokenizer = common.load_4bit(prm, "--prm")
     naive = [step_by_step(model, tokenizer, *case) for case in cases()]
     assert len({round(r, 3) for rewards in naive for r in rewards}) > 10  # a random model that tells steps apart
-    together = common.score_steps(model, tokenizer, cases())  # one padded batch
-    apart = [common.score_steps(model, tokenizer, [case])[0] for case in cases()]
+    together = stat_sel.score_steps(model, tokenizer, cases())  # one padded batch
+    apart = [stat_sel.score_steps(model, tokenizer, [case])[0] for case in cases()]
     for one, two, three in zip(naive, together, apart, strict=True):
         assert one == pytest.approx(two, abs=2e-4) and one == pytest.approx(three, abs=2e-4)
 
@@ -73,21 +74,21 @@ def test_a_run_keeps_its_rewards_and_goes_on(prm, tmp_path, monkeypatch):
     answered = [({"id": f"q{i}", "problem": problem}, "\n\n".join(steps)) for i, (problem, steps) in enumerate(cases())]
     args = make_dataclass("Args", [("seed", int)])(0)
     runs = [common.open_run(args, tmp_path / name) for name in ("one", "two")]
-    whole = common.step_rewards(runs[0], "2_rewards.jsonl", prm, answered, 4)
+    whole = stat_sel.step_rewards(runs[0], "2_rewards.jsonl", prm, answered, 4)
     assert whole.keys() == {row["id"] for row, _ in answered}
-    score, calls = common.score_steps, []
+    score, calls = stat_sel.score_steps, []
 
     def dies_at_the_second_batch(*given):
         calls.append(given)
         if len(calls) == 2:
             raise KeyboardInterrupt
         return score(*given)
-    monkeypatch.setattr(common, "score_steps", dies_at_the_second_batch)
+    monkeypatch.setattr(stat_sel, "score_steps", dies_at_the_second_batch)
     with pytest.raises(KeyboardInterrupt):
-        common.step_rewards(runs[1], "2_rewards.jsonl", prm, answered, 4)
-    assert common.step_rewards(runs[1], "2_rewards.jsonl", prm, answered, 4) == whole and len(calls) == 3
-    assert common.step_rewards(runs[1], "2_rewards.jsonl", "nowhere", answered, 4) == whole  # it is there: no model is loaded
-    assert common.step_rewards(runs[1], "other.jsonl", "nowhere", [], 4) == {}
+        stat_sel.step_rewards(runs[1], "2_rewards.jsonl", prm, answered, 4)
+    assert stat_sel.step_rewards(runs[1], "2_rewards.jsonl", prm, answered, 4) == whole and len(calls) == 3
+    assert stat_sel.step_rewards(runs[1], "2_rewards.jsonl", "nowhere", answered, 4) == whole  # it is there: no model is loaded
+    assert stat_sel.step_rewards(runs[1], "other.jsonl", "nowhere", [], 4) == {}
 
 
 @pytest.mark.parametrize("template", [
@@ -96,7 +97,7 @@ def test_a_run_keeps_its_rewards_and_goes_on(prm, tmp_path, monkeypatch):
 def test_a_template_that_changes_earlier_turns_is_refused(tmp_path, template):
     model, tokenizer = common.load_4bit(make_prm(tmp_path, template), "--prm")
     with pytest.raises(common.UserError, match="--prm: its chat template"):
-        common.score_steps(model, tokenizer, cases())
+        stat_sel.score_steps(model, tokenizer, cases())
 
 
 @pytest.mark.parametrize("response, steps", [
@@ -111,7 +112,7 @@ def test_a_template_that_changes_earlier_turns_is_refused(tmp_path, template):
     ("So \\boxed{5}.", ["So \\boxed{5}.", "The final answer is: \\boxed{5}."]),
     ("", [""]), ("\n\n", [""])])
 def test_split_steps(response, steps):
-    assert common.split_steps(response) == steps
+    assert stat_sel.split_steps(response) == steps
 
 
 def test_embeddings_do_not_depend_on_the_batch(prm):
@@ -124,7 +125,7 @@ def test_embeddings_do_not_depend_on_the_batch(prm):
         mean = hidden.mean(0)
         naive.append(mean / mean.norm())
     for batch in (1, 4, 100):
-        torch.testing.assert_close(common.embed(model, tokenizer, texts, batch), torch.stack(naive), rtol=0, atol=2e-4)
+        torch.testing.assert_close(stat_sel.embed(model, tokenizer, texts, batch), torch.stack(naive), rtol=0, atol=2e-4)
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path):
