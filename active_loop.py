@@ -272,13 +272,13 @@ def rewards(args, rows: list[dict], answers: list[str]) -> list[float]:
     gc.collect()  # PEFT's wrappers refer to one another
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    try:
+    # on a CPU in float32, since half precision is slow or wrong there
+    dtype, where = (torch.bfloat16, {"": 0}) if torch.cuda.is_available() else (torch.float32, None)
+    with common.loading("--reward-model", args.reward_model):
         tokenizer = AutoTokenizer.from_pretrained(args.reward_model)
         model, info = AutoModelForSequenceClassification.from_pretrained(
             args.reward_model, quantization_config=quantization if torch.cuda.is_available() else None, num_labels=1, output_loading_info=True,
-            dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32, device_map={"": 0} if torch.cuda.is_available() else None)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--reward-model {args.reward_model} can't be loaded: {common.loading_advice(error)}") from error
+            dtype=dtype, device_map=where)
     if info["missing_keys"] or tokenizer.chat_template is None:
         raise UserError(f"--reward-model {args.reward_model}: expected a reward model of one output with a chat template, but "
                         f"{min(info['missing_keys'], default='the template')} is missing; take another")

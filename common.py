@@ -15,6 +15,7 @@ import importlib.metadata
 import io
 import itertools
 import json
+import logging
 import math
 import os
 import platform
@@ -25,6 +26,7 @@ import sys
 import threading
 import time
 import unicodedata
+import warnings
 from collections import Counter, defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -959,129 +961,118 @@ def load_questions(data: str, n_val: int, seed: int, val: str | None = None, ood
 
 # --- Models: 4-bit weights from the Hub or a folder; prompts; sampling. -------------------------------------
 def check_checkpoint(name: str | None, flag: str) -> None:
-    """Refuse early what is neither a folder with a model or an adapter nor one on the Hub; None is fine."""
+    """Refuse early what holds no model or adapter, in a folder or on the Hub; None is fine."""
     file = "adapter_config.json" if flag == "--adapter" else "config.json"
     if name is None or Path(name, file).is_file():
         return
-    if Path(name).is_dir():
-        raise UserError(f"{flag} {name}: there is no {file} in that folder; give one that a model was saved to")
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise UserError(f"{flag} {name}: no such folder; give one, or a Hub name such as Qwen/Qwen2.5-3B")
+    if Path(name).is_dir() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        found = f"there is no {file} in that folder" if Path(name).is_dir() else "no such folder"
+        raise UserError(f"{flag} {name}: {found}; give a checkpoint's, or a Hub name such as Qwen/Qwen2.5-3B")
     from huggingface_hub import hf_hub_download
-    try:
+    with loading(flag, name):
         hf_hub_download(name, file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{flag} {name} can't be loaded: {loading_advice(error)}") from error
 
 
-def loading_advice(error: Exception) -> str:
-    text = str(error).strip()
-    if "gated" in text.lower() or "401" in text:
-        return "the weights are gated: accept their licence on the Hub, then run `hf auth login`"
-    return text.split("\n")[0]
+@contextlib.contextmanager
+def loading(flag: str, name):
+    """Makes one sentence of what goes wrong while a checkpoint is loaded."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        text = str(error).strip().partition("\n")[0]
+        if "out of memory" in text:
+            raise
+        if "gated" in str(error).lower() or "401" in str(error):
+            text = "the weights are gated: accept their licence on the Hub, then run `hf auth login`"
+        raise UserError(f"{flag} {name} can't be loaded: {text}") from error
 
 
 def load_tokenizer(name: str, flag: str):
     from transformers import AutoTokenizer
-    try:
+    with loading(flag, name):
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{flag} {name} can't be loaded: {loading_advice(error)}") from error
     if tokenizer.chat_template is None and flag != "--embedder":
         raise UserError(f"{flag} {name}: its tokenizer has no chat template; take another model, or add one")
     return tokenizer
 
 
 def load_4bit(name: str, flag: str) -> tuple:
-    """(model, tokenizer) of a causal language model, frozen, in NF4; it computes in bfloat16, on a CPU in float32.
+    """(model, tokenizer): a causal language model, frozen, in NF4; computes in bfloat16, on a CPU in float32.
 
     Memory that nothing refers to any more is given back first, and the GPU's peak is counted anew.
     """
-    import logging
-    import warnings
-
     import torch
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    harmless = "Paged optimizers are not supported on CPU|`is_gradient_checkpointing` is deprecated"
-    warnings.filterwarnings("ignore", harmless)
+    warnings.filterwarnings("ignore", "Paged optimizers are not|`is_gradient_checkpointing` is")  # harmless
     import bitsandbytes as bnb
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils import logging as hf_logging
     hf_logging.disable_progress_bar()
     gc.collect()  # PEFT's wrappers refer to one another
-    has_gpu = torch.cuda.is_available()
-    if has_gpu:
-        # ours: refused, because float16 would need a loss scale that nobody here could test
-        if not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise UserError(f"{torch.cuda.get_device_name()} has no bfloat16; take a GPU that has (RTX 30, A10, L4 or newer)")
+    dtype, where = torch.float32, None
+    if torch.cuda.is_available():
+        dtype, where = torch.bfloat16, {"": 0}
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    dtype = torch.bfloat16 if has_gpu else torch.float32
+        if not torch.cuda.is_bf16_supported(including_emulation=False):  # ours: float16 needs a loss scale
+            raise UserError(f"{torch.cuda.get_device_name()} lacks bfloat16; take a GPU of 2020 or later")
     # ours: double quantisation, because it saves 0.4 bit a weight; STAT's §C.1 names NF4 and bfloat16 alone
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
                              bnb_4bit_use_double_quant=True)
     tokenizer = load_tokenizer(name, flag)
-    try:
+    with loading(flag, name):
         model, info = AutoModelForCausalLM.from_pretrained(
-            name, quantization_config=nf4, dtype=dtype, device_map={"": 0} if has_gpu else None,
-            output_loading_info=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{flag} {name} can't be loaded: {loading_advice(error)}") from error
-    for module in model.modules():
-        if isinstance(module, bnb.nn.Linear4bit):
-            # else one forward pass in eval mode silently breaks all later gradients on some CPUs
-            module.support_avx512bf16_for_cpu = False
+            name, quantization_config=nf4, dtype=dtype, device_map=where, output_loading_info=True)
     model.requires_grad_(False).eval()
-    fault = weights_fault(model, tokenizer)
-    if flag != "--embedder":  # an embedder needs no logits
-        fault = fault or logits_fault(model, info["missing_keys"])
-    if fault:
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):  # on some CPUs, eval mode would break all later gradients
+            module.support_avx512bf16_for_cpu = False
+    if fault := find_fault(model, tokenizer, info["missing_keys"], flag):
         raise UserError(f"{flag} {name}: {fault}; take another, such as a Llama or Qwen2 kind")
     return model, tokenizer
 
 
-def weights_fault(model, tokenizer) -> str | None:
-    """What makes a loaded model useless here: tokens without an embedding, or layers that are hardly in 4 bits."""
+def find_fault(model, tokenizer, missing: set[str], flag: str) -> str | None:
+    """Why a model is of no use here, by what it has and does, not by its name; None if it is."""
     import bitsandbytes as bnb
     import torch
+    from transformers import DynamicCache
     last, n_rows = max(tokenizer.get_vocab().values()), model.get_input_embeddings().num_embeddings
     if last >= n_rows:
-        return f"its tokenizer goes up to token {last}, but its embedding has {n_rows} rows"
-    n_packed = n_plain = 0
+        return f"its tokenizer goes up to token {last}, but its embedding has only {n_rows} rows"
+    kinds = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers}
+    is_attention = kinds <= {"DynamicLayer", "DynamicSlidingWindowLayer"} and not model._is_stateful
+    if flag == "--student" and not is_attention:  # sample() drops the answers of a batch that have ended
+        return "not all its layers are attention, and the others' memory cannot drop single answers"
+    sizes, head = Counter(), model.get_output_embeddings()
     for module in model.modules():
-        if isinstance(module, bnb.nn.Linear4bit):
-            n_packed += module.weight.quant_state.shape.numel()
-        elif not isinstance(module, torch.nn.Embedding) and module is not model.get_output_embeddings():
-            n_plain += sum(weight.numel() for weight in module.parameters(recurse=False))
-    share = n_packed / (n_packed + n_plain)
-    # ours: 90 %, because what else a dense model has, norms and biases, is below one
-    return f"only {share:.0%} of its layers' weights come in 4 bits, as if experts were left out" if share < 0.9 else None
+        if module is not head and not isinstance(module, torch.nn.Embedding):
+            for weight in module.parameters(recurse=False):
+                packed = isinstance(weight, bnb.nn.Params4bit)
+                sizes[packed] += weight.quant_state.shape.numel() if packed else weight.numel()
+    share = sizes[True] / sizes.total()
+    if share < 0.9:  # ours: because what else a dense model has, norms and biases, is below 1 %
+        return f"only {share:.0%} of its layers' weights come in 4 bits (experts in one tensor do not)"
+    if flag == "--embedder":
+        return None
+    if missing or not hasattr(model, "lm_head"):  # another head, such as a reward model's, would be random
+        return f"expected a causal language model, but it has no {min(missing, default='lm_head')}"
+    # Logits are lm_head(hidden_states(...)) here. What a model does besides, such as a soft cap or a scale,
+    # shows when its lm_head returns known numbers.
+    ids, given = torch.tensor([[0, 1, 2]], device=model.device), []
+    known = torch.linspace(-99, 99, 3 * model.lm_head.out_features).view(1, 3, -1).to(model.lm_head.weight)
 
-
-def logits_fault(model, missing: set[str]) -> str | None:
-    """Whether logits are what lm_head makes of the last hidden states, no more: what the method files compute.
-
-    So a soft cap or a scale is found whatever its name: lm_head is made to return known numbers for a moment.
-    """
-    import torch
-    if missing:
-        return f"expected a causal language model, but {min(missing)} is not among its weights"
-    if not hasattr(model, "lm_head"):
-        return "expected a causal language model with an lm_head"
-    given = []
-
-    def known(module, inputs, output):
-        given[:] = inputs[0], torch.linspace(-99, 99, output.numel(), device=output.device).view_as(output)
-        return given[1].to(output.dtype)
-    ids = torch.tensor([[0, 1, 2]], device=model.device)
-    handle = model.lm_head.register_forward_hook(known)
+    def return_known(module, inputs, output):
+        given.append(inputs[0])
+        return known
+    handle = model.lm_head.register_forward_hook(return_known)
     with torch.no_grad():
         logits = model(input_ids=ids).logits
         handle.remove()
         hidden = hidden_states(model, ids, torch.ones_like(ids))
-    if torch.allclose(logits.float(), given[1], rtol=0.01) and torch.allclose(hidden, given[0], rtol=0.01, atol=0.01):
-        return None
-    return "it rescales or caps its logits, which the files here do not"
+    if (logits - known).abs().max() > 0.1 or not torch.allclose(hidden, given[0], rtol=0.05, atol=0.05):
+        return "it caps or rescales its logits, which the files here do not"
+    return None
 
 
 class Student(NamedTuple):
@@ -1094,87 +1085,71 @@ class Student(NamedTuple):
 
 def load_student(name: str, adapter: str | Path | None = None, template_kwargs: str | None = None) -> Student:
     """A chat model in NF4, with a LoRA adapter that training may go on from, if one is given."""
-    head = template_head(template_kwargs)
     if adapter and (config := Path(adapter, "adapter_config.json")).is_file():
         base = str(json.loads(config.read_text()).get("base_model_name_or_path"))
         on_hub = "/" in base and not Path(base).exists() and not Path(name).exists()
         if base != name and on_hub:  # it would fit, and be wrong
-            raise UserError(f"--adapter {adapter}: it was trained on {base}, not on --student {name}; give that")
+            raise UserError(f"--adapter {adapter}: trained on {base}, not on --student {name}; give that")
     model, tokenizer = load_4bit(name, "--student")
-    from transformers import DynamicCache
-    kinds = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers}
-    if model._is_stateful or not kinds <= {"DynamicLayer", "DynamicSlidingWindowLayer"}:
-        raise UserError(f"--student {name}: it has layers that are not attention, whose memory cannot be cut down to "
-                        "the answers that go on; take another, such as a Llama or Qwen2 kind")
-    tokenizer.chat_template = head + tokenizer.chat_template  # so it is saved with the adapter too
-    end, stop = find_ends(model, tokenizer, name)
-    if adapter:
-        from peft import PeftModel
-        try:
-            model = PeftModel.from_pretrained(model, adapter, is_trainable=True).eval()
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"--adapter {adapter}: expected a folder with a LoRA adapter of {name}, but: "
-                            f"{loading_advice(error)}; check both") from error
-    return Student(model, tokenizer, end, stop, model.device)
-
-
-def find_ends(model, tokenizer, name: str) -> tuple[str, frozenset[int]]:
-    """What training puts behind an answer, and every token that ends one."""
-    shown = apply_template(tokenizer, [{"role": "user", "content": "q"}, {"role": "assistant", "content": "@answer@"}])
-    turn_end, eos = shown.rpartition("@answer@")[2].strip(), tokenizer.eos_token or ""
-    turn_ids = tokenizer(turn_end, add_special_tokens=False).input_ids
+    # In the template itself, so that every use has it, and the tokenizer that is saved beside an adapter too.
+    tokenizer.chat_template = template_head(template_kwargs) + tokenizer.chat_template
+    chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "@answer@"}]
+    turn_end = apply_template(tokenizer, chat).rpartition("@answer@")[2].strip()
+    turn_ids, eos = tokenizer(turn_end, add_special_tokens=False).input_ids, tokenizer.eos_token or ""
+    if not eos and len(turn_ids) != 1:
+        raise UserError(f"--student {name}: no token ends its answers, neither its tokenizer's eos_token nor "
+                        "one of its chat template; set eos_token in its tokenizer_config.json")
     known = model.generation_config.eos_token_id
     stop = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
-    if len(turn_ids) == 1:
-        stop.add(turn_ids[0])
+    stop |= set(turn_ids if len(turn_ids) == 1 else [])
     # ours: a base model may have a template whose end of turn it was never trained on (so users report of
     # Qwen2.5's), and LoRA leaves embeddings as they are: then its own end of text, because that one it knows.
     end = turn_end if eos in turn_end else eos
-    if "@answer@" not in shown or not eos and len(turn_ids) != 1:
-        raise UserError(f"--student {name}: neither its tokenizer (eos_token) nor its chat template names a token "
-                        "that ends an answer; set eos_token in its tokenizer_config.json")
-    return end, frozenset(stop)
+    if adapter:
+        from peft import PeftModel
+        with loading("--adapter", adapter):
+            model = PeftModel.from_pretrained(model, adapter, is_trainable=True).eval()
+    return Student(model, tokenizer, end, frozenset(stop), model.device)
 
 
 def template_head(text: str | None) -> str:
-    """--chat-template-kwargs as statements ahead of a template.
+    """--chat-template-kwargs as statements ahead of a chat template.
 
     >>> template_head('{"enable_thinking": false}')
     '{% set enable_thinking = False %}'
     """
-    try:
+    with contextlib.suppress(ValueError):
         values = json.loads(text or "{}")
-        if isinstance(values, dict) and all(name.isidentifier() for name in values):
+        if isinstance(values, dict) and all(map(str.isidentifier, values)):
             return "".join(f"{{% set {name} = {value!r} %}}" for name, value in values.items())
-    except ValueError:
-        pass
-    raise UserError(f'--chat-template-kwargs: expected JSON such as {{"enable_thinking": false}}, came {text}; mind the quotes')
+    raise UserError(f'--chat-template-kwargs {text}: expected JSON such as {{"enable_thinking": false}}')
 
 
 def apply_template(tokenizer, messages: list[dict], **kwargs) -> str:
-    """The text of a chat. Some templates print today's date, but a run must not change overnight: they get a fixed one."""
+    """The text of a chat; a template that prints today's date gets a fixed one, for a run must stay the same."""
     import jinja2
     date = datetime.date(2024, 7, 26)
     try:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, date_string=date.strftime("%d %b %Y"), strftime_now=date.strftime, **kwargs)
+        return tokenizer.apply_chat_template(messages, tokenize=False, date_string=date.strftime("%d %b %Y"),
+                                             strftime_now=date.strftime, **kwargs)
     except jinja2.TemplateError as error:
-        raise UserError(f"the chat template of {tokenizer.name_or_path} refuses a chat: {error}; take another") from error
+        raise UserError(f"the chat template of {tokenizer.name_or_path} refuses a chat: {error}") from error
 
 
 def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
     """The tokens of a chat up to the assistant's next turn.
 
-    ours: where the template opens a thought there ("<think>"), it is closed at once, because the training pairs
-    hold none: base and trained student alike answer without.
+    ours: a thought that the template opens there is closed at once, because the pairs to train on hold none.
     """
     text = apply_template(tokenizer, messages, add_generation_prompt=True)
-    text = re.sub(r"([<\[◁])([\w:|]*think[\w:|]*)([>\]▷])\s*\Z", r"\1\2\3\n\n\1/\2\3\n\n", text, flags=re.IGNORECASE)
+    # <think>, <seed:think>, [THINK]
+    if opened := re.search(r"([<\[◁])([\w:|]*think\w*[|]?)([>\]▷])\s*\Z", text, re.IGNORECASE):
+        text += "\n\n{}/{}{}\n\n".format(*opened.groups())
     return tokenizer(text, add_special_tokens=False).input_ids
 
 
 def end_once(student: Student, text: str) -> str:
-    """An answer with its end behind it; ends that it brings, as a reply from a chat server may, are taken off first."""
+    """An answer with its end behind it; the ends that a reply brought with it are taken off first."""
     ends = (student.end, *(student.tokenizer.decode([i]) for i in student.stop_ids if i >= 0))
     while text.rstrip().endswith(ends):
         for end in ends:
@@ -1194,7 +1169,7 @@ def pad(rows: list[list[int]], device, left: bool = False) -> tuple:
 
 
 def hidden_states(model, ids, mask):
-    """The last hidden states, (B, T, d), of a causal model with or without LoRA layers; no logits are computed."""
+    """The last hidden states, (B, T, d), of a model with or without LoRA layers; no logits are computed."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return base.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
 
@@ -1211,16 +1186,16 @@ def grouped_batches(lengths: list[int], size: int, rng: random.Random) -> list[l
     return rng.sample(batches, len(batches))
 
 
-def sample(student: Student, prompts: list[list[int]], temperature: float, max_new_tokens: int, seed: int) -> list[dict]:
-    """One answer to each prompt of a batch: {"response", "cut_off", "n_tokens", "tokens"}, the last with its end token.
+def sample(student, prompts: list[list[int]], temperature: float, max_new_tokens: int, seed: int) -> list[dict]:
+    """One answer to each prompt of a batch: {"response", "cut_off", "n_tokens", "tokens" with the end token}.
 
-    temperature 0 takes the likeliest token. The prompts are left-padded; rows that are done leave the batch.
-    No top-k, no top-p.
+    temperature 0 takes the likeliest token; no top-k, no top-p. Prompts are padded on the left.
     """
     import torch
     from transformers import DynamicCache
     model, device = student.model.eval(), student.device
-    generator, stop = torch.Generator(device).manual_seed(seed), torch.tensor(sorted(student.stop_ids), device=device)
+    generator = torch.Generator(device).manual_seed(seed)
+    stop = torch.tensor(sorted(student.stop_ids), device=device)
     ids, mask = pad(prompts, device, left=True)  # (B, T) each
     rows = torch.arange(len(prompts), device=device)  # those still in the batch
     alive = torch.ones_like(rows, dtype=torch.bool)
@@ -1243,33 +1218,32 @@ def sample(student: Student, prompts: list[list[int]], temperature: float, max_n
             keep = alive.nonzero()[:, 0]
             cache.batch_select_indices(keep)
             ids, mask, rows, alive = (x[keep] for x in (ids, mask, rows, alive))
-    out = []
+    outs = []
     for row in tokens.tolist():
         written = list(itertools.takewhile(lambda token: token not in student.stop_ids, row))
-        text = student.tokenizer.decode(written, skip_special_tokens=True)
-        out.append({"response": text, "cut_off": len(written) == max_new_tokens, "n_tokens": len(written),
-                    "tokens": row[:len(written) + 1]})
-    return out
+        text, n = student.tokenizer.decode(written, skip_special_tokens=True), len(written)
+        outs.append({"response": text, "cut_off": n == max_new_tokens, "n_tokens": n, "tokens": row[:n + 1]})
+    return outs
 
 
-def answer(args, run, name: str, student, rows: list[dict], question, temperature: float, n: int = 1) -> dict[str, list[dict]]:
-    """n answers to every question, by id; kept batch by batch, so a killed run goes on from the last batch.
+def answer(args, run, name: str, student, rows: list[dict], question, temperature: float, n: int = 1) -> dict:
+    """n answers to every question, by id; kept batch by batch, so a killed run goes on from the last one.
 
-    student: a function that loads it, called only if something is left to do; question: makes a problem's chat.
+    student: a function that loads it, called only if something is to be done; question: a problem's chat.
     """
     problems = {row["id"]: row["problem"] for row in rows}
-    # by length: less padding
+    # ours: by length, because that leaves less padding
     order = sorted((len(row["problem"]), row["id"], i) for row in rows for i in range(n))
     items = [{"id": row_id, "sample": i} for _, row_id, i in order]
+    batches = [items[i:i + args.sample_batch] for i in range(0, len(items), args.sample_batch)]
 
     def make(batch):
         prompts = [prompt_ids(student().tokenizer, question(problems[item["id"]])) for item in batch]
         seed = torch_seed(args.seed, name, batch[0]["id"], batch[0]["sample"])
         outs = sample(student(), prompts, temperature, args.max_new_tokens, seed)
-        return [item | {key: out[key] for key in ("response", "cut_off", "n_tokens")}
-                for item, out in zip(batch, outs, strict=True)]
-    found: dict[str, list[dict]] = {row["id"]: [] for row in rows}
-    batches = [items[i:i + args.sample_batch] for i in range(0, len(items), args.sample_batch)]
+        kept = [{key: out[key] for key in ("response", "cut_off", "n_tokens")} for out in outs]
+        return [item | out for item, out in zip(batch, kept, strict=True)]
+    found = {row["id"]: [] for row in rows}
     for out in run.batches(name, batches, make, unit="answer"):
         found[out["id"]].append(out)
     return found
