@@ -959,15 +959,16 @@ def load_questions(data: str, n_val: int, seed: int, val: str | None = None, ood
     return Questions(pool, chosen, left, n_samples, removed)
 
 
-# --- Models: 4-bit weights from the Hub or a folder; prompts; sampling. -------------------------------------
+# --- Models: 4-bit weights from the Hub or a folder; prompts; sampling. ---
 def check_checkpoint(name: str | None, flag: str) -> None:
     """Refuse early what holds no model or adapter, in a folder or on the Hub; None is fine."""
     file = "adapter_config.json" if flag == "--adapter" else "config.json"
     if name is None or Path(name, file).is_file():
         return
-    if Path(name).is_dir() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        found = f"there is no {file} in that folder" if Path(name).is_dir() else "no such folder"
-        raise UserError(f"{flag} {name}: {found}; give a checkpoint's, or a Hub name such as Qwen/Qwen2.5-3B")
+    if Path(name).is_dir():
+        raise UserError(f"{flag} {name}: there is no {file} in that folder; give a checkpoint's")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UserError(f"{flag} {name}: no such folder; give one, or a Hub name like Qwen/Qwen2.5-3B")
     from huggingface_hub import hf_hub_download
     with loading(flag, name):
         hf_hub_download(name, file)
@@ -979,12 +980,12 @@ def loading(flag: str, name):
     try:
         yield
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        text = str(error).strip().partition("\n")[0]
+        text = str(error).strip()
         if "out of memory" in text:
             raise
-        if "gated" in str(error).lower() or "401" in str(error):
+        if "gated" in text.lower() or "401" in text:
             text = "the weights are gated: accept their licence on the Hub, then run `hf auth login`"
-        raise UserError(f"{flag} {name} can't be loaded: {text}") from error
+        raise UserError(f"{flag} {name} can't be loaded: {text.splitlines()[0]}") from error
 
 
 def load_tokenizer(name: str, flag: str):
@@ -992,7 +993,7 @@ def load_tokenizer(name: str, flag: str):
     with loading(flag, name):
         tokenizer = AutoTokenizer.from_pretrained(name)
     if tokenizer.chat_template is None and flag != "--embedder":
-        raise UserError(f"{flag} {name}: its tokenizer has no chat template; take another model, or add one")
+        raise UserError(f"{flag} {name}: its tokenizer has no chat template; add one, or take another model")
     return tokenizer
 
 
@@ -1035,7 +1036,6 @@ def load_4bit(name: str, flag: str) -> tuple:
 
 def find_fault(model, tokenizer, missing: set[str], flag: str) -> str | None:
     """Why a model is of no use here, by what it has and does, not by its name; None if it is of use."""
-    import bitsandbytes as bnb
     import torch
     from transformers import DynamicCache
     last, n_rows = max(tokenizer.get_vocab().values()), model.get_input_embeddings().num_embeddings
@@ -1045,18 +1045,18 @@ def find_fault(model, tokenizer, missing: set[str], flag: str) -> str | None:
     is_attention = kinds <= {"DynamicLayer", "DynamicSlidingWindowLayer"} and not model._is_stateful
     if flag == "--student" and not is_attention:  # sample() drops the answers that have ended
         return "not all its layers are attention, and the others' memory cannot drop single answers"
-    sizes = Counter()
+    sizes = Counter()  # of the layers: by whether they are in 4 bits
     for module in model.modules():
         if module is not model.get_output_embeddings() and not isinstance(module, torch.nn.Embedding):
             for weight in module.parameters(recurse=False):
-                packed = isinstance(weight, bnb.nn.Params4bit)
-                sizes[packed] += weight.quant_state.shape.numel() if packed else weight.numel()
+                state = getattr(weight, "quant_state", None)
+                sizes[bool(state)] += state.shape.numel() if state else weight.numel()
     share = sizes[True] / sizes.total()
     if share < 0.9:  # ours: because what else a dense model has, norms and biases, is below 1 %
         return f"only {share:.0%} of its layers' weights come in 4 bits (experts in one tensor do not)"
     if flag == "--embedder":
         return None
-    if missing or not hasattr(model, "lm_head"):  # another head, such as a reward model's, would be random
+    if missing or not hasattr(model, "lm_head"):  # a reward model's own head would be drawn at random
         return f"expected a causal language model, but it has no {min(missing, default='lm_head')}"
     # Logits are lm_head(hidden_states(...)) here. Whether the model does more, as a soft cap or a scale, is
     # seen when its lm_head returns known numbers.
@@ -1093,19 +1093,19 @@ def load_student(name: str, adapter: str | Path | None = None, template_kwargs: 
             raise UserError(f"--adapter {adapter}: trained on {base}, not on --student {name}; give that")
     model, tokenizer = load_4bit(name, "--student")
     # in the template itself: so every use has it, and the tokenizer saved beside an adapter too
-    tokenizer.chat_template = template_head(template_kwargs) + tokenizer.chat_template
+    tokenizer.chat_template = template_head(template_kwargs) + tokenizer.get_chat_template()
     chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "@answer@"}]
-    turn_end = apply_template(tokenizer, chat).rpartition("@answer@")[2].strip()
-    turn_ids, eos = tokenizer(turn_end, add_special_tokens=False).input_ids, tokenizer.eos_token or ""
-    stop, known = {tokenizer.eos_token_id}, model.generation_config.eos_token_id
-    stop |= set(known if isinstance(known, list) else [known])
+    turn_end, eos = apply_template(tokenizer, chat).rpartition("@answer@")[2].strip(), tokenizer.eos_token
+    turn_ids = tokenizer(turn_end, add_special_tokens=False).input_ids
+    if not eos and len(turn_ids) != 1:
+        raise UserError(f"--student {name}: neither its tokenizer nor its chat template has a token that "
+                        "ends answers; set eos_token in its tokenizer_config.json")
+    known = model.generation_config.eos_token_id
+    stop = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])}
     stop |= set(turn_ids if len(turn_ids) == 1 else [])
     # ours: a base model may have a template whose end of turn it was never trained on (so users report of
-    # Qwen2.5's), and LoRA leaves embeddings as they are: then its own end of text, because that one it knows.
-    end = turn_end if eos in turn_end else eos
-    if not eos and len(turn_ids) != 1:
-        raise UserError(f"--student {name}: neither its tokenizer nor its chat template has a token that ends "
-                        "answers; set eos_token in its tokenizer_config.json")
+    # Qwen2.5's), and LoRA leaves embeddings as they are: then its own end of text, which it knows.
+    end = eos if eos and eos not in turn_end else turn_end
     if adapter:
         from peft import PeftModel
         with loading("--adapter", adapter):
@@ -1147,8 +1147,8 @@ def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
     """
     text = apply_template(tokenizer, messages, add_generation_prompt=True)
     # <think>, <seed:think>, [THINK]
-    if opened := re.search(r"([<\[◁])([\w:|]*think\w*[|]?)([>\]▷])\s*\Z", text, re.IGNORECASE):
-        text += "\n\n{}/{}{}\n\n".format(*opened.groups())
+    opened = re.search(r"([<\[◁])([\w:|]*think\w*\|?)([>\]▷])\s*\Z", text, re.IGNORECASE)
+    text += "\n\n{}/{}{}\n\n".format(*opened.groups()) if opened else ""
     return tokenizer(text, add_special_tokens=False).input_ids
 
 
@@ -1245,8 +1245,8 @@ def answer(args, run, name: str, student, rows: list[dict], question, temperatur
         prompts = [prompt_ids(student().tokenizer, question(problems[item["id"]])) for item in batch]
         seed = torch_seed(args.seed, name, batch[0]["id"], batch[0]["sample"])
         outs = sample(student(), prompts, temperature, args.max_new_tokens, seed)
-        kept = [{key: out[key] for key in ("response", "cut_off", "n_tokens")} for out in outs]
-        return [item | out for item, out in zip(batch, kept, strict=True)]
+        return [item | {key: out[key] for key in ("response", "cut_off", "n_tokens")}
+                for item, out in zip(batch, outs, strict=True)]
     found = {row["id"]: [] for row in rows}
     for out in run.batches(name, batches, make, unit="answer"):
         found[out["id"]].append(out)

@@ -254,7 +254,7 @@ def shuffle_profile(profile: dict[str, list[str]], skill_map: dict[str, list[str
     return {question: [other[skill] for skill in skills if skill in other] for question, skills in profile.items()}
 
 
-# --- The student: sampling and training. -----------------------------------------------------------------------------------------------------
+# --- The student: its prompt and its training. -----------------------------------------------------------------------------------------------------
 def question(problem: str) -> list[dict]:
     """The chat that asks a problem: the only place where a prompt is made, for answering, training and testing."""
     return [{"role": "user", "content": STUDENT_PROMPT.format(problem=problem)}]

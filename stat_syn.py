@@ -439,7 +439,7 @@ def take_over(args, run) -> None:
             raise UserError(f"{run.path}/{new}: it is not the one of --profile-from {source}; go on without that, or choose another --out")
 
 
-# --- Copied from stat_sel.py, where it is explained: steps 1 to 4, the control, the student's sampling and training. ---------------------------
+# --- Copied from stat_sel.py, where it is explained: steps 1 to 4, the control, the student's prompt and training. ---------------------------
 # Copied from stat_sel.is_difficult
 def is_difficult(rewards: list[float], tau1: float, tau2: float) -> bool:
     """Whether R(q) = 0, by the rewards r_q,1..r_q,t of one answer's steps, in [0, 1], t >= 1 (§2.1, Eq. 1).
