@@ -591,6 +591,8 @@ def main(args: Args) -> None:
         raise UserError("--select reward and --reward-model NAME belong together; give both or none")
     for flag, name in (("--student", args.student), ("--reward-model", args.reward_model)):
         common.check_checkpoint(None if args.plan else name, flag)  # now, not after hours
+    if args.reward_model and not args.plan:
+        common.load_tokenizer(args.reward_model, "--reward-model")  # refused if it has no chat template
     levels = set(args.levels)
     tests, pool = ([row for row in common.load(args.data, split) if not levels or row["level"] in levels] for split in ("test", "train"))
     pool = common.without([row for row in pool if row["answer"] and row["solution"]], tests)

@@ -234,6 +234,26 @@ def test_a_cpu_computes_in_float32_whatever_the_checkpoint_holds(tmp_path, monke
     assert {m.compute_dtype for m in quantised} == {m.weight.quant_state.dtype for m in quantised} == {torch.float32}
 
 
+def test_a_checkpoint_in_four_bits_computes_in_float32_on_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    path = make_model(tmp_path)
+    nf4 = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    transformers.AutoModelForCausalLM.from_pretrained(path, quantization_config=nf4, dtype=torch.bfloat16).save_pretrained(path)
+    model = common.load_student(path).model
+    assert {p.dtype for p in model.parameters()} == {torch.float32, torch.uint8}
+    quantised = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
+    assert {m.compute_dtype for m in quantised} == {m.weight.quant_state.dtype for m in quantised} == {torch.float32}
+
+
+@pytest.mark.parametrize("file, text", [
+    ("model.safetensors", "abc"), ("tokenizer.json", "{}"), ("tokenizer.json", "{"), ("config.json", "[]"), ("config.json", '{"model_type": "x"}')])
+def test_a_broken_checkpoint_gets_one_sentence(tmp_path, file, text):
+    path = make_model(tmp_path)
+    (tmp_path / file).write_text(text)
+    with pytest.raises(common.UserError, match="^--student .* can't be loaded: [^\\n]+$"):
+        common.load_student(path)
+
+
 def test_a_gpu_without_bfloat16_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
@@ -276,10 +296,12 @@ def test_a_template_that_prints_the_date_prints_a_fixed_one(date, text):
     assert f"Today: {text}<|eot|>" in shown(make_tokenizer(TEMPLATE.replace("date_string", date)))
 
 
-def test_a_template_that_refuses_a_chat_gets_one_sentence():
-    tokenizer = make_tokenizer("{{ raise_exception('System role not supported') }}")
-    with pytest.raises(common.UserError, match="refuses a chat: System role not supported"):
-        common.prompt_ids(tokenizer, QUESTION)
+@pytest.mark.parametrize("template, words", [
+    ("{{ raise_exception('System role not supported') }}", "System role not supported"), ("{{ 1 + 'a' }}", "unsupported operand"),
+    ("{% for %}", "Expected an expression"), ("{{ nowhere.to_be.found }}", "undefined")])
+def test_a_template_that_refuses_a_chat_gets_one_sentence(template, words):
+    with pytest.raises(common.UserError, match=f"refuses a chat: .*{words}"):
+        common.prompt_ids(make_tokenizer(template), QUESTION)
 
 
 def test_without_an_end_token_the_template_s_end_of_turn_is_taken(tmp_path):
