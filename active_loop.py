@@ -56,6 +56,7 @@ HOW = ("teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd", "
 @dataclass(frozen=True)
 class Args:
     student: str = "Qwen/Qwen2.5-3B"  # model to improve: Hub name or folder
+    chat_template_kwargs: str | None = None  # JSON that every use of the student's chat template gets, such as {"enable_thinking": false}
     data: str = "gsm8k"  # "gsm8k", "math", or a folder with train.jsonl (for D_0) and test.jsonl
     levels: tuple[int, ...] = ()  # only questions of these levels, for D_0 and for testing; the paper's Math1-3 is --data math --levels 1 2 3
     n_seeds: int = 2000  # size of D_0, drawn from the train split (ours: for one GPU and an evening)
@@ -271,13 +272,13 @@ def rewards(args, rows: list[dict], answers: list[str]) -> list[float]:
     gc.collect()  # PEFT's wrappers refer to one another
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    try:
+    # on a CPU in float32, since half precision is slow or wrong there
+    dtype, where = (torch.bfloat16, {"": 0}) if torch.cuda.is_available() else (torch.float32, None)
+    with common.loading("--reward-model", args.reward_model):
         tokenizer = AutoTokenizer.from_pretrained(args.reward_model)
         model, info = AutoModelForSequenceClassification.from_pretrained(
             args.reward_model, quantization_config=quantization if torch.cuda.is_available() else None, num_labels=1, output_loading_info=True,
-            device_map={"": 0} if torch.cuda.is_available() else None)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--reward-model {args.reward_model} can't be loaded: {common.loading_advice(error)}") from error
+            dtype=dtype, device_map=where)
     if info["missing_keys"] or tokenizer.chat_template is None:
         raise UserError(f"--reward-model {args.reward_model}: expected a reward model of one output with a chat template, but "
                         f"{min(info['missing_keys'], default='the template')} is missing; take another")
@@ -297,7 +298,7 @@ def select(args, run, t: int, teacher, student, seeds: list[dict], barred: set[s
     if args.select == "static_loss" and t > 0:  # the base student's ranking is kept
         return run.step(f"r{t}_selected.json", lambda: run.read("r0_selected.json") | {
             "losses": {}, "rho_length": None, "cut_off": 0, "tokens": [0, 0]})
-    own = answer(args, run, f"r{t}_answers.jsonl", student, seeds, 0.0) if args.select not in ("random", "true_loss") else {}
+    own = common.answer(args, run, f"r{t}_answers.jsonl", student, seeds, question, 0.0) if args.select not in ("random", "true_loss") else {}
 
     def make():
         # ours: an answer that was cut off at the length limit has no score, because what runs on and on looks certain; its seed comes last, so that
@@ -396,7 +397,7 @@ def compare_children(args, run, t: int, student, items: list[dict], seed_losses:
     """Rank correlation between the losses on the selected seeds and on the items made from them, both by this round's student on its own answers."""
     if not seed_losses or args.select == "true_loss":
         return None
-    own = answer(args, run, f"r{t}_child_answers.jsonl", student, items, 0.0)
+    own = common.answer(args, run, f"r{t}_child_answers.jsonl", student, items, question, 0.0)
 
     def make():
         found = losses(args, student(), items, {i: None if rows[0]["cut_off"] else rows[0]["response"] for i, rows in own.items()})
@@ -409,7 +410,7 @@ def compare_children(args, run, t: int, student, items: list[dict], seed_losses:
 def evaluate(args, run, t: int, student, tests: list[dict]) -> list[dict]:
     """Whether each test question is answered rightly by the student of t rounds; None where no final answer was found."""
     def make():
-        found = answer(args, run, f"r{t}_test_answers.jsonl", student, tests, 0.0)
+        found = common.answer(args, run, f"r{t}_test_answers.jsonl", student, tests, question, 0.0)
         return [{"id": row["id"], "is_right": common.score(found[row["id"]][0]["response"], row["answer"]), "cut_off": found[row["id"]][0]["cut_off"]}
                 for row in tests]
     return run.step(f"r{t}_test.jsonl", make)
@@ -422,67 +423,11 @@ def question(problem: str) -> list[dict]:
     return [{"role": "user", "content": STUDENT_PROMPT.format(problem=problem)}]
 
 
-# Copied from stat_sel.sample
-@torch.no_grad()
-def sample(student: common.Student, prompts: list[list[int]], temperature: float, max_new_tokens: int, seed: int) -> list[dict]:
-    """One answer to each prompt of a batch: {"response", "cut_off", "n_tokens", "tokens"}, the last with the end token that was written.
-
-    temperature 0 takes the likeliest token. The prompts are left-padded; rows that are done leave the batch. No top-k, no top-p.
-    """
-    from transformers import DynamicCache
-    model, device = student.model.eval(), student.device
-    generator, stop = torch.Generator(device).manual_seed(seed), torch.tensor(sorted(student.stop_ids), device=device)
-    width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=device)  # (B, T)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)  # (B, T)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    rows, alive = torch.arange(len(prompts), device=device), torch.ones(len(prompts), dtype=torch.bool, device=device)
-    cache, tokens = DynamicCache(config=model.config), stop[0].repeat(len(prompts), max_new_tokens)
-    for t in range(max_new_tokens):
-        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, cache=cache, logits_to_keep=1).logits[:, -1].float()
-        ids = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator) if temperature > 0 else logits.argmax(-1, keepdim=True)
-        tokens[rows, t] = ids[:, 0]
-        alive &= ~torch.isin(ids[:, 0], stop)
-        if not alive.any():
-            break
-        mask, positions = torch.cat([mask, mask.new_ones(len(mask), 1)], 1), positions[:, -1:] + 1
-        if alive.sum() <= 0.75 * len(alive):  # ours: not for every single row, because it copies the cache
-            keep = alive.nonzero()[:, 0]
-            cache.batch_select_indices(keep)
-            ids, mask, positions, rows, alive = (x[keep] for x in (ids, mask, positions, rows, alive))
-    written = [list(itertools.takewhile(lambda token: token not in student.stop_ids, row)) for row in tokens.tolist()]
-    texts = student.tokenizer.batch_decode(written, skip_special_tokens=True)
-    return [{"response": text, "cut_off": len(w) == max_new_tokens, "n_tokens": len(w), "tokens": row[:len(w) + 1]}
-            for text, w, row in zip(texts, written, tokens.tolist(), strict=True)]
-
-
-# Copied from stat_sel.answer
-def answer(args, run, name: str, student, rows: list[dict], temperature: float, n: int = 1) -> dict[str, list[dict]]:
-    """n answers to every question, by id; written batch by batch, so a killed run goes on from the last batch.
-
-    student: a function that loads it, called only if something is left to do.
-    """
-    order = sorted((len(row["problem"]), row["id"], i) for row in rows for i in range(n))  # length-sorted batches waste less padding
-    items = [{"id": row_id, "sample": i} for _, row_id, i in order]
-    problems = {row["id"]: row["problem"] for row in rows}
-    batches = [items[i:i + args.sample_batch] for i in range(0, len(items), args.sample_batch)]
-
-    def make(batch):
-        prompts = [common.prompt_ids(student().tokenizer, question(problems[item["id"]])) for item in batch]
-        seed = common.torch_seed(args.seed, name, batch[0]["id"], batch[0]["sample"])
-        outs = sample(student(), prompts, temperature, args.max_new_tokens, seed)
-        return [item | {name: out[name] for name in ("response", "cut_off", "n_tokens")} for item, out in zip(batch, outs, strict=True)]
-    found: dict[str, list[dict]] = {row["id"]: [] for row in rows}
-    for out in run.batches(name, batches, make, unit="answer"):
-        found[out["id"]].append(out)
-    return found
-
-
 # Copied from stat_sel.encode
 def encode(student: common.Student, messages: list[dict], max_tokens: int) -> tuple[list[int], int] | None:
     """Tokens of a chat that ends in the answer to learn, and how many come before it; None if nothing of it is left within max_tokens."""
     prompt = common.prompt_ids(student.tokenizer, messages[:-1])
-    ids = prompt + student.tokenizer(messages[-1]["content"] + student.end, add_special_tokens=False).input_ids
+    ids = prompt + student.tokenizer(common.end_once(student, messages[-1]["content"]), add_special_tokens=False).input_ids
     return (ids[:max_tokens], len(prompt)) if len(prompt) < max_tokens else None
 
 
@@ -637,6 +582,7 @@ def plan(args, seeds: list[dict]) -> None:
 
 def main(args: Args) -> None:
     common.check_args(args, lr=1, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9, sampling=1e9)
+    common.template_head(args.chat_template_kwargs)  # refuses what is not JSON
     if args.n_agreeing > args.n_solutions:
         raise UserError(f"--n-agreeing: expected at most --n-solutions {args.n_solutions}, came {args.n_agreeing}")
     if args.sampling and args.select in ("badge", "lion"):
@@ -645,6 +591,8 @@ def main(args: Args) -> None:
         raise UserError("--select reward and --reward-model NAME belong together; give both or none")
     for flag, name in (("--student", args.student), ("--reward-model", args.reward_model)):
         common.check_checkpoint(None if args.plan else name, flag)  # now, not after hours
+    if args.reward_model and not args.plan:
+        common.load_tokenizer(args.reward_model, "--reward-model")  # refused if it has no chat template
     levels = set(args.levels)
     tests, pool = ([row for row in common.load(args.data, split) if not levels or row["level"] in levels] for split in ("test", "train"))
     pool = common.without([row for row in pool if row["answer"] and row["solution"]], tests)
@@ -676,10 +624,10 @@ def main(args: Args) -> None:
             train_rows = [{"messages": question(row["problem"]) + [{"role": "assistant", "content": row["response"]}]} for row in items]
             student.cache_clear()  # one model at a time
             train_rows = run.step(f"train_r{t}.jsonl", lambda rows=train_rows: rows)
-            train(args, run, common.load_student(args.student, earlier), train_rows, f"r{t}")
+            train(args, run, common.load_student(args.student, earlier, args.chat_template_kwargs), train_rows, f"r{t}")
         if t:
             adapter.with_suffix(".checkpoint.pt").unlink(missing_ok=True)
-        student = functools.cache(lambda adapter=adapter: common.load_student(args.student, adapter))
+        student = functools.cache(lambda adapter=adapter: common.load_student(args.student, adapter, args.chat_template_kwargs))
         outcome = evaluate(args, run, t, student, tests)
         n_right = sum(row["is_right"] is True for row in outcome)
         curve.append({"round": t, "items": len(items), "right": [n_right, len(outcome)], "tokens": list(tokens)})

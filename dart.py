@@ -30,7 +30,6 @@ Writes  runs/dart/  args.json env.json 0_questions.jsonl 1_own.jsonl 1_levels.js
         adapter/<mapper, arm, grpo_1, ...>/ 5_answers_<arm>_<set>.jsonl 5_test_<arm>.jsonl metrics.jsonl result.json
 """
 import contextlib
-import itertools
 import math
 import re
 import shutil
@@ -55,6 +54,7 @@ HOW = ("micro_batch", "sample_batch", "checkpointing", "save_every")
 class Args:
     student: str = "Qwen/Qwen2.5-3B-Instruct"  # target, and mapper: Hub name or folder of a chat model
     adapter: str | None = None  # LoRA adapter that arms base and grpo start from, such as runs/stat_sel/adapter/stat; without a KL term
+    chat_template_kwargs: str | None = None  # JSON that every use of the student's chat template gets, such as {"enable_thinking": false}
     data: str = "gsm8k"  # "gsm8k", "math", or a folder with train.jsonl (D) and test.jsonl (in distribution)
     ood: tuple[str, ...] = ("math_perturb_hard",)  # sets to test on out of distribution: names as of --data, or .jsonl files
     retention: tuple[str, ...] = ("math500",)  # sets of what the target could do before
@@ -323,7 +323,7 @@ def grpo_step(args, student: common.Student, optimizer, batch: list[dict], ask, 
     """G completions of each row's prompt, their rewards, advantages within each group, one update; what the log says of it."""
     drawn = [row for row in batch for _ in range(args.group)]
     prompts = [ids for row in batch for ids in [common.prompt_ids(student.tokenizer, ask(row))] * args.group]
-    outs = [out for i in range(0, len(prompts), args.sample_batch) for out in sample(
+    outs = [out for i in range(0, len(prompts), args.sample_batch) for out in common.sample(
         student, prompts[i:i + args.sample_batch], 1.0, args.max_new_tokens, common.torch_seed(*seeds, i))]
     judged, signal = rate(drawn, outs), []
     for i in range(0, len(drawn), args.group):
@@ -440,7 +440,7 @@ def rewrite_all(args, run, name: str, student, rows: list[dict], n: int) -> list
     def make(batch):
         prompts = [common.prompt_ids(student().tokenizer, rewriting(by_id[item["id"]])) for item in batch]
         seed = common.torch_seed(args.seed, name, batch[0]["id"], batch[0]["sample"])
-        outs = sample(student(), prompts, args.temperature, args.max_new_tokens, seed)
+        outs = common.sample(student(), prompts, args.temperature, args.max_new_tokens, seed)
         judged = judge(args, student(), [by_id[item["id"]] for item in batch], outs)
         return [item | {name: out[name] for name in ("response", "n_tokens", "cut_off")} | one
                 for item, out, one in zip(batch, outs, judged, strict=True)]
@@ -512,7 +512,7 @@ def evaluate_sets(args, run, arm: str, student, tests: dict[str, list[dict]]) ->
         out = []
         for name, rows in tests.items():
             stem = re.sub(r"\W+", "_", Path(name).stem)
-            found = answer(args, run, f"5_answers_{arm}_{stem}.jsonl", student, rows, 0.0)
+            found = common.answer(args, run, f"5_answers_{arm}_{stem}.jsonl", student, rows, question, 0.0)
             out += [{"id": row["id"], "set": name, "is_right": common.score(found[row["id"]][0]["response"], row["answer"]),
                      "cut_off": found[row["id"]][0]["cut_off"]} for row in rows]
         return out
@@ -526,67 +526,11 @@ def question(problem: str) -> list[dict]:
     return [{"role": "user", "content": STUDENT_PROMPT.format(problem=problem)}]
 
 
-# Copied from stat_sel.sample
-@torch.no_grad()
-def sample(student: common.Student, prompts: list[list[int]], temperature: float, max_new_tokens: int, seed: int) -> list[dict]:
-    """One answer to each prompt of a batch: {"response", "cut_off", "n_tokens", "tokens"}, the last with the end token that was written.
-
-    temperature 0 takes the likeliest token. The prompts are left-padded; rows that are done leave the batch. No top-k, no top-p.
-    """
-    from transformers import DynamicCache
-    model, device = student.model.eval(), student.device
-    generator, stop = torch.Generator(device).manual_seed(seed), torch.tensor(sorted(student.stop_ids), device=device)
-    width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=device)  # (B, T)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)  # (B, T)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    rows, alive = torch.arange(len(prompts), device=device), torch.ones(len(prompts), dtype=torch.bool, device=device)
-    cache, tokens = DynamicCache(config=model.config), stop[0].repeat(len(prompts), max_new_tokens)
-    for t in range(max_new_tokens):
-        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, cache=cache, logits_to_keep=1).logits[:, -1].float()
-        ids = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator) if temperature > 0 else logits.argmax(-1, keepdim=True)
-        tokens[rows, t] = ids[:, 0]
-        alive &= ~torch.isin(ids[:, 0], stop)
-        if not alive.any():
-            break
-        mask, positions = torch.cat([mask, mask.new_ones(len(mask), 1)], 1), positions[:, -1:] + 1
-        if alive.sum() <= 0.75 * len(alive):  # ours: not for every single row, because it copies the cache
-            keep = alive.nonzero()[:, 0]
-            cache.batch_select_indices(keep)
-            ids, mask, positions, rows, alive = (x[keep] for x in (ids, mask, positions, rows, alive))
-    written = [list(itertools.takewhile(lambda token: token not in student.stop_ids, row)) for row in tokens.tolist()]
-    texts = student.tokenizer.batch_decode(written, skip_special_tokens=True)
-    return [{"response": text, "cut_off": len(w) == max_new_tokens, "n_tokens": len(w), "tokens": row[:len(w) + 1]}
-            for text, w, row in zip(texts, written, tokens.tolist(), strict=True)]
-
-
-# Copied from stat_sel.answer
-def answer(args, run, name: str, student, rows: list[dict], temperature: float, n: int = 1) -> dict[str, list[dict]]:
-    """n answers to every question, by id; written batch by batch, so a killed run goes on from the last batch.
-
-    student: a function that loads it, called only if something is left to do.
-    """
-    order = sorted((len(row["problem"]), row["id"], i) for row in rows for i in range(n))  # length-sorted batches waste less padding
-    items = [{"id": row_id, "sample": i} for _, row_id, i in order]
-    problems = {row["id"]: row["problem"] for row in rows}
-    batches = [items[i:i + args.sample_batch] for i in range(0, len(items), args.sample_batch)]
-
-    def make(batch):
-        prompts = [common.prompt_ids(student().tokenizer, question(problems[item["id"]])) for item in batch]
-        seed = common.torch_seed(args.seed, name, batch[0]["id"], batch[0]["sample"])
-        outs = sample(student(), prompts, temperature, args.max_new_tokens, seed)
-        return [item | {name: out[name] for name in ("response", "cut_off", "n_tokens")} for item, out in zip(batch, outs, strict=True)]
-    found: dict[str, list[dict]] = {row["id"]: [] for row in rows}
-    for out in run.batches(name, batches, make, unit="answer"):
-        found[out["id"]].append(out)
-    return found
-
-
 # Copied from stat_sel.encode
 def encode(student: common.Student, messages: list[dict], max_tokens: int) -> tuple[list[int], int] | None:
     """Tokens of a chat that ends in the answer to learn, and how many come before it; None if nothing of it is left within max_tokens."""
     prompt = common.prompt_ids(student.tokenizer, messages[:-1])
-    ids = prompt + student.tokenizer(messages[-1]["content"] + student.end, add_special_tokens=False).input_ids
+    ids = prompt + student.tokenizer(common.end_once(student, messages[-1]["content"]), add_special_tokens=False).input_ids
     return (ids[:max_tokens], len(prompt)) if len(prompt) < max_tokens else None
 
 
@@ -671,6 +615,7 @@ def read_sets(args) -> tuple[dict[str, str], list[dict], dict[str, list[dict]]]:
     """Refuses what cannot be done, before anything is loaded; then (column of each test set, D, questions of each test set)."""
     common.check_args(args, lr=1, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9, rl_lr=1, clip=1, beta=1e9, min_gap=1e9,
                       temperature=1e9)
+    common.template_head(args.chat_template_kwargs)  # refuses what is not JSON
     bought = [arm for arm in args.arms if arm in ("best_of_n", "rejection", "grpo")]
     columns = {args.data: "in distribution"} | dict.fromkeys(args.ood, "out of distribution") | dict.fromkeys(args.retention, "retention")
     if args.group < 2:
@@ -728,7 +673,7 @@ def make_data(args, run, load, rows: list[dict], own: dict, arm: str, budget: in
     if arm == "rejection":
         samples = [own]  # those of step 1 are the first
         while sum(n_generated(outs) for sampled in samples for outs in sampled.values()) < budget:
-            samples.append(answer(args, run, f"3_own_{len(samples)}.jsonl", load, rows, 1.0, 1))
+            samples.append(common.answer(args, run, f"3_own_{len(samples)}.jsonl", load, rows, question, 1.0, 1))
         good = [next((out["response"] for sampled in samples for out in sampled[row["id"]] if solves(row, out)), None) for row in rows]
         return [row | ({"from": "rewrite", "solution": text} if text else {}) for row, text in zip(given, good, strict=True)]
     if arm == "best_of_n":
@@ -765,13 +710,13 @@ def main(args: Args) -> None:
         """The target under an adapter; one model is in memory at a time. fresh: one to train, which is not kept."""
         if fresh or adapter not in loaded:
             loaded.clear()
-            student = common.load_student(args.student, adapter)
+            student = common.load_student(args.student, adapter, args.chat_template_kwargs)
             return student if fresh else loaded.setdefault(adapter, student)
         return loaded[adapter]
     own, n_learnable, budget = {}, None, args.budget_tokens
     data, outcomes = {}, {}
     if set(args.arms) & {"prompt", "best_of_n", "rejection", "dart"}:
-        own = answer(args, run, "1_own.jsonl", load, rows, 1.0, args.n_own)
+        own = common.answer(args, run, "1_own.jsonl", load, rows, question, 1.0, args.n_own)
         rows = measure(args, run, load, rows, own)
         n_learnable = sum(row["on"] - row["raw"] >= args.min_gap for row in rows)
         print(f"  {n_learnable} of {len(rows)} demonstrations are less likely than the target's own right answers by --min-gap {args.min_gap}")

@@ -52,8 +52,8 @@ from common import Request, UserError
 HOW = ("teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd", "usd_per_m_in", "usd_per_m_out", "plan", "micro_batch", "sample_batch",
        "prm_batch", "checkpointing", "profile_from", "writer_url", "writer_usd_per_m_in", "writer_usd_per_m_out")
 # Arguments that steps 1 to 4 follow from: these must agree with the run that --profile-from names.
-PROFILED_BY = ("student", "adapter", "data", "val", "skills", "skill_map", "label_test", "seed", "limit", "teacher", "n_val", "difficulty", "prm",
-               "compare", "tau1", "tau2", "length_words", "temperature", "max_new_tokens")
+PROFILED_BY = ("student", "adapter", "chat_template_kwargs", "data", "val", "skills", "skill_map", "label_test", "seed", "limit",
+               "teacher", "n_val", "difficulty", "prm", "compare", "tau1", "tau2", "length_words", "temperature", "max_new_tokens")
 TAKEN = {"stat": "sel", "embed": "embed_sel"}  # arms of that run, and their names here
 
 
@@ -61,6 +61,7 @@ TAKEN = {"stat": "sel", "embed": "embed_sel"}  # arms of that run, and their nam
 class Args:
     student: str = "Qwen/Qwen2.5-3B"  # model to improve: Hub name or folder (§3.1)
     adapter: str | None = None  # LoRA adapter of an earlier run to start from, such as runs/stat_sel/adapter/stat; its own LoRA settings count (§3.3)
+    chat_template_kwargs: str | None = None  # JSON that every use of the student's chat template gets, such as {"enable_thinking": false}
     data: str = "math"  # "math", or a folder with train.jsonl (P) and test.jsonl (split into Q_val and Q_test)
     val: str | None = None  # profile on this set, such as math_perturb_hard or a .jsonl file; on half of it at most, the rest is tested on (§3.3)
     ood: tuple[str, ...] = ()  # other sets to test on: gsm8k math500 amc23 aime24 aime25 math_perturb_simple math_perturb_hard, .jsonl files (§3.1)
@@ -438,7 +439,7 @@ def take_over(args, run) -> None:
             raise UserError(f"{run.path}/{new}: it is not the one of --profile-from {source}; go on without that, or choose another --out")
 
 
-# --- Copied from stat_sel.py, where it is explained: steps 1 to 4, the control, the student's sampling and training. ---------------------------
+# --- Copied from stat_sel.py, where it is explained: steps 1 to 4, the control, the student's prompt and training. ---------------------------
 # Copied from stat_sel.is_difficult
 def is_difficult(rewards: list[float], tau1: float, tau2: float) -> bool:
     """Whether R(q) = 0, by the rewards r_q,1..r_q,t of one answer's steps, in [0, 1], t >= 1 (§2.1, Eq. 1).
@@ -527,67 +528,11 @@ def question(problem: str) -> list[dict]:
     return [{"role": "user", "content": STUDENT_PROMPT.format(problem=problem)}]
 
 
-# Copied from stat_sel.sample
-@torch.no_grad()
-def sample(student: common.Student, prompts: list[list[int]], temperature: float, max_new_tokens: int, seed: int) -> list[dict]:
-    """One answer to each prompt of a batch: {"response", "cut_off", "n_tokens", "tokens"}, the last with the end token that was written.
-
-    temperature 0 takes the likeliest token. The prompts are left-padded; rows that are done leave the batch. No top-k, no top-p.
-    """
-    from transformers import DynamicCache
-    model, device = student.model.eval(), student.device
-    generator, stop = torch.Generator(device).manual_seed(seed), torch.tensor(sorted(student.stop_ids), device=device)
-    width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=device)  # (B, T)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)  # (B, T)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    rows, alive = torch.arange(len(prompts), device=device), torch.ones(len(prompts), dtype=torch.bool, device=device)
-    cache, tokens = DynamicCache(config=model.config), stop[0].repeat(len(prompts), max_new_tokens)
-    for t in range(max_new_tokens):
-        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, cache=cache, logits_to_keep=1).logits[:, -1].float()
-        ids = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator) if temperature > 0 else logits.argmax(-1, keepdim=True)
-        tokens[rows, t] = ids[:, 0]
-        alive &= ~torch.isin(ids[:, 0], stop)
-        if not alive.any():
-            break
-        mask, positions = torch.cat([mask, mask.new_ones(len(mask), 1)], 1), positions[:, -1:] + 1
-        if alive.sum() <= 0.75 * len(alive):  # ours: not for every single row, because it copies the cache
-            keep = alive.nonzero()[:, 0]
-            cache.batch_select_indices(keep)
-            ids, mask, positions, rows, alive = (x[keep] for x in (ids, mask, positions, rows, alive))
-    written = [list(itertools.takewhile(lambda token: token not in student.stop_ids, row)) for row in tokens.tolist()]
-    texts = student.tokenizer.batch_decode(written, skip_special_tokens=True)
-    return [{"response": text, "cut_off": len(w) == max_new_tokens, "n_tokens": len(w), "tokens": row[:len(w) + 1]}
-            for text, w, row in zip(texts, written, tokens.tolist(), strict=True)]
-
-
-# Copied from stat_sel.answer
-def answer(args, run, name: str, student, rows: list[dict], temperature: float, n: int = 1) -> dict[str, list[dict]]:
-    """n answers to every question, by id; written batch by batch, so a killed run goes on from the last batch.
-
-    student: a function that loads it, called only if something is left to do.
-    """
-    order = sorted((len(row["problem"]), row["id"], i) for row in rows for i in range(n))  # length-sorted batches waste less padding
-    items = [{"id": row_id, "sample": i} for _, row_id, i in order]
-    problems = {row["id"]: row["problem"] for row in rows}
-    batches = [items[i:i + args.sample_batch] for i in range(0, len(items), args.sample_batch)]
-
-    def make(batch):
-        prompts = [common.prompt_ids(student().tokenizer, question(problems[item["id"]])) for item in batch]
-        seed = common.torch_seed(args.seed, name, batch[0]["id"], batch[0]["sample"])
-        outs = sample(student(), prompts, temperature, args.max_new_tokens, seed)
-        return [item | {name: out[name] for name in ("response", "cut_off", "n_tokens")} for item, out in zip(batch, outs, strict=True)]
-    found: dict[str, list[dict]] = {row["id"]: [] for row in rows}
-    for out in run.batches(name, batches, make, unit="answer"):
-        found[out["id"]].append(out)
-    return found
-
-
 # Copied from stat_sel.encode
 def encode(student: common.Student, messages: list[dict], max_tokens: int) -> tuple[list[int], int] | None:
     """Tokens of a chat that ends in the answer to learn, and how many come before it; None if nothing of it is left within max_tokens."""
     prompt = common.prompt_ids(student.tokenizer, messages[:-1])
-    ids = prompt + student.tokenizer(messages[-1]["content"] + student.end, add_special_tokens=False).input_ids
+    ids = prompt + student.tokenizer(common.end_once(student, messages[-1]["content"]), add_special_tokens=False).input_ids
     return (ids[:max_tokens], len(prompt)) if len(prompt) < max_tokens else None
 
 
@@ -667,6 +612,98 @@ def train(args, run, student: common.Student, rows: list[dict], name: str) -> No
     final.with_suffix(".tmp").rename(final)
 
 
+# Copied from stat_sel.split_steps
+def split_steps(response: str) -> list[str]:
+    r"""The steps of an answer for a reward model: its paragraphs, or its lines if it is one paragraph; a display formula is never cut.
+
+    ours: where to cut, because STAT does not say. The final answer, if there is one, comes as a last step of its own, because STAT's authors
+    showed it to such a model so before (AdaptMI). Never none.
+    >>> split_steps("x+1=3.\n\nSo\n\\[x\n\n=2\\]"), split_steps("2+3=5\nSo \\boxed{5}.")[1:]
+    (['x+1=3.', 'So\n\\[x\n\n=2\\]'], ['So \\boxed{5}.', 'The final answer is: \\boxed{5}.'])
+    """
+    display = r"(?<!\\)\\\[.*?(?:\\\]|\Z)|\$\$.*?(?:\$\$|\Z)|\\begin\{(\w+\*?)\}.*?(?:\\end\{\1\}|\Z)"
+    text = re.sub(display, lambda formula: formula[0].replace("\n", "\0"), response.strip(), flags=re.DOTALL)
+    paragraphs = re.split(r"\n\s*\n", text)
+    parts = paragraphs if len(paragraphs) > 1 else text.split("\n")
+    steps = [part.replace("\0", "\n").strip() for part in parts if part.strip()]
+    if (final := common.extract_answer(response)) is not None:
+        steps.append(f"The final answer is: \\boxed{{{final}}}.")
+    return steps or [""]
+
+
+# Copied from stat_sel.chat_of_steps
+def chat_of_steps(tokenizer, problem: str, steps: list[str]) -> tuple[list[int], list[int]]:
+    """Tokens of the chat "problem + step 1", "+", "step 2", "+", ... that RLHFlow's reward models read; the positions that predict its marks."""
+    plus, chat, prompts = tokenizer("+", add_special_tokens=False).input_ids[-1], [], []
+    for i, step in enumerate(steps):
+        chat.append({"role": "user", "content": f"{problem} {step}" if i == 0 else step})
+        prompts.append(common.prompt_ids(tokenizer, chat))
+        chat.append({"role": "assistant", "content": "+"})
+    if any(longer[:len(prompt) + 1] != [*prompt, plus] for prompt, longer in itertools.pairwise(prompts)):
+        raise UserError("--prm: its chat template does not leave earlier turns as they are with a + behind them; take a model of RLHFlow's kind")
+    return prompts[-1], [len(prompt) - 1 for prompt in prompts]
+
+
+# Copied from stat_sel.check_prm
+def check_prm(name: str) -> None:
+    """Refuse a reward model that cannot mark steps, by its tokenizer and its configuration, before the student answers for hours."""
+    from transformers import AutoConfig
+    tokenizer = common.load_tokenizer(name, "--prm")
+    chat_of_steps(tokenizer, "problem", ["one", "two"])
+    kinds = AutoConfig.from_pretrained(name).architectures or ["none"]
+    if not kinds[0].endswith("ForCausalLM"):
+        raise UserError(f"--prm {name}: expected a causal language model that writes + and -, came {kinds[0]}; take a model of RLHFlow's kind")
+
+
+# Copied from stat_sel.score_steps
+def score_steps(model, tokenizer, answers: list[tuple[str, list[str]]]) -> list[list[float]]:
+    """r_q,1..r_q,t for each (problem, steps): P("+") / (P("+") + P("-")) by a process reward model (§2.1).
+
+    All steps of an answer take one forward pass: attention is causal, and every earlier mark is "+" whatever its score.
+    """
+    marks = [tokenizer(mark, add_special_tokens=False).input_ids[-1] for mark in "+-"]
+    chats = [chat_of_steps(tokenizer, problem, steps) for problem, steps in answers]
+    with torch.no_grad():
+        hidden = common.hidden_states(model, *common.pad([ids for ids, _ in chats], model.device))  # (B, T, d)
+        logits = [model.lm_head(row[at]).float()[:, marks] for row, (_, at) in zip(hidden, chats, strict=True)]  # (t, 2) each
+    return [pair.softmax(-1)[:, 0].tolist() for pair in logits]
+
+
+# Copied from stat_sel.step_rewards
+def step_rewards(run, name: str, prm: str, answered: list[tuple[dict, str]], batch: int) -> dict[str, list[float]]:
+    """The rewards of the steps of every (question, response), by the question's id; in batches of similar length, kept in the file `name`."""
+    if not answered:
+        return {}
+    load_prm = functools.cache(lambda: common.load_4bit(prm, "--prm"))  # only if something is left to do
+    by_id = {row["id"]: (row["problem"], response) for row, response in answered}
+    items = [{"id": i} for i in sorted(by_id, key=lambda i: (sum(map(len, by_id[i])), i))]
+
+    def make(part):
+        steps = [(problem, split_steps(response)) for problem, response in (by_id[item["id"]] for item in part)]
+        return [item | {"rewards": rewards} for item, rewards in zip(part, score_steps(*load_prm(), steps), strict=True)]
+    rows = run.batches(name, [items[i:i + batch] for i in range(0, len(items), batch)], make, unit="answer")
+    return {row["id"]: row["rewards"] for row in rows}
+
+
+# Copied from stat_sel.embed
+def embed(model, tokenizer, texts: list[str], batch: int) -> torch.Tensor:
+    """Mean-pooled last hidden states of unit length, (N, d)."""
+    order, rows = sorted(range(len(texts)), key=lambda i: len(texts[i])), {}
+    for i in tqdm(range(0, len(order), batch), desc="embed", unit="batch"):
+        with torch.no_grad():
+            ids, mask = common.pad([tokenizer(texts[j]).input_ids for j in order[i:i + batch]], model.device)
+            hidden = common.hidden_states(model, ids, mask).float() * mask[:, :, None]  # (B, T, d)
+        mean = torch.nn.functional.normalize(hidden.sum(1), dim=-1)
+        rows |= dict(zip(order[i:i + batch], mean.cpu(), strict=True))
+    return torch.stack([rows[i] for i in range(len(texts))])
+
+
+# Copied from stat_sel.nearest
+def nearest(queries: torch.Tensor, keys: torch.Tensor, k: int) -> list[list[int]]:
+    """The k keys (M, d) of the largest inner product with each query (N, d), equal ones in their order."""
+    return (queries @ keys.T).sort(descending=True, stable=True).indices[:, :k].tolist()
+
+
 # Copied from stat_sel.requests
 def requests(args, prompt: str, rows: list[dict], skills=None, responses=None, n: int = 1, temperature: float = 0.0) -> list[Request]:
     """n requests for each question, with its subject's skills and the student's response where the prompt asks for them."""
@@ -692,13 +729,13 @@ def own_skills(rows: list[dict], skills: dict[str, list[str]]) -> dict[str, list
 def grade(args, run, student, val: list[dict], tests: list[dict]) -> list[dict]:
     """Stage 1: the questions of Q_val and Q_test with the student's answer and whether it is difficult (§2.1; Q_test for MATH^D)."""
     rows = val + tests
-    answers = {i: drawn[0]["response"] for i, drawn in answer(args, run, "1_answers.jsonl", student, rows, args.temperature).items()}
+    answers = {i: drawn[0]["response"] for i, drawn in common.answer(args, run, "1_answers.jsonl", student, rows, question, args.temperature).items()}
     sampled, scored = (rows if args.difficulty in by else val if args.compare else [] for by in (("consistency", "length"), ("prm",)))
     # ours: at T = 1, because at 0.1 five samples nearly always agree
-    samples = answer(args, run, "1_samples.jsonl", student, sampled, temperature=1.0, n=5) if sampled else {}
+    samples = common.answer(args, run, "1_samples.jsonl", student, sampled, question, temperature=1.0, n=5) if sampled else {}
     student.cache_clear()  # the reward model needs the student's place
     # r_q,1..r_q,t of every answer, all steps of one in one forward pass
-    rewards = common.step_rewards(run, "2_rewards.jsonl", args.prm, [(row, answers[row["id"]]) for row in scored], args.prm_batch)
+    rewards = step_rewards(run, "2_rewards.jsonl", args.prm, [(row, answers[row["id"]]) for row in scored], args.prm_batch)
 
     def make():
         graded = []
@@ -785,8 +822,8 @@ def retrieve(args, run, student, difficult: list[dict], pool: list[dict], k: int
     """The k questions of P nearest to each difficult one, by id, the nearest first (§C.2)."""
     def make():  # ours: mean-pooled hidden states, because any causal model has them
         model, tokenizer, *_ = common.load_4bit(args.embedder, "--embedder") if args.embedder else student()
-        hard, all_of_p = (common.embed(model, tokenizer, [row["problem"] for row in rows], args.sample_batch) for rows in (difficult, pool))
-        found = common.nearest(hard, all_of_p, k)
+        hard, all_of_p = (embed(model, tokenizer, [row["problem"] for row in rows], args.sample_batch) for rows in (difficult, pool))
+        found = nearest(hard, all_of_p, k)
         return {row["id"]: [pool[i]["id"] for i in near] for row, near in zip(difficult, found, strict=True)}
     return run.step("5_nearest.json", make) if difficult else {}
 
@@ -798,7 +835,8 @@ def test(args, run, student, questions, arm: str) -> list[dict]:
         out = []
         for name, rows in questions.sets.items():
             n = questions.n_samples[name]
-            found = answer(args, run, f"7_answers_{arm}_{name.replace('/', '_')}.jsonl", student, rows, args.temperature if n == 1 else 1.0, n)
+            file, temperature = f"7_answers_{arm}_{name.replace('/', '_')}.jsonl", args.temperature if n == 1 else 1.0
+            found = common.answer(args, run, file, student, rows, question, temperature, n)
             out += [{"set": name, "id": row["id"], "sample": one["sample"], "is_right": common.score(one["response"], row["answer"]),
                      "cut_off": one["cut_off"]} for row in rows for one in found[row["id"]]]
         return out
@@ -834,6 +872,7 @@ def plan(args, writer_args, pool: list[dict], val: list[dict], to_label: list[di
 
 def main(args: Args) -> None:
     common.check_args(args, lr=1, temperature=100, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9, tau1=1, tau2=1)
+    common.template_head(args.chat_template_kwargs)  # refuses what is not JSON
     for small, large in (("min_agreeing", "n_solutions"), ("n_references", "n_nearest")):
         if getattr(args, small) > getattr(args, large):
             a, b = (f"--{name.replace('_', '-')}" for name in (small, large))
@@ -857,6 +896,8 @@ def main(args: Args) -> None:
     for flag, name in (("--student", args.student), ("--adapter", args.adapter), ("--embedder", args.embedder if "embed" in args.arms else None),
                        ("--prm", args.prm if needs_prm else None)):
         common.check_checkpoint(None if args.plan else name, flag)  # now, not after hours
+    if needs_prm and not args.plan:
+        check_prm(args.prm)
     questions = common.load_questions(args.data, args.n_val, args.seed, args.val, args.ood, args.samples, args.limit)
     pool, val, tests = questions.pool, questions.val, questions.sets["MATH"]
     asked = [{"id": row["id"], "part": part, "subject": row["subject"], "level": row["level"], "skills": own[row["id"]]}
@@ -881,7 +922,7 @@ def main(args: Args) -> None:
         take_over(args, run)
     teacher = common.open_teacher(args) if taught else None
     writer = common.open_teacher(writer_args) if taught and args.writer else teacher
-    student = functools.cache(lambda: common.load_student(args.student, args.adapter))
+    student = functools.cache(lambda: common.load_student(args.student, args.adapter, args.chat_template_kwargs))
     graded = grade(args, run, student, val, tests)
     hard = {row["id"] for row in graded if row["difficult"]}
     labels = label(args, run, teacher, to_label, skills) if taught and to_label else {}
@@ -901,10 +942,11 @@ def main(args: Args) -> None:
         adapter = args.adapter if arm == "base" else run.path / "adapter" / arm
         student.cache_clear()
         if arm != "base" and not adapter.exists():
-            train(args, run, common.load_student(args.student, args.adapter), run.read(f"train_{arm}.jsonl"), arm)
+            train(args, run, common.load_student(args.student, args.adapter, args.chat_template_kwargs), run.read(f"train_{arm}.jsonl"), arm)
         if arm != "base":
             adapter.with_suffix(".checkpoint.pt").unlink(missing_ok=True)
-        student = functools.cache(lambda adapter=adapter: common.load_student(args.student, adapter))  # what is tested is what was saved
+        # what is tested is what was saved
+        student = functools.cache(lambda adapter=adapter: common.load_student(args.student, adapter, args.chat_template_kwargs))
         tested[arm] = test(args, run, student, questions, arm)
     for arm in TAKEN.values():
         if (run.path / f"7_test_{arm}.jsonl").exists():

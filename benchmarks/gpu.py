@@ -83,7 +83,7 @@ def main() -> int:
         student = timed(f"load {args.shape} in 4 bits", lambda: common.load_student(run_args.student))
         prompts = [common.prompt_ids(student.tokenizer, stat_sel.question("What is 3+4?"))] * run_args.sample_batch
         timed(f"answer {run_args.sample_batch} questions with {args.new_tokens} tokens each",
-              lambda: stat_sel.sample(student._replace(stop_ids=frozenset({-1})), prompts, 0.1, args.new_tokens, seed=0))
+              lambda: common.sample(student._replace(stop_ids=frozenset({-1})), prompts, 0.1, args.new_tokens, seed=0))
         chat = stat_sel.question("What is 3+4?") + [{"role": "assistant", "content": "seven " * args.words}]
         rows = [{"messages": chat}] * 32
         run = common.open_run(run_args, run_args.out)
@@ -109,8 +109,8 @@ def main() -> int:
         prm = make_checkpoint(Path(folder), args.prm_shape, AutoTokenizer.from_pretrained(made / "prm"))
         model, tokenizer = timed(f"load the reward model, {args.prm_shape}, in 4 bits", lambda: common.load_4bit(str(prm), "--prm"))
         answers = [("What is 3+4?", ["seven " * (args.words // 10)] * 10)] * run_args.prm_batch
-        common.score_steps(model, tokenizer, answers[:1])  # the first pass also sets up the kernels
-        timed(f"score {len(answers)} answers of 10 steps, {args.words} words each", lambda: common.score_steps(model, tokenizer, answers))
+        stat_sel.score_steps(model, tokenizer, answers[:1])  # the first pass also sets up the kernels
+        timed(f"score {len(answers)} answers of 10 steps, {args.words} words each", lambda: stat_sel.score_steps(model, tokenizer, answers))
     return 0
 
 

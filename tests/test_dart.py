@@ -204,7 +204,7 @@ def test_what_is_sampled_has_the_log_probs_that_are_trained(small_demonstrations
     student = with_adapter(small_demonstrations)._replace(stop_ids=frozenset({-1}))
     prompts = [common.prompt_ids(student.tokenizer, dart.question(text))
                for text in ("What is 3+4?", "Let t be 12+7. Find the digit sum of t.", "Go")]
-    drawn = [out["tokens"] for out in dart.sample(student, prompts, 1.0, 6, seed=3)]
+    drawn = [out["tokens"] for out in common.sample(student, prompts, 1.0, 6, seed=3)]
     generator, log_probs = torch.Generator().manual_seed(3), []
     for t in range(6):
         with torch.no_grad():
@@ -344,7 +344,7 @@ def easy(small_demonstrations, tmp_path_factory):
     student = common.load_student(str(small_demonstrations / "student"))
     rows = [row for name in ("train", "test", "phrasings", "larger", "retention") for row in read(small_demonstrations / f"{name}.jsonl")]
     prompts = [common.prompt_ids(student.tokenizer, dart.question(row["problem"])) for row in rows]
-    outs = [out for i in range(0, len(prompts), 50) for out in dart.sample(student, prompts[i:i + 50], 0.0, 40, 0)]
+    outs = [out for i in range(0, len(prompts), 50) for out in common.sample(student, prompts[i:i + 50], 0.0, 40, 0)]
     answers = [common.extract_answer(out["response"]) for out in outs]
     easy = [row | {"answer": answer, "solution": f"It is {answer}; \\boxed{{{answer}}}."}
             for row, answer in zip(rows, answers, strict=True) if answer]
@@ -408,7 +408,7 @@ def test_every_arm_runs_at_dart_s_cost(whole_run, easy):
 def test_the_targets_own_right_answers_score_at_the_maximum_and_a_copy_at_the_minimum(easy, tmp_path):
     args, student = dart.Args(max_new_tokens=40), common.load_student(str(easy / "student"))
     rows = [dart.prepare(row) for row in common.load(str(easy), "train")]
-    outs = dart.sample(student, [common.prompt_ids(student.tokenizer, dart.question(row["problem"])) for row in rows], 0.0, 40, 0)
+    outs = common.sample(student, [common.prompt_ids(student.tokenizer, dart.question(row["problem"])) for row in rows], 0.0, 40, 0)
     own = {row["id"]: [out] for row, out in zip(rows, outs, strict=True)}
     rows = dart.measure(args, common.open_run(args, tmp_path / "run"), lambda: student, rows, own)
     learnable = [dart.solves(row, own[row["id"]][0]) and row["on"] - row["raw"] > 0.1 for row in rows]

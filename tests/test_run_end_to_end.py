@@ -66,7 +66,7 @@ def test_difficulty_is_eq_1_on_the_rewards(whole_run):
     assert {row["part"] for row in graded} == {"Q_val", "Q_test"} and len(graded) == len(rewards) == 150
     for row in graded:
         r = rewards[row["id"]]
-        assert len(r) == len(common.split_steps(row["response"])) and all(0 < x < 1 for x in r)
+        assert len(r) == len(stat_sel.split_steps(row["response"])) and all(0 < x < 1 for x in r)
         assert row["difficult"] == (r[-1] <= 0.85 or sum(r) / len(r) <= 0.85 or any(x <= 0.7 for x in r[:-1]))
     assert sum(row["difficult"] for row in graded) > 0
     profiled = {row["id"] for row in read(whole_run[0] / "4_profile.jsonl")}
@@ -288,8 +288,8 @@ def test_another_embedder_is_loaded(small_world, tmp_path, teacher_url, run_file
     near = {}
     for name in ("prm", "student"):
         model, tokenizer = common.load_4bit(str(small_world / name), "--embedder")
-        hard, of_p = (common.embed(model, tokenizer, [problems[i] for i in ids], 50) for ids in (found, pool))
-        near[name] = [[pool[i] for i in row] for row in common.nearest(hard, of_p, 5)]
+        hard, of_p = (stat_sel.embed(model, tokenizer, [problems[i] for i in ids], 50) for ids in (found, pool))
+        near[name] = [[pool[i] for i in row] for row in stat_sel.nearest(hard, of_p, 5)]
     assert list(found.values()) == near["prm"] != near["student"]
 
 
@@ -324,7 +324,7 @@ def test_continual_mode_and_other_sets(whole_run, small_world, tmp_path, teacher
         problems = {row["id"]: row["problem"] for row in common.load(str(tmp_path / "other.jsonl")) + common.load(str(small_world), "test")}
         prompts = [common.prompt_ids(student.tokenizer, stat_sel.question(problems[row["id"].removeprefix(f"{names[1]}/")])) for row in answers]
         seed = common.torch_seed(0, "1_answers.jsonl", answers[0]["id"], 0)
-        found = stat_sel.sample(student, prompts, args["temperature"], args["max_new_tokens"], seed)
+        found = common.sample(student, prompts, args["temperature"], args["max_new_tokens"], seed)
         assert ([out["response"] for out in found] == [row["response"] for row in answers]) is same
 
 

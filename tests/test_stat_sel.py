@@ -75,8 +75,8 @@ def test_agreement_by_hand():
 
 def test_nearest_by_hand_and_ties_in_order():
     keys = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.6, 0.8], [-1.0, 0.0]])
-    assert common.nearest(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), keys, 3) == [[0, 2, 3], [2, 3, 1]]
-    assert common.nearest(torch.tensor([[0.0, 1.0]]), keys, 9) == [[1, 2, 3, 0, 4]]
+    assert stat_sel.nearest(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), keys, 3) == [[0, 2, 3], [2, 3, 1]]
+    assert stat_sel.nearest(torch.tensor([[0.0, 1.0]]), keys, 9) == [[1, 2, 3, 0, 4]]
 
 
 def test_read_profile():

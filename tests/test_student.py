@@ -114,7 +114,7 @@ def test_gradients_survive_a_generation(student, pairs):
     """On CPUs with AVX512-BF16 an unguarded 4-bit layer repacks itself in a forward pass without gradients, and trains wrongly ever after."""
     model = with_lora(student)
     before = gradients(model, stat_sel.completion_loss(model, pairs, student.device))
-    stat_sel.sample(student._replace(model=model), [ids[:n] for ids, n in pairs], 0.0, 8, seed=0)
+    common.sample(student._replace(model=model), [ids[:n] for ids, n in pairs], 0.0, 8, seed=0)
     after = gradients(model.train(), stat_sel.completion_loss(model, pairs, student.device))
     assert before.keys() == after.keys()
     for name, gradient in before.items():
@@ -131,7 +131,7 @@ def test_the_guard_is_needed_where_the_cpu_repacks(student, pairs):
             module.support_avx512bf16_for_cpu = True
     model = with_lora(student)
     before = gradients(model, stat_sel.completion_loss(model, pairs, student.device))
-    stat_sel.sample(student._replace(model=model), [ids[:n] for ids, n in pairs], 0.0, 4, seed=0)
+    common.sample(student._replace(model=model), [ids[:n] for ids, n in pairs], 0.0, 4, seed=0)
     after = gradients(model.train(), stat_sel.completion_loss(model, pairs, student.device))
     assert any(not torch.allclose(before[name], after[name], rtol=0.05) for name in before)
 
@@ -139,7 +139,7 @@ def test_the_guard_is_needed_where_the_cpu_repacks(student, pairs):
 def test_greedy_answers_equal_those_of_generate(student, rows):
     """Batched, left-padded, with rows leaving, against transformers' generate one by one."""
     prompts = [prompt_of(student, row["problem"]) for row in rows[:40]]
-    ours = stat_sel.sample(student, prompts, 0.0, 60, seed=0)
+    ours = common.sample(student, prompts, 0.0, 60, seed=0)
     assert len({out["n_tokens"] for out in ours}) > 3  # they end at different steps, so rows did leave
     for prompt, out in zip(prompts, ours, strict=True):
         theirs = student.model.generate(
@@ -152,7 +152,7 @@ def test_greedy_answers_equal_those_of_generate(student, rows):
 def test_sampling_follows_the_softmax_without_top_k(student, rows):
     prompt, temperature, n = prompt_of(student, rows[0]["problem"]), 6.0, 8000
     p = (student.model(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1)
-    draws = stat_sel.sample(student, [prompt] * n, temperature, 1, seed=1)
+    draws = common.sample(student, [prompt] * n, temperature, 1, seed=1)
     text_p = {}
     for token, probability in enumerate(p.tolist()):
         text = "" if token in student.stop_ids else student.tokenizer.decode([token], skip_special_tokens=True)
@@ -163,15 +163,15 @@ def test_sampling_follows_the_softmax_without_top_k(student, rows):
     frequent = {text: q for text, q in text_p.items() if q * n >= 10}
     statistic = sum((counts.get(text, 0) - n * q) ** 2 / (n * q) for text, q in frequent.items())
     assert len(frequent) > 60 and statistic < len(frequent) + 5 * (2 * len(frequent)) ** 0.5
-    again = stat_sel.sample(student, [prompt] * 50, temperature, 5, seed=2)
-    assert again == stat_sel.sample(student, [prompt] * 50, temperature, 5, seed=2) != stat_sel.sample(student, [prompt] * 50, temperature, 5, seed=3)
+    again = common.sample(student, [prompt] * 50, temperature, 5, seed=2)
+    assert again == common.sample(student, [prompt] * 50, temperature, 5, seed=2) != common.sample(student, [prompt] * 50, temperature, 5, seed=3)
 
 
 def test_every_end_token_stops(student, rows, monkeypatch):
     prompt = prompt_of(student, rows[0]["problem"])
-    first = stat_sel.sample(student, [prompt], 0.0, 5, seed=0)[0]["response"]
+    first = common.sample(student, [prompt], 0.0, 5, seed=0)[0]["response"]
     token = student.tokenizer(first, add_special_tokens=False).input_ids[0]
-    out = stat_sel.sample(student._replace(stop_ids=student.stop_ids | {token}), [prompt], 0.0, 5, seed=0)[0]
+    out = common.sample(student._replace(stop_ids=student.stop_ids | {token}), [prompt], 0.0, 5, seed=0)[0]
     assert out == {"response": "", "cut_off": False, "n_tokens": 0, "tokens": [token]}
 
 
@@ -243,11 +243,11 @@ def test_the_saved_adapter_gives_the_same_answers(small_world, rows, tmp_path):
     args = Args(student=str(small_world / "student"), out=str(tmp_path / "run"), epochs=1, batch=8, micro_batch=8, lr=3e-3)
     student = common.load_student(args.student)
     prompts = [prompt_of(student, row["problem"]) for row in rows[:20]]
-    base = stat_sel.sample(student, prompts, 0.0, 30, seed=0)
+    base = common.sample(student, prompts, 0.0, 30, seed=0)
     stat_sel.train(args, common.open_run(args, args.out), student, [{"messages": chat(r["problem"], r["solution"])} for r in rows[:40]], "arm")
-    trained = stat_sel.sample(student, prompts, 0.0, 30, seed=0)  # the LoRA layers went into this very model
+    trained = common.sample(student, prompts, 0.0, 30, seed=0)  # the LoRA layers went into this very model
     loaded = common.load_student(args.student, tmp_path / "run" / "adapter" / "arm")
-    assert stat_sel.sample(loaded, prompts, 0.0, 30, seed=0) == trained != base
+    assert common.sample(loaded, prompts, 0.0, 30, seed=0) == trained != base
 
 
 def test_training_goes_on_from_an_adapter(small_world, rows, tmp_path):
@@ -276,7 +276,7 @@ def test_an_adapter_that_does_not_fit(small_world, tmp_path):
     for name, words in ((tmp_path / "no", "no such folder"), (tmp_path / "empty", "no adapter_config.json")):
         with pytest.raises(common.UserError, match=f"--adapter .*{words}"):
             common.check_checkpoint(str(name), "--adapter")
-    with pytest.raises(common.UserError, match="--adapter .*expected a folder with a LoRA adapter"):
+    with pytest.raises(common.UserError, match="--adapter .*can't be loaded"):
         common.load_student(str(small_world / "student"), tmp_path / "empty")
 
 
@@ -336,4 +336,4 @@ def test_weights_without_a_vocabulary_are_refused_but_as_an_embedder(small_world
     with pytest.raises(common.UserError, match="--prm .*lm_head"):
         common.load_4bit(str(tmp_path / "headless"), "--prm")
     model, tokenizer = common.load_4bit(str(tmp_path / "headless"), "--embedder")
-    assert common.embed(model, tokenizer, ["1+1", "2"], 2).shape == (2, 128)
+    assert stat_sel.embed(model, tokenizer, ["1+1", "2"], 2).shape == (2, 128)

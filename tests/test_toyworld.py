@@ -253,7 +253,7 @@ def test_marks_of_right_and_spoilt_answers():
     rng = random.Random(2)
     for problem in draws(600, seed=2):
         text, answer = solution(problem, rng.randrange(4)), toy.solve(problem)[1]
-        steps = common.split_steps(text)
+        steps = stat_sel.split_steps(text)
         assert prm.marks(problem, steps) == [True] * len(steps) and len(steps) == len(toy.solve(problem)[0]) + 2
         i = rng.randrange(len(steps) - 2)
         left, value = re.search(r"(\S+(?: mod \d+)?)=(-?\d+)", steps[i]).groups()
@@ -272,7 +272,7 @@ def test_the_reward_model_has_learnt_from_the_answers(small_world):
     the signs exchanged it would not say so. How good a full-sized one is, stands in the results."""
     model, tokenizer = common.load_4bit(str(small_world / "prm"), "--prm")
     problems, rng = draws(50, seed=3), random.Random(0)
-    answers = [(p.text, common.split_steps(solution(rng.choice(problems), rng.randrange(4)))) for p in problems]  # of other problems
-    rewards = common.score_steps(model, tokenizer, answers)
+    answers = [(p.text, stat_sel.split_steps(solution(rng.choice(problems), rng.randrange(4)))) for p in problems]  # of other problems
+    rewards = stat_sel.score_steps(model, tokenizer, answers)
     assert [len(found) for found in rewards] == [len(steps) for _, steps in answers] and all(0 < r < 1 for found in rewards for r in found)
     assert sum(found[-1] for found in rewards) / 50 < 0.2

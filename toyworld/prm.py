@@ -16,7 +16,7 @@ N_ANSWERS, EPOCHS = 6000, 3
 
 
 def marks(problem: toy.Problem, steps: list[str]) -> list[bool]:
-    """For each step of an answer, as common.split_steps gives them, whether it and all before it are right; in a right answer the last is too.
+    """For each step of an answer, as stat_sel.split_steps gives them, whether it and all before it are right; in a right answer the last is too.
 
     >>> marks(toy.read("Find 2y+3 if y=4."), ["First 4+4=8", "Then 8+3=12", "Answer: \\boxed{12}."])
     [True, False, False]
@@ -44,18 +44,18 @@ def sampled(student: Path, seed: int, n: int) -> tuple:
     answering, answers = common.load_student(str(student)), []
     for i in range(0, len(problems), 200):
         prompts = [common.prompt_ids(answering.tokenizer, stat_sel.question(problem.text)) for problem in problems[i:i + 200]]
-        answers += [out["response"] for out in stat_sel.sample(answering, prompts, 1.0, 60, seed=i)]
+        answers += [out["response"] for out in common.sample(answering, prompts, 1.0, 60, seed=i)]
     return rng, answering, list(zip(problems, answers, strict=True))
 
 
 def make_prm(path: Path, student: Path, seed: int, scale: float) -> None:
     """Trains on the marks of sampled answers; saves to `path`."""
-    import common
+    import stat_sel
     rng, answering, answers = sampled(student, seed, int(N_ANSWERS * scale))
     plus, minus, encoded = *answering.tokenizer.convert_tokens_to_ids(["+", "-"]), []
     for problem, text in answers:
-        steps = common.split_steps(text)
-        ids, at = common.chat_of_steps(answering.tokenizer, problem.text, steps, plus)  # every mark in the text is "+", as when it scores
+        steps = stat_sel.split_steps(text)
+        ids, at = stat_sel.chat_of_steps(answering.tokenizer, problem.text, steps)  # every mark in the text is "+", as when it scores
         labels = dict(zip(at, marks(problem, steps), strict=True))
         encoded.append((ids + [plus], [-100] + [{True: plus, False: minus, None: -100}[labels.get(t)] for t in range(len(ids))]))
     model = LlamaForCausalLM.from_pretrained(student)

@@ -54,7 +54,7 @@ def make_world(root: Path, seed: int, prompt: str, scale: float = 1.0, times_see
     """
     files = {"mathematics": ("problems.py", "prm.py"), "deduction": ("deduction.py",), "demonstrations": ("problems.py",)}[family]
     makers = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("student.py", "world.py", *files))
-    # So a changed world is not taken for an older one. The reward model also follows from stat_sel.sample and common.split_steps: after a change
+    # So a changed world is not taken for an older one. The reward model also follows from common.sample and stat_sel.split_steps: after a change
     # of those, delete the folder.
     if family == "demonstrations":
         from dart import MAPPER_PROMPT
