@@ -694,184 +694,187 @@ def _same_algebra(mode: str, *latex: str) -> bool:
     return mode == "ratio" or all((p * q).evalf(15) > 0 for p, q in values)
 
 
-# --- Data: every set as rows of id, problem, solution, answer, subject, level, skills. ----------------------------------------------
-MATH_CONFIGS = ["algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory", "prealgebra", "precalculus"]
-PERTURB_URL = "https://raw.githubusercontent.com/Kaffaljidhmah2/MATH-Perturb/main/math_perturb/math_perturb_"
-HUB = {  # name: (address, configs, its name for the test split), tried in this order; only math and gsm8k have a train split
-    # nlile/hendrycks-MATH-benchmark is cut 12,000/500: its train split holds 4,500 MATH test questions, so it is no candidate for "math".
-    "math": [("EleutherAI/hendrycks_math", MATH_CONFIGS, "test"), ("DigitalLearningGmbH/MATH-lighteval", ["default"], "test")],
-    "gsm8k": [("openai/gsm8k", ["main"], "test")],
-    "math500": [("HuggingFaceH4/MATH-500", [None], "test"), ("nlile/hendrycks-MATH-benchmark", [None], "test")],
-    "amc23": [("math-ai/amc23", [None], "test"), ("zwhe99/amc23", [None], "test")],  # AI-MO's AMC set is another: 83 of 2022 and 2023
-    "aime24": [("HuggingFaceH4/aime_2024", [None], "train"), ("math-ai/aime24", [None], "test")],
-    "aime25": [("math-ai/aime25", [None], "test"), ("yentinglin/aime_2025", [None], "train")],
-    "math_perturb_simple": [(PERTURB_URL + "simple.jsonl", [None], "train")],
-    "math_perturb_hard": [(PERTURB_URL + "hard.jsonl", [None], "train")],
+# --- Data: every set as rows of id, problem, solution, answer, subject, level, skills. --------------------
+SUBJECTS = "algebra counting_and_probability geometry intermediate_algebra number_theory prealgebra precalculus"
+PERTURB = "https://raw.githubusercontent.com/Kaffaljidhmah2/MATH-Perturb/main/math_perturb/math_perturb_"
+HUB = {  # name: [(address, configs, its split for tests, revision if we know one), ...], tried in this order
+    "math": [("EleutherAI/hendrycks_math", SUBJECTS.split(), "test", "21a5633873b6a120296cce3e2df9d5550074f4a3"),
+             ("DigitalLearningGmbH/MATH-lighteval", ["default"], "test", None)],
+    "gsm8k": [("openai/gsm8k", ["main"], "test", "740312add88f781978c0658806c59bc2815b9866")],
+    "svamp": [("ChilleD/SVAMP", [None], "test", "5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef")],
+    "math500": [("HuggingFaceH4/MATH-500", [None], "test", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be")],
+    "math_squared": [("veds12/math-squared", [None], "train", None)],  # MATH^2
+    "amc23": [("math-ai/amc23", [None], "test", None)],
+    "aime24": [("HuggingFaceH4/aime_2024", [None], "train", "2fe88a2f1091d5048c0f36abc874fb997b3dd99a")],
+    "aime25": [("math-ai/aime25", [None], "test", "563bb8404243c5f09de6ec262f2db674fe5bce9b")],
+    "math_perturb_simple": [(PERTURB + "simple.jsonl", [None], "train", None)],
+    "math_perturb_hard": [(PERTURB + "hard.jsonl", [None], "train", None)],
 }
 
 
-# MATH's subjects and skills: the 112 pairs of Tables 5 and 6 of arXiv 2510.10023, whose §2 speaks of 128.
-MATH_SKILLS = {subject: names.split(" | ") for subject, names in {
-    "Algebra": "algebraic expression skills | algebraic manipulation skills | arithmetic skills | calculation and conversion skills | "
-    "combinatorial operations and basic arithmetic | complex number skills | distance and midpoint skills | exponent and root skills | "
-    "factoring skills | function composition skills | function skills | geometric sequence skills | graph and geometry skills | "
-    "inequality skills | logarithmic and exponential skills | number theory skills | polynomial concepts | quadratic equation skills | "
-    "ratio and proportion skills | sequence and series skills | solving equations",
-    "Counting & Probability": "calculating and understanding combinations | combinatorial mathematics | combinatorics concepts | "
-    "counting principals | factorials and prime factorization | number theory and arithmetic operations | permutation and combinations | "
-    "probability calculation with replacement | probability concepts and calculations | probability theory and distribution | "
-    "combinatorics operations",
-    "Geometry": "3d geometry and volume calculation skills | algebraic skills | area calculation skills | circle geometry skills | "
-    "combinatorics and probability skills | coordinate geometry and transformation skills | other geometric skills | pythagorean skills | "
-    "quadrilateral and polygon skills | ratio and proportion skills | triangle geometry skills | trigonometry skills | "
-    "understanding circle properties and algebraic manipulation",
-    "Intermediate Algebra": "absolute value skills | algebraic manipulation and equations | calculus optimization skills | "
-    "complex number manipulation and operations | function composition and transformation | graph understanding and interpretation | "
-    "inequality solving and understanding | polynomial concepts | properties and application of exponents | "
-    "quadratic equations and solutions | recursive functions and sequences | sequence and series analysis skills | "
-    "simplification and basic operations | solving inequalities | solving system of equations | summation and analysis of series | "
-    "understanding and application of functions | understanding and applying floor and ceiling functions | "
-    "understanding and manipulation of rational functions | understanding and utilizing infininte series | "
-    "understanding ellipse properties | understanding logarithmic properties and solving equations",
-    "Number Theory": "arithmetic sequences | base conversion | basic arithmetic | division and remainders | exponentiation | factorization | "
-    "greatest common divisor calculations | modular arithmetic | number manipulation | number theory | polynomial operations | "
-    "prime number theory | sequence analysis | solving equations | understanding of fractions",
-    "Prealgebra": "average calculations | basic arithmetic operations | circles | counting and number theory | exponentiation rules | "
-    "fractions and decimals | geometry | multiples and zero properties | multiplication and division | perimeter and area | "
-    "prime number theory | probability and combinatorics | ratio and proportion | linear equation",
-    "Precalculus": "algebra and equations | basic trigonometry | calculus | complex number operations | complex numbers | coordinate systems | "
-    "determinant calculation | geometric relations | geometry and space calculation | geometry triangle properties | matrix operations | "
-    "parametric equations | sequences series and summation | three dimensional geometry | trigonometric calculations | vector operations",
-}.items()}
-
-
 def load(name_or_path: str, split: str = "test", root: str | None = None) -> list[dict]:
-    """Rows of a set in HUB, of a .jsonl file (split is then ignored) or of a folder that holds {split}.jsonl.
+    """Rows of a set in HUB, of a file (split is then ignored), or of a folder's file for the split.
 
-    root: a folder of local copies, used instead of the Hub: root/math/test.jsonl, root/math_perturb/hard.jsonl ("math_perturb_hard").
-    A row's id is unique; answer is "" where the solution's box is empty; solution, subject, level (int) and skills may be None.
+    root: a folder of local copies instead of the Hub: root/math/test.jsonl, root/math_perturb/hard.jsonl.
+    Ids are unique. Solution, subject, level (int) and skills may be None, the answer "" (MATH's empty boxes).
     """
     if root is None and name_or_path in HUB:
-        where, lines = _from_hub(name_or_path, split)
-        stem = f"{name_or_path}-{split}"
+        if split != "test" and (split != "train" or name_or_path not in ("math", "gsm8k", "svamp")):
+            raise UserError(f"{name_or_path}: no split {split!r}; use test (math, gsm8k and svamp have train too)")
+        stem, found = f"{name_or_path}-{split}", _by_datasets(HUB[name_or_path], split)
     else:
         path = Path(root or "", name_or_path.replace("math_perturb_", "math_perturb/") if root else name_or_path)
-        if path.suffix != ".jsonl":
-            path = path / f"{split}.jsonl" if path.is_dir() else path.with_name(f"{path.name}.jsonl")
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; pass a .jsonl file, a folder holding {split}.jsonl, or one of {', '.join(HUB)}")
-        where, lines, stem = path, read_jsonl(path), path.stem
-    rows = {}
-    for i, (n, raw) in enumerate(lines):
-        row = _row(raw, f"{where} line {n}", f"{stem}/{i}")
+        start = path / split if path.is_dir() else path
+        names = [f"{start}{end}" for end in ("", ".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".csv.gz")]
+        file = next((Path(name) for name in names if os.path.isfile(name)), None)
+        if not file:
+            raise UserError(f"{names[1]}: no such file; pass a .jsonl, .json, .csv or .parquet file, a folder that "
+                            f"holds {split}.jsonl, or one of {', '.join(HUB)}")
+        stem, found = file.name.split(".")[0], read_rows(file)
+    rows, n_same = {}, Counter()
+    for where, raw in found:
+        row = _row(raw, where)
+        if row["id"] is None:  # from the text, because a position names another question in a reordered file
+            digest = hashlib.sha256(row["problem"].encode(errors="replace")).hexdigest()[:12]
+            n_same[digest] += 1
+            row["id"] = f"{stem}/{digest}" + (f"-{n_same[digest]}" if n_same[digest] > 1 else "")
         if row["id"] in rows:
-            raise UserError(f"{where} line {n}: field 'id': {row['id']!r} stands in an earlier line too; make the ids unique")
+            raise UserError(f"{where}: field 'id': {row['id']!r} stands in an earlier row too; make the ids unique")
         rows[row["id"]] = row
     if not rows:
-        raise UserError(f"{where}: expected at least one question, found none; check the file")
+        raise UserError(f"{name_or_path}: expected at least one question, found none; check the file")
     return list(rows.values())
 
 
-def _from_hub(name: str, split: str) -> tuple[str, list[tuple[int, dict]]]:
-    import datasets  # slow, and not needed for local files
+def read_rows(path: Path) -> list[tuple[str, dict]]:
+    """(where it stands, object) of each row of a file."""
+    if path.suffix in (".csv", ".parquet", ".gz"):
+        return _by_datasets([(str(path), [None], "train", None)], "test")
+    return read_jsonl(path)
 
-    if split != "test" and (split, name) not in {("train", "math"), ("train", "gsm8k")}:
-        raise UserError(f"{name}: there is no split {split!r}; use test (math and gsm8k also have train)")
-    for address, configs, test_split in HUB[name]:
-        kind, more = ("json", {"data_files": address}) if address.startswith("https:") else (address, {})
+
+def _by_datasets(candidates: list[tuple], split: str) -> list[tuple[str, dict]]:
+    """The same of the first candidate that can be read: a set on the Hub, or a file here or at an address."""
+    import datasets  # slow, and not needed for JSON
+
+    for address, configs, test, revision in candidates:
+        kinds = re.findall(r"\.(csv|parquet|json)", address)  # x.csv.gz; none on the Hub
+        kind, files = (kinds[-1], address) if kinds else (address, None)
         try:
-            parts = [datasets.load_dataset(kind, c, split=test_split if split == "test" else split, **more) for c in configs]
-        except Exception as error:  # whatever ails this address (gone, gated, no such split, no network), the next one may do
-            print(f"{name}: {address} failed: {type(error).__name__}: {error}"[:200], file=sys.stderr)
-        else:
-            print(f"{name} {split}: {sum(map(len, parts)):,} rows from {address}")
-            return address, list(enumerate((row for part in parts for row in part), 1))
-    raise UserError(f"{name}: tried {', '.join(address for address, *_ in HUB[name])}, none answered; pass a local path instead")
+            parts = [datasets.load_dataset(kind, config, split=test if split == "test" else split,
+                                           data_files=files, revision=revision) for config in configs]
+        except Exception as error:  # gone, gated, no network, another format: the next one may do
+            print(f"{address} failed: {type(error).__name__}: {error.__cause__ or error}"[:300], file=sys.stderr)
+            continue
+        print(f"{sum(map(len, parts)):,} rows from {address}, revision {revision}")
+        return [(f"{address} row {n}", row) for n, row in enumerate(itertools.chain(*parts), 1)]
+    tried = ", ".join(address for address, *_ in candidates)
+    raise UserError(f"{tried}: not to be read, for the reason above; mend it, or pass a local path")
 
 
-def read_jsonl(path: Path) -> list[tuple[int, dict]]:
-    """(line number from 1, object) of each line that is not blank."""
+def read_jsonl(path: Path) -> list[tuple[str, dict]]:
+    """The same of JSON lines or of a JSON list, whatever the file's ending."""
     rows, n = [], 0
     try:
-        for n, line in enumerate(path.read_bytes().splitlines(), 1):  # of bytes: U+2028 inside a string cuts no line
-            if line.strip():
-                rows.append((n, dict(json.loads(line))))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} line {n}: expected one JSON object in UTF-8, but: {error}; repair or delete the line") from None
+        text = path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # not decoded, because U+2028 would cut a line
+        is_list = text.lstrip().startswith(b"[")
+        for n, item in enumerate(json.loads(text) if is_list else text.splitlines(), 1):
+            if is_list or item.strip():
+                row = item if is_list else json.loads(item)
+                if not isinstance(row, dict):
+                    raise ValueError(f"it is {row!r:.40}")
+                rows.append((f"{path} {'row' if is_list else 'line'} {n}", row))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} line {n}: expected a JSON object, but: {error}; repair or delete it") from None
     return rows
-
-
-def _row(raw: dict, where: str, fallback_id: str) -> dict:
-    def field(*names, expected="text", types=(str,), need=False, good=lambda value: True):
-        value = next((raw[name] for name in names if raw.get(name) is not None), None)
-        if (value is None and need) or (value is not None and not (type(value) in types and good(value))):
-            raise UserError(f"{where}: field {' or '.join(names)!r}: expected {expected}, came {value!r:.60}; correct the file")
-        return value
-
-    problem, solution = field("problem", "question", need=True, good=str.strip), field("solution")
-    if solution and raw.get("answer") is None:  # MATH on the Hub
-        empty = solution[solution.rfind("\\boxed") :].startswith("\\boxed{}")  # two rows of train
-        raw = {**raw, "answer": "" if empty else extract_answer(solution)}
-    answer = field("answer", expected="text, a number, or a solution with a \\boxed{}", types=(str, int, float), need=True)
-    if isinstance(answer, float) and answer.is_integer():  # AMC: 27.0
-        answer = int(answer)
-    elif "\n#### " in str(answer):  # GSM8K: the solution with <<calculator marks>>, then the answer
-        solution, answer = answer.rsplit("\n#### ", 1)
-        answer = answer.strip().replace(",", "")
-        solution = re.sub(r"<<[^<>]*>>", "", solution) + f"\nThe answer is $\\boxed{{{answer}}}$."
-    as_level = {"expected": "a number or 'Level 3'", "types": (str, int), "good": lambda x: re.fullmatch(r"(Level )?(\d+|\?)", str(x))}
-    level = re.search(r"\d+", str(field("level", **as_level)))  # two MATH rows have "Level ?"
-    skills = field("skills", expected="a list of names", types=(list,), good=lambda x: all(isinstance(skill, str) for skill in x))
-    given = field("id", "problem_id", "unique_id", expected="text or a whole number", types=(str, int))
-    row = {"id": fallback_id if given is None else str(given), "problem": problem, "solution": solution, "answer": str(answer).strip()}
-    return {**row, "subject": field("subject", "type"), "level": int(level[0]) if level else None, "skills": skills}
 
 
 def read_json(path: str | Path):
     try:
         return json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except ValueError as error:
-        raise UserError(f"{path}: expected JSON, but: {error}; repair the file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected a file of JSON, but: {error}; repair it, or check the path") from None
 
 
-def read_lists(path: str, flag: str, what: str) -> dict[str, list[str]]:
-    """A JSON file {what: [name, ...]} that a flag names."""
-    lists = read_json(path)
-    if not isinstance(lists, dict) or not all(
-            isinstance(names, list) and all(isinstance(x, str) and not re.search(r"[,;|\n]", x) for x in names) for names in lists.values()):
-        raise UserError(f"{flag} {path}: expected {{{what}: [skill, ...]}} with none of , ; | in a skill's name; correct the file")
-    return lists
+def _row(raw: dict, where: str) -> dict:
+    """A question of any source, by the names that sets give their fields; NaN and infinity are missing."""
+    known = {}
+    for name, value in raw.items():
+        if isinstance(value, float) and value.is_integer():  # pandas: level 5.0
+            value = int(value)
+        if value is not None and (type(value) is not float or math.isfinite(value)):
+            known[name.casefold()] = value
+
+    def field(*names, types=(str,), like=r"(?s).*", expected="text", need=False):
+        value = next((known[name] for name in names if name in known), None)
+        good = type(value) in types and re.fullmatch(like, str(value))
+        if not good and (need or value is not None):
+            raise UserError(f"{where}: field {' or '.join(names)!r}: expected {expected}, came {value!r:.60}; "
+                            "correct the file")
+        return value
+
+    hidden = [name for name in ("options", "choices", "option_a", "a", "image") if known.get(name)]
+    if hidden:
+        raise UserError(f"{where}: field {hidden[0]!r}: the student would not see it; put it into the problem")
+    problem, solution = field("problem", "question", like=r"(?s).*\S.*", need=True), field("solution")
+    about = field("body", "context", "passage")  # SVAMP's question says too little without its body
+    if solution and "answer" not in known:  # MATH on the Hub
+        empty = solution[solution.rfind("\\boxed") :].startswith("\\boxed{}")  # two rows of train
+        known["answer"] = "" if empty else extract_answer(solution)
+    answer = str(field("answer", types=(str, int, float), expected="text, a number or a \\boxed{}", need=True)).strip()
+    if "\n#### " in answer:  # GSM8K: the solution with <<calculator marks>>, then the answer
+        solution, answer = answer.rsplit("\n#### ", 1)
+        answer = answer.strip().replace(",", "")
+        solution = re.sub(r"<<[^<>]*>>", "", solution) + f"\nThe answer is $\\boxed{{{answer}}}$."
+    level = field("level", types=(str, int), like=r"(Level )?(\d+|\?)", expected="a number or 'Level 3'")
+    digits = re.search(r"\d+", str(level))  # two MATH rows have "Level ?"
+    row_id = field("id", "problem_id", "unique_id", types=(str, int), expected="text or a whole number")
+    skills = field("skills", types=(list,), expected="a list of names")
+    if not all(isinstance(name, str) for name in skills or []):
+        raise UserError(f"{where}: field 'skills': expected a list of names, came {skills!r:.60}; correct the file")
+    return {"id": None if row_id is None else str(row_id), "problem": f"{about} {problem}" if about else problem,
+            "solution": solution, "answer": answer, "subject": field("subject", "type"),
+            "level": int(digits[0]) if digits else None, "skills": skills}
 
 
-def read_pairs(path: str, flag: str = "--pairs") -> list[dict]:
-    """Training pairs in chat form from a .json list or a .jsonl file: rows {"id", "messages": [{"role", "content"}, ..., the answer last]}.
+SIGNS = str.maketrans({pair[0]: f" {pair[2:]} " for pair in (
+    "×=times *=cdot ·=cdot ⋅=cdot ÷=div ≤=le ≥=ge ≠=ne ≈=approx √=sqrt ∞=infty ±=pm ∠=angle △=triangle ∪=cup ∩=cap "
+    "∈=in →=to −=- –=- ⁄=/ °=^circ α=alpha β=beta γ=gamma δ=delta θ=theta λ=lambda π=pi σ=sigma φ=phi ω=omega"
+).split()})
+SPELLINGS = [  # (one of several spellings of the same mathematics, the one that stands for it), in small letters
+    (r"\\\\|\\[()\[\]]", " "),  # \(x\), \[x\]: x
+    (r"\\(left|right|big+[lrm]?|q?quad|displaystyle|[lc]?dots[bc]?)(?![a-z])\.?", " "),  # \left(x\right): (x)
+    (r"\\(text|mbox|math|operatorname)[a-z]*\s*\{([^{}]*)\}", r" \2 "),  # \text{ cm}: cm
+    (r"<=|\\leq?(?![a-z])", " le "),
+    (r">=|\\geq?(?![a-z])", " ge "),
+    (r"\\neq?(?![a-z])", " ne "),
+    (r"\\lt(?![a-z])", "<"),
+    (r"\\gt(?![a-z])", ">"),
+    (r"\\([lr]?vert|mid)(?![a-z])", "|"),
+    (r"\{,\}|,\\!", ","),  # 1{,}000: 1,000
+    (r"(?<![.\d])\d{4,}", lambda number: f"{int(number[0]):,}"),  # 1000: 1,000
+    (r"(?<![\w.])\.(?=\d)", "0."),  # .5: 0.5
+    (r"_(\d)(?=\d)", r"_\1 "),  # \log_28: \log_2 8
+    (r"\\[dtc]?frac\s*(\d|[a-z]|\{(\d+|[a-z])\})\s*(\d|[a-z]|\{(\d+|[a-z])\})", r" \1/\3 "),  # \frac12: 1/2
+    (r"\\[dtc]frac", r"\\frac"),
+    (r"(?<!\\)\{\s*(\d[\d.,]*|[a-z]|\\[a-z]+)\s*\}", r" \1 "),  # x^{2}: x^2
+]
 
-    Read are "messages" (role, content) and "conversations" (from, value; human and gpt, as ShareGPT has them).
-    """
-    rows = read_json(path) if path.endswith(".json") else [row for _, row in read_jsonl(Path(path))]
-    if not rows or not isinstance(rows, list):
-        raise UserError(f"{flag} {path}: expected a list of at least one pair, came {rows!r:.40}; check the file")
-    pairs = []
-    for n, row in enumerate(rows, 1):
-        turns = (row.get("messages") or row.get("conversations")) if isinstance(row, dict) else None
-        try:
-            turns = [{"role": t["role"], "content": t["content"]} if "role" in t else
-                     {"role": {"human": "user", "gpt": "assistant"}.get(t["from"], t["from"]), "content": t["value"]} for t in turns]
-        except (TypeError, KeyError):
-            turns = []
-        good = all(t["role"] in ("system", "user", "assistant") and isinstance(t["content"], str) for t in turns)
-        if not (good and len(turns) > 1 and turns[-1]["role"] == "assistant" and turns[-2]["role"] == "user"):
-            raise UserError(f"{flag} {path}, row {n}: expected 'messages' of role and content that end with a question and its answer, came "
-                            f"{json.dumps(row)!s:.80}; bring the file into this form")
-        pairs.append({"id": row.get("id"), "messages": turns})
-    return pairs
+
+def words(text: str) -> list[str]:
+    """A question's words, numbers and signs in one spelling, without $, stops, backslashes and spacing."""
+    text = re.sub("[⁰¹²³⁴-⁹]+", r"^\g<0> ", text)  # x²: x^2
+    text = re.sub("[¼-¾⅐-⅞]", r" \g<0> ", text)  # 3½: 3 1/2
+    text = unicodedata.normalize("NFKC", text).casefold().translate(SIGNS)
+    for spelling, one in SPELLINGS * 2:  # twice, because of \mathop{\text{lcm}}
+        text = re.sub(spelling, one, text)
+    # a number, a word, a sign, "!" of a factorial, "'" of a derivative
+    return re.findall(r"\d+(?:\.\d+)?|[^\W\d_]+|[-+/^_<>=|()\[\]{}%]|(?<=[\d)])!|(?<=\b[a-z])!|'(?=\()", text)
 
 
 def plain(text: str) -> str:
-    """A question without case, spacing, stops, braces and dollars; 1.5 is not 15, x+1 not x-1, |2-3| not 2-3."""
-    return re.sub(r"[^\w+\-*/^<>=|().,]|[.,](?!\d)", "", text.casefold())
+    """A question in one spelling; 1.5 is not 15, x+1 not x-1, |2-3| not 2-3, 2 3 not 23."""
+    return "".join(f",{word}," if word[0].isdigit() else word for word in words(text))
 
 
 def without(rows: list[dict], others: list[dict]) -> list[dict]:
@@ -880,16 +883,27 @@ def without(rows: list[dict], others: list[dict]) -> list[dict]:
     return [row for row in rows if plain(row["problem"]) not in texts]
 
 
-def untested(pairs: list[dict], tests: list[dict]) -> list[dict]:
-    """The training pairs, {"messages"}, whose question does not hold one of the test problems; says how many do."""
-    questions = [plain(pair["messages"][-2]["content"]) for pair in pairs]
-    everything = "\n".join(questions)
-    tested = [text for text in {plain(row["problem"]) for row in tests} if text in everything]
-    left = [pair for pair, question in zip(pairs, questions, strict=True) if not any(text in question for text in tested)]
-    print(f"{len(pairs)} pairs, {len(pairs) - len(left)} of them left out because they hold a question that is tested on")
-    if not left:
-        raise UserError("--pairs: every pair holds a question that is tested on; check --data and the file")
-    return left
+def fingerprint(parts: dict[str, list[dict]]) -> dict[str, str]:
+    """A short hash of the questions of each part of a run, in their order."""
+    return {part: hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] for part, rows in parts.items()}
+
+
+def check_questions(run: "Run", parts: dict[str, list[dict]]) -> None:
+    """Refuse a run that was made with other questions, or with the same in another order; else keep their hash."""
+    now, path, ids = fingerprint(parts), run.path / "0_fingerprint.json", set()
+    if path.exists():
+        kept = run.read(path.name)
+        changed = [part for part in {**kept, **now} if kept.get(part) != now.get(part)]
+    else:  # a new run, or one made before runs kept this: its ids must be there still
+        for rows in parts.values():
+            ids |= {row["id"] for row in rows}
+        asked = run.read("0_questions.jsonl") if (run.path / "0_questions.jsonl").exists() else []
+        changed = list(dict.fromkeys(row["part"] for row in asked if row["id"] not in ids))
+        if not changed:
+            run.write(path.name, now)
+    if changed:
+        raise UserError(f"{run.path}: its questions ({', '.join(changed)}) are not those that the data gives now; give "
+                        "the old data, or choose another --out")
 
 
 def torch_seed(seed: int, *names: str) -> int:
@@ -899,61 +913,6 @@ def torch_seed(seed: int, *names: str) -> int:
 
 def rng(seed: int, *names: str) -> random.Random:
     return random.Random(torch_seed(seed, *names))
-
-
-def split_math(rows: list[dict], n_val: int, seed: int) -> tuple[list[dict], list[dict]]:
-    """(validation, test): n_val rows at random and the others, each in file order. STAT: 1,000 and 4,000 of MATH test (§3.1)."""
-    if not 0 < n_val < len(rows):
-        raise UserError(f"split: expected 0 < n_val < {len(rows)} (the number of rows), came {n_val}; change n_val")
-    by_text = sorted(range(len(rows)), key=lambda i: rows[i]["problem"])  # so the order of the file does not matter
-    chosen = set(rng(seed, "split_math").sample(by_text, n_val))
-    return [row for i, row in enumerate(rows) if i in chosen], [row for i, row in enumerate(rows) if i not in chosen]
-
-
-class Questions(NamedTuple):
-    pool: list[dict]  # training questions with a solution and an answer
-    val: list[dict]  # what the student is profiled on
-    sets: dict[str, list[dict]]  # what is tested on: first "MATH", the rest of the test split
-    n_samples: dict[str, int]  # answers to each question of a set
-    removed: dict[str, int]  # how many questions a set has lost because they are profiled on
-
-
-def load_questions(data: str, n_val: int, seed: int, val: str | None = None, ood: tuple[str, ...] = (), samples: int = 1,
-                   limit: int | None = None) -> Questions:
-    """Training, validation and test questions, none of them in two of the three, by their texts.
-
-    val: a set to profile on instead of n_val questions of the test split; of it half at most, and the rest is tested on. ood: other sets to test
-    on; `samples` answers a question are for those with fewer than 100. limit: at most so many questions of each.
-    """
-    if data.endswith(".jsonl"):
-        raise UserError(f"--data {data}: expected a folder with train.jsonl and test.jsonl, came one file; give the folder")
-    train, tests = load(data, "train"), load(data, "test")
-    names = {name: "/".join(Path(name).with_suffix("").parts[-2:]) for name in dict.fromkeys([val] * bool(val) + list(ood))}
-    if twice := [name for name, count in Counter(["MATH", *names.values()]).items() if count > 1]:
-        raise UserError(f"--ood: two sets would be called {twice[0]}, by the last two parts of their paths; rename one")
-    others = {short: load(name) for name, short in names.items()}
-    if val:
-        name, rows = next(iter(others.items()))
-        chosen, _ = split_math(rows, min(n_val, len(rows) // 2), seed)  # ours: half at most, because something must be left to test on
-        chosen = [row | {"id": f"{name}/{row['id']}"} for row in chosen]
-    else:
-        chosen, tests = split_math(tests, n_val, seed)
-    sets = {"MATH": tests, **others}
-    # ours: by size, because the sets that STAT samples often (AMC23, AIME; §3.1) have 30 or 40 questions and all others hundreds
-    n_samples = {name: samples if name != "MATH" and len(rows) < 100 else 1 for name, rows in sets.items()}
-    left = {name: without(rows, chosen) for name, rows in sets.items()}
-    removed = {name: len(sets[name]) - len(rows) for name, rows in left.items()}
-    if empty := [name for name, rows in left.items() if not rows]:
-        raise UserError(f"{empty[0]}: every question of it is profiled on; leave it out, or profile on fewer")
-    pool = without([row for row in train if row["answer"] and row["solution"]], [*chosen, *itertools.chain(*sets.values())])
-    print(f"P {len(pool)} questions ({len(train) - len(pool)} left out: no answer, or in an evaluation set), Q_val {len(chosen)}; tested on "
-          + ", ".join(f"{name} {len(rows)} ({removed[name]} taken out: profiled on)" for name, rows in left.items()))
-    if limit:
-        pool, chosen, *rest = (rng(seed, "limit").sample(rows, min(limit, len(rows))) for rows in (pool, chosen, *left.values()))
-        left = dict(zip(left, rest, strict=True))
-    if len({row["id"] for row in pool + chosen + left["MATH"]}) < len(pool + chosen + left["MATH"]):
-        raise UserError(f"--data {data}: an id stands in train.jsonl and in test.jsonl too; make the ids unique")
-    return Questions(pool, chosen, left, n_samples, removed)
 
 
 # --- Models: 4-bit weights from the Hub or a folder. ----------------------------------------------------------------------------------
@@ -1282,79 +1241,30 @@ def _append(f, text: str) -> None:
     os.fsync(f.fileno())
 
 
-# --- Tables for the terminal. -------------------------------------------------------------------------------------------------------
-def paired_bootstrap(a: list[bool], b: list[bool], n_boot: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
-    """a's lead over b on the same questions, in points, with a 95 % percentile interval over resampled questions; nan for none.
+# --- Tables for the terminal; richer ones are report.py's. -------------------------------------------------
+def compare(outcomes: dict[str, list[float]], reference: str, n_boot: int = 10_000) -> str:
+    """A line per arm: right answers, their share, and the paired lead over arm `reference` in points.
 
-    Only questions that one of the two alone has right move the lead, so drawing their two counts is drawing questions, but quick.
+    outcomes[arm]: 0 or 1 for each question, or the share of several answers; the same questions for every arm.
+    The lead's 95 % interval is the percentiles of n_boot draws of the questions. Questions with the same lead are
+    alike, so drawing how often each lead comes is drawing questions, but quick.
     """
     import numpy as np
 
-    if len(a) != len(b) or None in a or None in b:
-        raise ValueError("expected an outcome of both arms for each question; leave out the questions that lack one")
-    n, wins, losses = len(a), sum(x and not y for x, y in zip(a, b, strict=True)), sum(y and not x for x, y in zip(a, b, strict=True))
+    n, width, lines = len(outcomes[reference]), max(map(len, outcomes)), []
     if n == 0:
-        return math.nan, math.nan, math.nan
-    drawn = np.random.default_rng(torch_seed(seed, "bootstrap")).multinomial(n, [wins / n, losses / n, (n - wins - losses) / n], n_boot)
-    low, high = np.percentile(100 * (drawn[:, 0] - drawn[:, 1]) / n, [2.5, 97.5])
-    return 100 * (wins - losses) / n, float(low), float(high)
-
-
-def arms_table(outcomes: dict[str, list[bool]], reference: str, n_boot: int = 10_000, seed: int = 0) -> str:
-    """A line per arm: right answers with their 95 % interval, and the paired lead over arm `reference` in points with its own."""
-    width = max(map(len, [*outcomes, "arm"]))
-    table = [f"{'arm':<{width}}  {'right':>11}  {'%':>5}  {'95 % interval':>14}  {'vs ' + reference:>14}  {'95 % interval':>14}"]
+        return "no questions"
     for arm, right in outcomes.items():
-        share, *inside = paired_bootstrap(right, [False] * len(right), n_boot, seed)
-        lead, *around = paired_bootstrap(right, outcomes[reference], n_boot, seed)
-        counts, inside, around = f"{sum(right):,}/{len(right):,}", "[{:.1f}, {:.1f}]".format(*inside), "[{:+.1f}, {:+.1f}]".format(*around)
-        table.append(f"{arm:<{width}}  {counts:>11}  {share:>5.1f}  {inside:>14}  {lead:>+14.1f}  {around:>14}")
-    return "\n".join(table)
-
-
-def sets_table(tested: dict[str, list[dict]], reference: str, part: tuple[str, set[str]]) -> str:
-    """The arms on every evaluation set, and on a part (name, ids) of the first. tested[arm]: rows of set, id, is_right, one for each sample."""
-    lines = []
-    for name in dict.fromkeys(row["set"] for row in tested[reference]):
-        right: dict[str, dict[str, list[bool]]] = {arm: defaultdict(list) for arm in tested}
-        for arm, rows in tested.items():
-            for row in rows:
-                if row["set"] == name:
-                    right[arm][row["id"]].append(bool(row["is_right"]))
-        k = len(next(iter(right[reference].values())))
-        means = {arm: 100 * sum(map(sum, found.values())) / sum(map(len, found.values())) for arm, found in right.items()}
-        lines += ["", f"{name}, pass@{k}" + "".join(f"; avg@{k} of {arm} {mean:.1f} %" for arm, mean in means.items() if k > 1),
-                  arms_table({arm: [any(draws) for draws in found.values()] for arm, found in right.items()}, reference)]
-        inside = {arm: [draws[0] for i, draws in found.items() if i in part[1]] for arm, found in right.items()}
-        if name == tested[reference][0]["set"] and inside[reference]:
-            lines += ["", part[0], arms_table(inside, reference)]
+        line = f"{arm:<{width}}  {round(float(sum(right)), 1):>7g}/{n}  {100 * sum(right) / n:5.1f} %"
+        if arm != reference:
+            leads = np.array(right, float) - np.array(outcomes[reference], float)  # raises if they differ in length
+            values, counts = np.unique(leads, return_counts=True)
+            draw = np.random.default_rng(torch_seed(0, "bootstrap"))
+            drawn = 100 * draw.multinomial(n, counts / n, n_boot) @ values / n
+            low, high = np.percentile(drawn, [2.5, 97.5])
+            line += f"  {100 * leads.mean():+5.1f} [{low:+.1f}, {high:+.1f}] points to {reference}"
+        lines.append(line)
     return "\n".join(lines)
-
-
-def agreement(hits: int, false_alarms: int, misses: int, rejections: int) -> dict[str, float | None]:
-    """How well a criterion of difficulty finds the wrong answers, in %; None where the denominator is zero.
-
-    hits: difficult and wrong; false alarms: difficult and right; misses: not difficult and wrong; rejections: neither.
-    >>> agreement(6, 2, 0, 2)
-    {'accuracy': 80.0, 'precision': 75.0, 'recall': 100.0, 'F1': 85.71428571428571}
-    """
-    parts = {"accuracy": (hits + rejections, hits + false_alarms + misses + rejections), "precision": (hits, hits + false_alarms),
-             "recall": (hits, hits + misses), "F1": (2 * hits, 2 * hits + false_alarms + misses)}
-    return {name: 100 * k / n if n else None for name, (k, n) in parts.items()}
-
-
-def bars(counts: dict[str, int], top: int = 10, width: int = 40) -> str:
-    """The `top` largest counts as bars, equal ones by name; the longest bar is `width` signs.
-
-    >>> print(bars({"b": 1, "a": 4, "c": 1}, top=2, width=4))
-    a  4 ####
-    b  1 #
-    (1 more)
-    """
-    shown = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:top]
-    name_width, most = max([len(name) for name, _ in shown], default=0), max([1, *counts.values()])
-    lines = [f"{name:<{name_width}}  {n:>{len(f'{most:,}')},} {'#' * math.ceil(width * n / most)}".rstrip() for name, n in shown]
-    return "\n".join(lines + [f"({len(counts) - top} more)"] * (len(counts) > top)) or "(none)"
 
 
 # --- Command line. -------------------------------------------------------------------------------------------------------------------
