@@ -695,10 +695,11 @@ def _same_algebra(mode: str, *latex: str) -> bool:
 
 
 # --- Data: every set as rows of id, problem, solution, answer, subject, level, skills. --------------------
-SUBJECTS = "algebra counting_and_probability geometry intermediate_algebra number_theory prealgebra precalculus"
+MATH_CONFIGS = ["algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory",
+                "prealgebra", "precalculus"]
 PERTURB = "https://raw.githubusercontent.com/Kaffaljidhmah2/MATH-Perturb/main/math_perturb/math_perturb_"
 HUB = {  # name: [(address, configs, its split for tests, revision if we know one), ...], tried in this order
-    "math": [("EleutherAI/hendrycks_math", SUBJECTS.split(), "test", "21a5633873b6a120296cce3e2df9d5550074f4a3"),
+    "math": [("EleutherAI/hendrycks_math", MATH_CONFIGS, "test", "21a5633873b6a120296cce3e2df9d5550074f4a3"),
              ("DigitalLearningGmbH/MATH-lighteval", ["default"], "test", None)],
     "gsm8k": [("openai/gsm8k", ["main"], "test", "740312add88f781978c0658806c59bc2815b9866")],
     "svamp": [("ChilleD/SVAMP", [None], "test", "5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef")],
@@ -837,25 +838,25 @@ def _row(raw: dict, where: str) -> dict:
             "level": int(digits[0]) if digits else None, "skills": skills}
 
 
-SIGNS = str.maketrans({pair[0]: f" {pair[2:]} " for pair in (
+SIGNS = str.maketrans({pair[0]: f"\\{pair[2:]} " for pair in (
     "×=times *=cdot ·=cdot ⋅=cdot ÷=div ≤=le ≥=ge ≠=ne ≈=approx √=sqrt ∞=infty ±=pm ∠=angle △=triangle ∪=cup ∩=cap "
     "∈=in →=to −=- –=- ⁄=/ °=^circ α=alpha β=beta γ=gamma δ=delta θ=theta λ=lambda π=pi σ=sigma φ=phi ω=omega"
 ).split()})
 SPELLINGS = [  # (one of several spellings of the same mathematics, the one that stands for it), in small letters
-    (r"\\\\|\\[()\[\]]", " "),  # \(x\), \[x\]: x
+    (r"\\\\|\\[()\[\]]", "$"),  # \(x\), \[x\]: $x$
     (r"\\(left|right|big+[lrm]?|q?quad|displaystyle|[lc]?dots[bc]?)(?![a-z])\.?", " "),  # \left(x\right): (x)
-    (r"\\(text|mbox|math|operatorname)[a-z]*\s*\{([^{}]*)\}", r" \2 "),  # \text{ cm}: cm
+    *[(r"\\(text|mbox|math|operatorname)[a-z]*\s*\{([^{}]*)\}", r" \2 ")] * 2,  # \text{ cm}: cm; \mathop{\text{lcm}}
     (r"<=|\\leq?(?![a-z])", " le "),
     (r">=|\\geq?(?![a-z])", " ge "),
     (r"\\neq?(?![a-z])", " ne "),
     (r"\\lt(?![a-z])", "<"),
     (r"\\gt(?![a-z])", ">"),
     (r"\\([lr]?vert|mid)(?![a-z])", "|"),
-    (r"\{,\}|,\\!", ","),  # 1{,}000: 1,000
+    (r"\{,\}|,\\!|(?<=\d)\\,(?=\d{3})", ","),  # 1{,}000, 1\,000: 1,000
     (r"(?<![.\d])\d{4,}", lambda number: f"{int(number[0]):,}"),  # 1000: 1,000
     (r"(?<![\w.])\.(?=\d)", "0."),  # .5: 0.5
     (r"_(\d)(?=\d)", r"_\1 "),  # \log_28: \log_2 8
-    (r"\\[dtc]?frac\s*(\d|[a-z]|\{(\d+|[a-z])\})\s*(\d|[a-z]|\{(\d+|[a-z])\})", r" \1/\3 "),  # \frac12: 1/2
+    (r"\\[dtc]?frac\s*(\d|[a-z]|\{([\d,]+|[a-z])\})\s*(\d|[a-z]|\{([\d,]+|[a-z])\})", r" \1/\3 "),  # \frac12: 1/2
     (r"\\[dtc]frac", r"\\frac"),
     (r"(?<!\\)\{\s*(\d[\d.,]*|[a-z]|\\[a-z]+)\s*\}", r" \1 "),  # x^{2}: x^2
 ]
@@ -866,10 +867,10 @@ def words(text: str) -> list[str]:
     text = re.sub("[⁰¹²³⁴-⁹]+", r"^\g<0> ", text)  # x²: x^2
     text = re.sub("[¼-¾⅐-⅞]", r" \g<0> ", text)  # 3½: 3 1/2
     text = unicodedata.normalize("NFKC", text).casefold().translate(SIGNS)
-    for spelling, one in SPELLINGS * 2:  # twice, because of \mathop{\text{lcm}}
+    for spelling, one in SPELLINGS:
         text = re.sub(spelling, one, text)
     # a number, a word, a sign, "!" of a factorial, "'" of a derivative
-    return re.findall(r"\d+(?:\.\d+)?|[^\W\d_]+|[-+/^_<>=|()\[\]{}%]|(?<=[\d)])!|(?<=\b[a-z])!|'(?=\()", text)
+    return re.findall(r"\d+(?:\.\d+)?|[^\W\d_]+|[-+/^_<>=|()\[\]{}%]|(?<=[\d)])!(?!\s*$)|(?<=\b[a-z])!|'(?=\()", text)
 
 
 def plain(text: str) -> str:

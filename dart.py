@@ -27,7 +27,8 @@ Run     python dart.py                                                          
         python -m toyworld dart                                                              # no GPU, minutes
 Writes  runs/dart/  args.json env.json 0_fingerprint.json
         0_questions.jsonl 1_own.jsonl 1_levels.jsonl 2_steps_<mapper, grpo>.jsonl
-        3_rewrites_<arm>.jsonl (3_rewrites_best_of_n_<i>.jsonl, 3_own_<i>.jsonl) 3_chosen_<arm>.jsonl 4_data_<arm>.json train_<arm>.jsonl loss_<arm>.jsonl
+        3_rewrites_<arm>.jsonl
+        (3_rewrites_best_of_n_<i>.jsonl, 3_own_<i>.jsonl) 3_chosen_<arm>.jsonl 4_data_<arm>.json train_<arm>.jsonl loss_<arm>.jsonl
         adapter/<mapper, arm, grpo_1, ...>/ 5_answers_<arm>_<set>.jsonl 5_test_<arm>.jsonl metrics.jsonl result.json
 """
 import contextlib

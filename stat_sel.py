@@ -29,8 +29,8 @@ Run     python stat_sel.py --teacher gpt-4o-mini                                
         python -m toyworld stat_sel                                                      # no GPU, no key, minutes
 Writes  runs/stat_sel/  args.json env.json 0_fingerprint.json
         0_questions.jsonl 1_answers.jsonl (1_samples.jsonl 2_rewards.jsonl) 2_graded.jsonl
-        3_skill_map.jsonl 4_profile.jsonl (5_nearest.json) 5_rewrites.jsonl train_<arm>.jsonl loss_<arm>.jsonl adapter/<arm>/ 7_answers_<arm>_<set>.jsonl
-        7_test_<arm>.jsonl teacher.jsonl metrics.jsonl result.json
+        3_skill_map.jsonl 4_profile.jsonl (5_nearest.json) 5_rewrites.jsonl train_<arm>.jsonl loss_<arm>.jsonl adapter/<arm>/
+        7_answers_<arm>_<set>.jsonl 7_test_<arm>.jsonl teacher.jsonl metrics.jsonl result.json
 """
 import functools
 import itertools

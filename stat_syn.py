@@ -28,8 +28,8 @@ Run     python stat_syn.py --teacher gpt-4o-mini --writer gpt-4o                
         python -m toyworld stat_syn                                                      # no GPU, no key, minutes
 Writes  runs/stat_syn/  args.json env.json 0_fingerprint.json
         0_questions.jsonl 1_answers.jsonl (1_samples.jsonl 2_rewards.jsonl) 2_graded.jsonl
-        3_skill_map.jsonl 4_profile.jsonl (5_nearest.json) (5_rewrites.jsonl) 5_written.jsonl 5_solutions.jsonl dropped.jsonl train_<arm>.jsonl loss_<arm>.jsonl
-        adapter/<arm>/ 7_answers_<arm>_<set>.jsonl 7_test_<arm>.jsonl teacher.jsonl metrics.jsonl result.json
+        3_skill_map.jsonl 4_profile.jsonl (5_nearest.json) (5_rewrites.jsonl) 5_written.jsonl 5_solutions.jsonl dropped.jsonl train_<arm>.jsonl
+        loss_<arm>.jsonl adapter/<arm>/ 7_answers_<arm>_<set>.jsonl 7_test_<arm>.jsonl teacher.jsonl metrics.jsonl result.json
 """
 import dataclasses
 import functools
