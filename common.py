@@ -695,12 +695,13 @@ def _same_algebra(mode: str, *latex: str) -> bool:
 
 
 # --- Data: every set as rows of id, problem, solution, answer, subject, level, skills. --------------------
-MATH_CONFIGS = ["algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory",
-                "prealgebra", "precalculus"]
+MATH_CONFIGS = ("algebra counting_and_probability geometry intermediate_algebra number_theory prealgebra "
+                "precalculus").split()
 PERTURB = "https://raw.githubusercontent.com/Kaffaljidhmah2/MATH-Perturb/main/math_perturb/math_perturb_"
 HUB = {  # name: [(address, configs, its split for tests, revision if we know one), ...], tried in this order
-    "math": [("EleutherAI/hendrycks_math", MATH_CONFIGS, "test", "21a5633873b6a120296cce3e2df9d5550074f4a3"),
-             ("DigitalLearningGmbH/MATH-lighteval", ["default"], "test", None)],
+    "math": [
+        ("EleutherAI/hendrycks_math", MATH_CONFIGS, "test", "21a5633873b6a120296cce3e2df9d5550074f4a3"),
+        ("DigitalLearningGmbH/MATH-lighteval", ["default"], "test", None)],
     "gsm8k": [("openai/gsm8k", ["main"], "test", "740312add88f781978c0658806c59bc2815b9866")],
     "svamp": [("ChilleD/SVAMP", [None], "test", "5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef")],
     "math500": [("HuggingFaceH4/MATH-500", [None], "test", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be")],
@@ -721,17 +722,19 @@ def load(name_or_path: str, split: str = "test", root: str | None = None) -> lis
     """
     if root is None and name_or_path in HUB:
         if split != "test" and (split != "train" or name_or_path not in ("math", "gsm8k", "svamp")):
-            raise UserError(f"{name_or_path}: no split {split!r}; use test (math, gsm8k and svamp have train too)")
+            raise UserError(f"{name_or_path}: no split {split!r}; use test (math, gsm8k, svamp: or train)")
         stem, found = f"{name_or_path}-{split}", _by_datasets(HUB[name_or_path], split)
     else:
-        path = Path(root or "", name_or_path.replace("math_perturb_", "math_perturb/") if root else name_or_path)
+        path = Path(name_or_path)
+        if root is not None:
+            path = Path(root, name_or_path.replace("math_perturb_", "math_perturb/"))
         start = path / split if path.is_dir() else path
-        names = [f"{start}{end}" for end in ("", ".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".csv.gz")]
-        file = next((Path(name) for name in names if os.path.isfile(name)), None)
-        if not file:
-            raise UserError(f"{names[1]}: no such file; pass a .jsonl, .json, .csv or .parquet file, a folder that "
-                            f"holds {split}.jsonl, or one of {', '.join(HUB)}")
-        stem, found = file.name.split(".")[0], read_rows(file)
+        endings = ("", ".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".csv.gz")
+        there = [file for file in (Path(f"{start}{ending}") for ending in endings) if file.is_file()]
+        if not there:
+            raise UserError(f"{start}.jsonl: no such file; pass a .jsonl, .json, .csv or .parquet file, "
+                            f"a folder with a {split}.jsonl, or one of {', '.join(HUB)}")
+        stem, found = there[0].name.split(".")[0], read_rows(there[0])
     rows, n_same = {}, Counter()
     for where, raw in found:
         row = _row(raw, where)
@@ -740,7 +743,7 @@ def load(name_or_path: str, split: str = "test", root: str | None = None) -> lis
             n_same[digest] += 1
             row["id"] = f"{stem}/{digest}" + (f"-{n_same[digest]}" if n_same[digest] > 1 else "")
         if row["id"] in rows:
-            raise UserError(f"{where}: field 'id': {row['id']!r} stands in an earlier row too; make the ids unique")
+            raise UserError(f"{where}: field 'id': {row['id']!r} stands above too; make the ids unique")
         rows[row["id"]] = row
     if not rows:
         raise UserError(f"{name_or_path}: expected at least one question, found none; check the file")
@@ -765,7 +768,8 @@ def _by_datasets(candidates: list[tuple], split: str) -> list[tuple[str, dict]]:
             parts = [datasets.load_dataset(kind, config, split=test if split == "test" else split,
                                            data_files=files, revision=revision) for config in configs]
         except Exception as error:  # gone, gated, no network, another format: the next one may do
-            print(f"{address} failed: {type(error).__name__}: {error.__cause__ or error}"[:300], file=sys.stderr)
+            sentence = f"{address} failed: {type(error).__name__}: {error.__cause__ or error}"
+            print(sentence[:300], file=sys.stderr)
             continue
         print(f"{sum(map(len, parts)):,} rows from {address}, revision {revision}")
         return [(f"{address} row {n}", row) for n, row in enumerate(itertools.chain(*parts), 1)]
@@ -786,7 +790,7 @@ def read_jsonl(path: Path) -> list[tuple[str, dict]]:
                     raise ValueError(f"it is {row!r:.40}")
                 rows.append((f"{path} {'row' if is_list else 'line'} {n}", row))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} line {n}: expected a JSON object, but: {error}; repair or delete it") from None
+        raise UserError(f"{path} line {n}: expected a JSON object, but: {error}; repair it") from None
     return rows
 
 
@@ -794,7 +798,7 @@ def read_json(path: str | Path):
     try:
         return json.loads(Path(path).read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected a file of JSON, but: {error}; repair it, or check the path") from None
+        raise UserError(f"{path}: expected a JSON file, but: {error}; repair it or check the path") from None
 
 
 def _row(raw: dict, where: str) -> dict:
@@ -810,19 +814,20 @@ def _row(raw: dict, where: str) -> dict:
         value = next((known[name] for name in names if name in known), None)
         good = type(value) in types and re.fullmatch(like, str(value))
         if not good and (need or value is not None):
-            raise UserError(f"{where}: field {' or '.join(names)!r}: expected {expected}, came {value!r:.60}; "
-                            "correct the file")
+            name = " or ".join(names)
+            raise UserError(f"{where}: field {name!r}: expected {expected}, came {value!r:.60}; correct it")
         return value
 
     hidden = [name for name in ("options", "choices", "option_a", "a", "image") if known.get(name)]
     if hidden:
-        raise UserError(f"{where}: field {hidden[0]!r}: the student would not see it; put it into the problem")
+        raise UserError(f"{where}: field {hidden[0]!r}: no student would see it; put it into the problem")
     problem, solution = field("problem", "question", like=r"(?s).*\S.*", need=True), field("solution")
     about = field("body", "context", "passage")  # SVAMP's question says too little without its body
     if solution and "answer" not in known:  # MATH on the Hub
         empty = solution[solution.rfind("\\boxed") :].startswith("\\boxed{}")  # two rows of train
         known["answer"] = "" if empty else extract_answer(solution)
-    answer = str(field("answer", types=(str, int, float), expected="text, a number or a \\boxed{}", need=True)).strip()
+    answer = field("answer", types=(str, int, float), expected="text, a number or a \\boxed{}", need=True)
+    answer = str(answer).strip()
     if "\n#### " in answer:  # GSM8K: the solution with <<calculator marks>>, then the answer
         solution, answer = answer.rsplit("\n#### ", 1)
         answer = answer.strip().replace(",", "")
@@ -832,21 +837,23 @@ def _row(raw: dict, where: str) -> dict:
     row_id = field("id", "problem_id", "unique_id", types=(str, int), expected="text or a whole number")
     skills = field("skills", types=(list,), expected="a list of names")
     if not all(isinstance(name, str) for name in skills or []):
-        raise UserError(f"{where}: field 'skills': expected a list of names, came {skills!r:.60}; correct the file")
-    return {"id": None if row_id is None else str(row_id), "problem": f"{about} {problem}" if about else problem,
-            "solution": solution, "answer": answer, "subject": field("subject", "type"),
-            "level": int(digits[0]) if digits else None, "skills": skills}
+        raise UserError(f"{where}: field 'skills': expected names, came {skills!r:.60}; correct it")
+    return {
+        "id": None if row_id is None else str(row_id), "problem": f"{about} {problem}" if about else problem,
+        "solution": solution, "answer": answer, "subject": field("subject", "type"),
+        "level": int(digits[0]) if digits else None, "skills": skills}
 
 
 SIGNS = str.maketrans({pair[0]: f"\\{pair[2:]} " for pair in (
-    "×=times *=cdot ·=cdot ⋅=cdot ÷=div ≤=le ≥=ge ≠=ne ≈=approx √=sqrt ∞=infty ±=pm ∠=angle △=triangle ∪=cup ∩=cap "
-    "∈=in →=to −=- –=- ⁄=/ °=^circ α=alpha β=beta γ=gamma δ=delta θ=theta λ=lambda π=pi σ=sigma φ=phi ω=omega"
-).split()})
-SPELLINGS = [  # (one of several spellings of the same mathematics, the one that stands for it), in small letters
+    "×=times *=cdot ·=cdot ⋅=cdot ÷=div ≤=le ≥=ge ≠=ne √=sqrt ∞=infty ±=pm °=^circ ∠=angle △=triangle "
+    "∪=cup ∩=cap ∈=in →=to −=- –=- ⁄=/ α=alpha β=beta γ=gamma θ=theta λ=lambda π=pi σ=sigma φ=phi").split()})
+_TEXT = (r"\\(text|mbox|math|operatorname)[a-z]*\s*\{([^{}]*)\}", r" \2 ")
+_ONE = r"(\d|[a-z]|\{([\d,]+|[a-z])\})"
+SPELLINGS = [  # (a spelling of the same mathematics, the one that stands for it), in small letters
     (r"\\\\|\\[()\[\]]", "$"),  # \(x\), \[x\]: $x$
     (r"\\(left|right|big+[lrm]?|q?quad|displaystyle|[lc]?dots[bc]?)(?![a-z])\.?", " "),  # \left(x\right): (x)
-    *[(r"\\(text|mbox|math|operatorname)[a-z]*\s*\{([^{}]*)\}", r" \2 ")] * 2,  # \text{ cm}: cm; \mathop{\text{lcm}}
-    (r"<=|\\leq?(?![a-z])", " le "),
+    _TEXT, _TEXT,  # \text{ cm}: cm; twice, for \mathop{\text{lcm}}
+    (r"<=|\\leq?(?![a-z])", " le "),  # \leq, \le
     (r">=|\\geq?(?![a-z])", " ge "),
     (r"\\neq?(?![a-z])", " ne "),
     (r"\\lt(?![a-z])", "<"),
@@ -856,10 +863,12 @@ SPELLINGS = [  # (one of several spellings of the same mathematics, the one that
     (r"(?<![.\d])\d{4,}", lambda number: f"{int(number[0]):,}"),  # 1000: 1,000
     (r"(?<![\w.])\.(?=\d)", "0."),  # .5: 0.5
     (r"_(\d)(?=\d)", r"_\1 "),  # \log_28: \log_2 8
-    (r"\\[dtc]?frac\s*(\d|[a-z]|\{([\d,]+|[a-z])\})\s*(\d|[a-z]|\{([\d,]+|[a-z])\})", r" \1/\3 "),  # \frac12: 1/2
+    (rf"\\[dtc]?frac\s*{_ONE}\s*{_ONE}", r" \1/\3 "),  # \frac12: 1/2
     (r"\\[dtc]frac", r"\\frac"),
     (r"(?<!\\)\{\s*(\d[\d.,]*|[a-z]|\\[a-z]+)\s*\}", r" \1 "),  # x^{2}: x^2
 ]
+WORD = re.compile(  # a number, a word, a sign, the ! of 5! or n!, the ' of f'(x)
+    r"\d+(?:\.\d+)?|[^\W\d_]+|[-+/^_<>=|()\[\]{}%]|(?<=[\d)])!(?!\s*$)|(?<=\b[a-z])!|'(?=\()")
 
 
 def words(text: str) -> list[str]:
@@ -869,8 +878,7 @@ def words(text: str) -> list[str]:
     text = unicodedata.normalize("NFKC", text).casefold().translate(SIGNS)
     for spelling, one in SPELLINGS:
         text = re.sub(spelling, one, text)
-    # a number, a word, a sign, "!" of a factorial, "'" of a derivative
-    return re.findall(r"\d+(?:\.\d+)?|[^\W\d_]+|[-+/^_<>=|()\[\]{}%]|(?<=[\d)])!(?!\s*$)|(?<=\b[a-z])!|'(?=\()", text)
+    return WORD.findall(text)
 
 
 def plain(text: str) -> str:
@@ -890,25 +898,24 @@ def fingerprint(parts: dict[str, list[dict]]) -> dict[str, str]:
 
 
 def check_questions(run: "Run", parts: dict[str, list[dict]]) -> None:
-    """Refuse a run that was made with other questions, or with the same in another order; else keep their hash."""
-    now, path, ids = fingerprint(parts), run.path / "0_fingerprint.json", set()
-    if path.exists():
-        kept = run.read(path.name)
-        changed = [part for part in {**kept, **now} if kept.get(part) != now.get(part)]
-    else:  # a new run, or one made before runs kept this: its ids must be there still
-        for rows in parts.values():
-            ids |= {row["id"] for row in rows}
+    """Refuse a run that was made with other questions, or with these in another order."""
+    name, now, kept = "0_fingerprint.json", fingerprint(parts), {}
+    if (run.path / name).exists():
+        kept = run.read(name)
+    else:  # a new run, or one made before; its ids may have been positions
+        ids = {row["id"] for rows in parts.values() for row in rows}
         asked = run.read("0_questions.jsonl") if (run.path / "0_questions.jsonl").exists() else []
-        changed = list(dict.fromkeys(row["part"] for row in asked if row["id"] not in ids))
-        if not changed:
-            run.write(path.name, now)
+        if all(row["id"] in ids for row in asked):
+            kept = now
+            run.write(name, now)
+    changed = [part for part in {**kept, **now} if kept.get(part) != now.get(part)]
     if changed:
-        raise UserError(f"{run.path}: its questions ({', '.join(changed)}) are not those that the data gives now; give "
-                        "the old data, or choose another --out")
+        raise UserError(f"{run.path}: its questions ({', '.join(changed)}) are not those that the data gives "
+                        "now; give the old data, or choose another --out")
 
 
 def torch_seed(seed: int, *names: str) -> int:
-    """A seed in [0, 2**32), for torch and numpy, that belongs to this step alone: a skipped step shifts no other."""
+    """A seed in [0, 2**32) that belongs to this step alone: a skipped step shifts no other."""
     return int.from_bytes(hashlib.sha256(json.dumps([seed, *names]).encode()).digest()[:4])
 
 

@@ -677,7 +677,7 @@ def read_sets(args) -> tuple[dict[str, str], list[dict], dict[str, list[dict]]]:
     columns = {args.data: "in distribution"} | dict.fromkeys(args.ood, "out of distribution") | dict.fromkeys(args.retention, "retention")
     if args.group < 2:
         raise UserError("--group: expected at least 2, came 1: advantages are differences within a group")
-    if Path(args.data).is_file():
+    if args.data.endswith(".jsonl") or Path(args.data).is_file():
         raise UserError(f"--data {args.data}: expected a folder with train.jsonl and test.jsonl, or a name, came one file; give its folder")
     if args.data == "math" and "math500" in columns:
         raise UserError("--ood, --retention: math500 is a part of --data math's test split; give another set, such as --retention amc23")

@@ -322,7 +322,7 @@ def load_questions(args) -> Questions:
 
     args.val: a set to profile on instead of n_val questions of the test split; of it half at most, and the rest is tested on.
     """
-    if Path(args.data).is_file():
+    if args.data.endswith(".jsonl") or Path(args.data).is_file():
         raise UserError(f"--data {args.data}: expected a folder with train.jsonl and test.jsonl, came one file; give the folder")
     train, tests = common.load(args.data, "train"), common.load(args.data, "test")
     given = dict.fromkeys(([args.val] if args.val else []) + list(args.ood))

@@ -378,7 +378,7 @@ def test_other_questions_under_a_run_are_refused(small_world, tmp_path, call_fil
     (["--arms", "base", "magic"], "magic"),
     (["--data", "nowhere"], "nowhere"),
     (["--data", str(ROOT / "results" / "scorer.json")], "give the folder"),
-    (["--data", str(ROOT / "some.jsonl")], "no such file"),
+    (["--data", str(ROOT / "some.jsonl")], "give the folder"),
     (["--arms"], "--arms"),
     (["--lora-dropout", "3"], "--lora-dropout"),
     (["--lora-rank", "0"], "--lora-rank"),
