@@ -771,7 +771,8 @@ def _by_datasets(candidates: list[tuple], split: str) -> list[tuple[str, dict]]:
             sentence = f"{address} failed: {type(error).__name__}: {error.__cause__ or error}"
             print(sentence[:300], file=sys.stderr)
             continue
-        print(f"{sum(map(len, parts)):,} rows from {address}, revision {revision}")
+        pinned = f", revision {revision}" if revision else ""
+        print(f"{sum(map(len, parts)):,} rows from {address}{pinned}")
         return [(f"{address} row {n}", row) for n, row in enumerate(itertools.chain(*parts), 1)]
     tried = ", ".join(address for address, *_ in candidates)
     raise UserError(f"{tried}: not to be read, for the reason above; mend it, or pass a local path")
@@ -860,7 +861,7 @@ SPELLINGS = [  # (a spelling of the same mathematics, the one that stands for it
     (r"\\gt(?![a-z])", ">"),
     (r"\\([lr]?vert|mid)(?![a-z])", "|"),
     (r"\{,\}|,\\!|(?<=\d)\\,(?=\d{3})", ","),  # 1{,}000, 1\,000: 1,000
-    (r"(?<![.\d])\d{4,}", lambda number: f"{int(number[0]):,}"),  # 1000: 1,000
+    (r"(?<![.\d])\d{4,99}(?!\d)", lambda number: f"{int(number[0]):,}"),  # 1000: 1,000
     (r"(?<![\w.])\.(?=\d)", "0."),  # .5: 0.5
     (r"_(\d)(?=\d)", r"_\1 "),  # \log_28: \log_2 8
     (rf"\\[dtc]?frac\s*{_ONE}\s*{_ONE}", r" \1/\3 "),  # \frac12: 1/2
@@ -1253,8 +1254,8 @@ def _append(f, text: str) -> None:
 def compare(outcomes: dict[str, list[float]], reference: str, n_boot: int = 10_000) -> str:
     """A line per arm: right answers, their share, and the paired lead over arm `reference` in points.
 
-    outcomes[arm]: 0 or 1 for each question, or the share of several answers; the same questions for every arm.
-    The lead's 95 % interval is the percentiles of n_boot draws of the questions. Questions with the same lead are
+    outcomes[arm]: 0 or 1 for each question, or the share of several answers; the same questions for all.
+    The lead's 95 % interval is the percentiles of n_boot draws of the questions. Questions with one lead are
     alike, so drawing how often each lead comes is drawing questions, but quick.
     """
     import numpy as np
@@ -1265,7 +1266,7 @@ def compare(outcomes: dict[str, list[float]], reference: str, n_boot: int = 10_0
     for arm, right in outcomes.items():
         line = f"{arm:<{width}}  {round(float(sum(right)), 1):>7g}/{n}  {100 * sum(right) / n:5.1f} %"
         if arm != reference:
-            leads = np.array(right, float) - np.array(outcomes[reference], float)  # raises if they differ in length
+            leads = np.array(right, float) - np.array(outcomes[reference], float)  # raises if lengths differ
             values, counts = np.unique(leads, return_counts=True)
             draw = np.random.default_rng(torch_seed(0, "bootstrap"))
             drawn = 100 * draw.multinomial(n, counts / n, n_boot) @ values / n

@@ -462,7 +462,7 @@ def check_source(args) -> None:
 
 def same_questions(path: Path, asked: list[dict], parts: dict[str, list[dict]]) -> bool:
     """Whether that run was made with the P, Q_val and Q_test of this one."""
-    there, here = common.fingerprint({}), common.fingerprint(parts)
+    there, here = {}, common.fingerprint(parts)
     if (path / "0_fingerprint.json").exists():  # runs made before had none
         there = common.read_json(path / "0_fingerprint.json")
     changed = [part for part in ("P", "Q_val", "test MATH") if there.get(part, here[part]) != here[part]]

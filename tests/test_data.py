@@ -273,7 +273,7 @@ def test_hub_math_joins_the_seven_subjects(hub, capsys):
     rows = load("math", "train")
     assert [row["subject"] for row in rows] == [config for config in MATH_CONFIGS for _ in "12"]
     assert (rows[13]["id"], rows[13]["answer"], rows[13]["level"]) == (made_id("math-train", "p") + "-14", "3", None)
-    assert "14 rows from EleutherAI/hendrycks_math" in capsys.readouterr().out
+    assert f"14 rows from EleutherAI/hendrycks_math, revision {HUB['math'][0][3]}" in capsys.readouterr().out
     assert len(asked) == 7 and {revision for *_, revision in asked} == {HUB["math"][0][3]}
 
 
@@ -282,7 +282,7 @@ def test_hub_next_candidate(hub, capsys):
     answers["DigitalLearningGmbH/MATH-lighteval", "test"] = [ROW]
     assert load("math", "test")[0]["answer"] == "2"
     out, err = capsys.readouterr()
-    assert "DigitalLearningGmbH/MATH-lighteval, revision None" in out
+    assert "1 rows from DigitalLearningGmbH/MATH-lighteval\n" in out
     assert "EleutherAI/hendrycks_math failed: DatasetNotFoundError" in err
     assert [a[0] for a in asked] == ["EleutherAI/hendrycks_math", "DigitalLearningGmbH/MATH-lighteval"]
 
@@ -356,6 +356,10 @@ def test_spellings_of_the_same_mathematics(spellings):
     ("-3", "3"), ("2(3)", "23"), ("x=1", "x1")])
 def test_other_mathematics_stays_other(one, other):
     assert plain(one) != plain(other)
+
+
+def test_a_number_of_any_length_has_a_plain_form():
+    assert plain("1" * 9999) == f",{'1' * 9999}," != plain("1" * 9998)
 
 
 def test_a_question_is_found_within_a_longer_text_but_not_within_a_longer_number():
