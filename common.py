@@ -704,11 +704,17 @@ HUB = {  # name: [(address, configs, its split for tests, revision if we know on
         ("DigitalLearningGmbH/MATH-lighteval", ["default"], "test", None)],
     "gsm8k": [("openai/gsm8k", ["main"], "test", "740312add88f781978c0658806c59bc2815b9866")],
     "svamp": [("ChilleD/SVAMP", [None], "test", "5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef")],
-    "math500": [("HuggingFaceH4/MATH-500", [None], "test", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be")],
+    "math500": [
+        ("HuggingFaceH4/MATH-500", [None], "test", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be"),
+        ("nlile/hendrycks-MATH-benchmark", [None], "test", None)],  # its train split holds 4,500 of MATH's tests
     "math_squared": [("veds12/math-squared", [None], "train", None)],  # MATH^2
-    "amc23": [("math-ai/amc23", [None], "test", None)],
-    "aime24": [("HuggingFaceH4/aime_2024", [None], "train", "2fe88a2f1091d5048c0f36abc874fb997b3dd99a")],
-    "aime25": [("math-ai/aime25", [None], "test", "563bb8404243c5f09de6ec262f2db674fe5bce9b")],
+    "amc23": [("math-ai/amc23", [None], "test", None), ("zwhe99/amc23", [None], "test", None)],
+    "aime24": [
+        ("HuggingFaceH4/aime_2024", [None], "train", "2fe88a2f1091d5048c0f36abc874fb997b3dd99a"),
+        ("math-ai/aime24", [None], "test", None)],
+    "aime25": [
+        ("math-ai/aime25", [None], "test", "563bb8404243c5f09de6ec262f2db674fe5bce9b"),
+        ("yentinglin/aime_2025", [None], "train", None)],
     "math_perturb_simple": [(PERTURB + "simple.jsonl", [None], "train", None)],
     "math_perturb_hard": [(PERTURB + "hard.jsonl", [None], "train", None)],
 }
