@@ -706,7 +706,7 @@ HUB = {  # name: [(address, configs, its split for tests, revision if we know on
     "svamp": [("ChilleD/SVAMP", [None], "test", "5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef")],
     "math500": [
         ("HuggingFaceH4/MATH-500", [None], "test", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be"),
-        ("nlile/hendrycks-MATH-benchmark", [None], "test", None)],  # its train split holds 4,500 of MATH's tests
+        ("nlile/hendrycks-MATH-benchmark", [None], "test", None)],  # its train holds 4,500 of MATH's tests
     "math_squared": [("veds12/math-squared", [None], "train", None)],  # MATH^2
     "amc23": [("math-ai/amc23", [None], "test", None), ("zwhe99/amc23", [None], "test", None)],
     "aime24": [
@@ -1266,18 +1266,20 @@ def compare(outcomes: dict[str, list[float]], reference: str, n_boot: int = 10_0
     """
     import numpy as np
 
-    n, width, lines = len(outcomes[reference]), max(map(len, outcomes)), []
+    n, width = len(outcomes[reference]), max(map(len, outcomes))
     if n == 0:
         return "no questions"
+    lines = [f"{'':<{width}}  right of {n}       %  points vs {reference} [95 % interval]"]
     for arm, right in outcomes.items():
-        line = f"{arm:<{width}}  {round(float(sum(right)), 1):>7g}/{n}  {100 * sum(right) / n:5.1f} %"
+        counts = f"{round(float(sum(right)), 1):g}/{n}"
+        line = f"{arm:<{width}}  {counts:>{len(f'right of {n}')}}  {100 * sum(right) / n:6.1f}"
         if arm != reference:
             leads = np.array(right, float) - np.array(outcomes[reference], float)  # raises if lengths differ
-            values, counts = np.unique(leads, return_counts=True)
+            values, n_each = np.unique(leads, return_counts=True)
             draw = np.random.default_rng(torch_seed(0, "bootstrap"))
-            drawn = 100 * draw.multinomial(n, counts / n, n_boot) @ values / n
+            drawn = 100 * draw.multinomial(n, n_each / n, n_boot) @ values / n
             low, high = np.percentile(drawn, [2.5, 97.5])
-            line += f"  {100 * leads.mean():+5.1f} [{low:+.1f}, {high:+.1f}] points to {reference}"
+            line += f"  {100 * leads.mean():+5.1f} [{low:+.1f}, {high:+.1f}]"
         lines.append(line)
     return "\n".join(lines)
 
