@@ -26,7 +26,8 @@ Run     python active_loop.py --data gsm8k --teacher gpt-4o-mini                
         python active_loop.py --data math --levels 1 2 3 --n-seeds 7500 --per-round 1000 --rounds 10   # the paper's sizes
         python active_loop.py --plan                                                     # calls, tokens, one prompt of each kind; sends nothing
         python -m toyworld active_loop                                                   # no GPU, no key, minutes
-Writes  runs/active_loop/  args.json env.json 0_questions.jsonl; of each round (r<t>_answers.jsonl) r<t>_selected.json r<t>_items.json
+Writes  runs/active_loop/  args.json env.json 0_fingerprint.json 0_questions.jsonl;
+        of each round (r<t>_answers.jsonl) r<t>_selected.json r<t>_items.json
         train_r<t>.jsonl loss_r<t>.jsonl adapter/r<t>/ r<t>_test_answers.jsonl r<t>_test.jsonl (r<t>_child_answers.jsonl r<t>_child_losses.json);
         (teacher_answers.json) teacher.jsonl metrics.jsonl result.json
 """
@@ -559,7 +560,8 @@ def fingerprints(problem: str) -> set[str]:
 
     ours: 13 words, because that is the usual measure of contamination since GPT-3's; the paper does not speak of any.
     """
-    words = re.findall(r"\w+", re.sub(r"\[asy\].*?\[/asy\]", "", problem, flags=re.DOTALL).casefold())  # figures begin with the same code
+    words = common.words(re.sub(r"\[asy\].*?\[/asy\]", "", problem, flags=re.DOTALL))  # figures begin with the same code
+    words = [word for word in words if word.isalnum() or "." in word]
     return {common.plain(problem), *(" ".join(words[i:i + 13]) for i in range(len(words) - 12))}
 
 
@@ -609,10 +611,9 @@ def main(args: Args) -> None:
     if args.plan:
         return
     run = common.open_run(args, args.out, HOW)
-    now = [{"id": row["id"], "part": part, "problem": row["problem"]} for part, rows in (("D_0", seeds), ("test", tests)) for row in rows]
-    if run.step("0_questions.jsonl", lambda: now) != now:
-        raise UserError(f"{run.path}/0_questions.jsonl: these are not the questions that --data {args.data} gives now; give the old data, or "
-                        "another --out")
+    parts = {"D_0": seeds, "test": tests}
+    common.check_questions(run, parts)
+    run.step("0_questions.jsonl", lambda: [{"id": row["id"], "part": part, "problem": row["problem"]} for part in parts for row in parts[part]])
     teacher, tested = common.open_teacher(args), {mark: row["problem"] for row in tests for mark in fingerprints(row["problem"])}
     by_id, seen = {row["id"]: row for row in seeds}, {common.plain(row["problem"]): row["problem"] for row in seeds}
     items, asked_before, selected, tokens, curve = [], Counter(), [], [0, 0], []

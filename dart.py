@@ -25,7 +25,9 @@ Run     python dart.py                                                          
         python dart.py --student Qwen/Qwen2.5-3B --adapter runs/stat_sel/adapter/stat --data math --ood gsm8k --retention amc23 --arms base grpo
                        --budget-tokens 2000000 --out runs/grpo                               # "+GRPO" of the STAT paper
         python -m toyworld dart                                                              # no GPU, minutes
-Writes  runs/dart/  args.json env.json 0_questions.jsonl 1_own.jsonl 1_levels.jsonl 2_steps_<mapper, grpo>.jsonl 3_rewrites_<arm>.jsonl
+Writes  runs/dart/  args.json env.json 0_fingerprint.json
+        0_questions.jsonl 1_own.jsonl 1_levels.jsonl 2_steps_<mapper, grpo>.jsonl
+        3_rewrites_<arm>.jsonl
         (3_rewrites_best_of_n_<i>.jsonl, 3_own_<i>.jsonl) 3_chosen_<arm>.jsonl 4_data_<arm>.json train_<arm>.jsonl loss_<arm>.jsonl
         adapter/<mapper, arm, grpo_1, ...>/ 5_answers_<arm>_<set>.jsonl 5_test_<arm>.jsonl metrics.jsonl result.json
 """
@@ -620,7 +622,7 @@ def read_sets(args) -> tuple[dict[str, str], list[dict], dict[str, list[dict]]]:
     columns = {args.data: "in distribution"} | dict.fromkeys(args.ood, "out of distribution") | dict.fromkeys(args.retention, "retention")
     if args.group < 2:
         raise UserError("--group: expected at least 2, came 1: advantages are differences within a group")
-    if args.data.endswith(".jsonl"):
+    if args.data.endswith(".jsonl") or Path(args.data).is_file():
         raise UserError(f"--data {args.data}: expected a folder with train.jsonl and test.jsonl, or a name, came one file; give its folder")
     if args.data == "math" and "math500" in columns:
         raise UserError("--ood, --retention: math500 is a part of --data math's test split; give another set, such as --retention amc23")
@@ -702,9 +704,9 @@ def cost(run, arm: str) -> dict[str, int]:
 def main(args: Args) -> None:
     columns, rows, tests = read_sets(args)
     run, loaded = common.open_run(args, args.out, HOW), {}
-    now = [{"id": row["id"], "part": part, "problem": row["problem"]} for part, some in (("D", rows), *tests.items()) for row in some]
-    if run.step("0_questions.jsonl", lambda: now) != now:
-        raise UserError(f"{run.path}/0_questions.jsonl: these are not the questions that the sets give now; give the old data, or another --out")
+    common.check_questions(run, {"D": rows} | {f"test {name}": some for name, some in tests.items()})
+    run.step("0_questions.jsonl", lambda: [
+        {"id": row["id"], "part": part, "problem": row["problem"]} for part, some in (("D", rows), *tests.items()) for row in some])
 
     def load(adapter=None, fresh=False):
         """The target under an adapter; one model is in memory at a time. fresh: one to train, which is not kept."""
@@ -744,8 +746,8 @@ def main(args: Args) -> None:
         if n_cut := sum(row["cut_off"] for row in outcomes[arm]):
             print(f"  {arm}: {n_cut} of {len(outcomes[arm])} test answers were cut off at --max-new-tokens {args.max_new_tokens}")
     for name, column in columns.items():
-        print(f"\n{column}: {name}\n" + common.arms_table({arm: [row["is_right"] is True for row in outcomes[arm] if row["set"] == name]
-                                                         for arm in args.arms}, "sft" if "sft" in args.arms else args.arms[0]))
+        right = {arm: [row["is_right"] is True for row in outcomes[arm] if row["set"] == name] for arm in args.arms}
+        print(f"\n{column}: {name}\n" + common.compare(right, "sft" if "sft" in args.arms else args.arms[0]))
     run.write("result.json", {"method": "dart", "arms": list(args.arms), "columns": columns, "data": data, "n": len(rows), "n_learnable": n_learnable,
                               "cost": {arm: cost(run, arm) for arm in args.arms}})
     print(f"{run.path}/result.json")

@@ -19,7 +19,7 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from common import UserError, agreement, read_json, read_jsonl
+from common import UserError, read_json, read_jsonl
 
 MAY_DIFFER = (  # between the runs of one table
     "prm", "data", "skills", "seed", "out", "teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd", "usd_per_m_in", "usd_per_m_out",
@@ -116,7 +116,7 @@ def count_written(path: Path) -> dict[str, dict[str, int]]:
 
 
 def detection(val: list[dict]) -> dict:
-    """How each criterion of difficulty agrees with the truth on Q_val, as the four counts of common.agreement.
+    """How each criterion of difficulty agrees with the truth on Q_val, as the four counts of agreement().
 
     A criterion is counted on the rows that were graded by it, and is not there where none was.
     """
@@ -305,6 +305,18 @@ def tables(results: dict) -> str:
                   + "; ".join(f"{arm} {shown(missed)} and {shown(other)}" for arm, (missed, other) in parts.items()) + "."]
     lines += skills_table(runs, arms, reference) + sets_table(runs, arms, reference)
     return "\n".join(lines + (detection_tables(runs) if runs[0]["method"] == "stat_sel" else [])) + "\n"
+
+
+def agreement(hits: int, false_alarms: int, misses: int, rejections: int) -> dict[str, float | None]:
+    """How well a criterion of difficulty finds the wrong answers, in %; None where the denominator is zero (Tables 8, 11).
+
+    hits: difficult and wrong; false alarms: difficult and right; misses: not difficult and wrong; rejections: neither.
+    >>> agreement(6, 2, 0, 2)
+    {'accuracy': 80.0, 'precision': 75.0, 'recall': 100.0, 'F1': 85.71428571428571}
+    """
+    parts = {"accuracy": (hits + rejections, hits + false_alarms + misses + rejections), "precision": (hits, hits + false_alarms),
+             "recall": (hits, hits + misses), "F1": (2 * hits, 2 * hits + false_alarms + misses)}
+    return {name: 100 * k / n if n else None for name, (k, n) in parts.items()}
 
 
 def arms_table(runs: list[dict], arms: list[str], reference: str) -> list[str]:

@@ -26,11 +26,11 @@ Differs Questions of Q_test are picked for MATH^D by one draw of the base studen
 Run     python stat_sel.py --teacher gpt-4o-mini                                         # the paper's sizes, one GPU
         python stat_sel.py --teacher gpt-4o-mini --plan                                  # calls, tokens, one prompt of each kind; sends nothing
         python stat_sel.py --teacher MODEL --teacher-url http://localhost:8000/v1 --limit 100   # any OpenAI-compatible server, a small slice
-        python stat_sel.py --pairs FILE --out runs/given                                 # train and test on given pairs; no teacher
         python -m toyworld stat_sel                                                      # no GPU, no key, minutes
-Writes  runs/stat_sel/  args.json env.json 0_questions.jsonl 1_answers.jsonl (1_samples.jsonl 2_rewards.jsonl) 2_graded.jsonl 3_skill_map.jsonl
-        4_profile.jsonl (5_nearest.json) 5_rewrites.jsonl train_<arm>.jsonl loss_<arm>.jsonl adapter/<arm>/ 7_answers_<arm>_<set>.jsonl
-        7_test_<arm>.jsonl teacher.jsonl metrics.jsonl result.json
+Writes  runs/stat_sel/  args.json env.json 0_fingerprint.json
+        0_questions.jsonl 1_answers.jsonl (1_samples.jsonl 2_rewards.jsonl) 2_graded.jsonl
+        3_skill_map.jsonl 4_profile.jsonl (5_nearest.json) 5_rewrites.jsonl train_<arm>.jsonl loss_<arm>.jsonl adapter/<arm>/
+        7_answers_<arm>_<set>.jsonl 7_test_<arm>.jsonl teacher.jsonl metrics.jsonl result.json
 """
 import functools
 import itertools
@@ -40,7 +40,8 @@ import re
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -62,7 +63,6 @@ class Args:
     val: str | None = None  # profile on this set, such as math_perturb_hard or a .jsonl file; on half of it at most, the rest is tested on (§3.3)
     ood: tuple[str, ...] = ()  # other sets to test on: gsm8k math500 amc23 aime24 aime25 math_perturb_simple math_perturb_hard, .jsonl files (§3.1)
     samples: int = 64  # answers to each question of another set with fewer than 100, at T = 1 (§3.1: AMC23, AIME)
-    pairs: str | None = None  # train on the pairs of this .json or .jsonl file in chat form, instead of any drawn with a teacher
     skills: str | None = None  # JSON file {subject: [skill, ...]} instead of the paper's list (Tables 5, 6)
     skill_map: str | None = None  # JSON file {question id: [skill, ...]} instead of asking the teacher for labels (§C.3.1)
     label_test: bool = False  # ask the teacher for the skills of Q_test too, for accuracy by skill (Fig. 4); toy data has them
@@ -164,6 +164,41 @@ Write the solution anew in your own words: complete, step by step, with every ca
 Keep the final answer and put it in \\boxed{{}}."""
 
 
+# MATH's subjects and skills: the 112 pairs of Tables 5 and 6, where §2 speaks of 128.
+MATH_SKILLS = {subject: names.split(" | ") for subject, names in {
+    "Algebra": "algebraic expression skills | algebraic manipulation skills | arithmetic skills | calculation and conversion skills | "
+    "combinatorial operations and basic arithmetic | complex number skills | distance and midpoint skills | exponent and root skills | "
+    "factoring skills | function composition skills | function skills | geometric sequence skills | graph and geometry skills | "
+    "inequality skills | logarithmic and exponential skills | number theory skills | polynomial concepts | quadratic equation skills | "
+    "ratio and proportion skills | sequence and series skills | solving equations",
+    "Counting & Probability": "calculating and understanding combinations | combinatorial mathematics | combinatorics concepts | "
+    "counting principals | factorials and prime factorization | number theory and arithmetic operations | permutation and combinations | "
+    "probability calculation with replacement | probability concepts and calculations | probability theory and distribution | "
+    "combinatorics operations",
+    "Geometry": "3d geometry and volume calculation skills | algebraic skills | area calculation skills | circle geometry skills | "
+    "combinatorics and probability skills | coordinate geometry and transformation skills | other geometric skills | pythagorean skills | "
+    "quadrilateral and polygon skills | ratio and proportion skills | triangle geometry skills | trigonometry skills | "
+    "understanding circle properties and algebraic manipulation",
+    "Intermediate Algebra": "absolute value skills | algebraic manipulation and equations | calculus optimization skills | "
+    "complex number manipulation and operations | function composition and transformation | graph understanding and interpretation | "
+    "inequality solving and understanding | polynomial concepts | properties and application of exponents | "
+    "quadratic equations and solutions | recursive functions and sequences | sequence and series analysis skills | "
+    "simplification and basic operations | solving inequalities | solving system of equations | summation and analysis of series | "
+    "understanding and application of functions | understanding and applying floor and ceiling functions | "
+    "understanding and manipulation of rational functions | understanding and utilizing infininte series | "
+    "understanding ellipse properties | understanding logarithmic properties and solving equations",
+    "Number Theory": "arithmetic sequences | base conversion | basic arithmetic | division and remainders | exponentiation | factorization | "
+    "greatest common divisor calculations | modular arithmetic | number manipulation | number theory | polynomial operations | "
+    "prime number theory | sequence analysis | solving equations | understanding of fractions",
+    "Prealgebra": "average calculations | basic arithmetic operations | circles | counting and number theory | exponentiation rules | "
+    "fractions and decimals | geometry | multiples and zero properties | multiplication and division | perimeter and area | "
+    "prime number theory | probability and combinatorics | ratio and proportion | linear equation",
+    "Precalculus": "algebra and equations | basic trigonometry | calculus | complex number operations | complex numbers | coordinate systems | "
+    "determinant calculation | geometric relations | geometry and space calculation | geometry triangle properties | matrix operations | "
+    "parametric equations | sequences series and summation | three dimensional geometry | trigonometric calculations | vector operations",
+}.items()}
+
+
 # --- The method: pure functions in the paper's order. No files, no network. -----------------------------------------------------------------
 def is_difficult(rewards: list[float], tau1: float, tau2: float) -> bool:
     """Whether R(q) = 0, by the rewards r_q,1..r_q,t of one answer's steps, in [0, 1], t >= 1 (§2.1, Eq. 1).
@@ -252,6 +287,76 @@ def shuffle_profile(profile: dict[str, list[str]], skill_map: dict[str, list[str
     few = sorted({skill for skills in profile.values() for skill in skills} - other.keys())
     other |= {skill: rng.choice(names) for skill in few if names}
     return {question: [other[skill] for skill in skills if skill in other] for question, skills in profile.items()}
+
+
+# --- The questions. ----------------------------------------------------------------------------------------------------
+def read_lists(path: str, flag: str, what: str) -> dict[str, list[str]]:
+    """A JSON file {what: [name, ...]} that a flag names."""
+    lists = common.read_json(path)
+    good = isinstance(lists, dict) and all(isinstance(names, list) for names in lists.values())
+    for name in itertools.chain(*lists.values()) if good else ():
+        good = good and isinstance(name, str) and not re.search(r"[,;|\n]", name)
+    if not good:
+        raise UserError(f"{flag} {path}: expected {{{what}: [skill, ...]}} with none of , ; | in a skill's name; correct the file")
+    return lists
+
+
+def split_math(rows: list[dict], n_val: int, seed: int) -> tuple[list[dict], list[dict]]:
+    """(validation, test): n_val rows at random and the others, each in file order; 1,000 and 4,000 of MATH's test split (§3.1)."""
+    if not 0 < n_val < len(rows):
+        raise UserError(f"split: expected 0 < n_val < {len(rows)} (the number of rows), came {n_val}; change n_val")
+    by_text = sorted(range(len(rows)), key=lambda i: rows[i]["problem"])  # so the order of the file does not matter
+    chosen = set(common.rng(seed, "split_math").sample(by_text, n_val))
+    return [row for i, row in enumerate(rows) if i in chosen], [row for i, row in enumerate(rows) if i not in chosen]
+
+
+class Questions(NamedTuple):
+    pool: list[dict]  # P: training questions with a solution and an answer
+    val: list[dict]  # Q_val: what the student is profiled on
+    sets: dict[str, list[dict]]  # what is tested on: first "MATH", the rest of the test split
+    n_samples: dict[str, int]  # answers to each question of a set
+    removed: dict[str, int]  # how many questions a set has lost because they are profiled on
+
+
+def load_questions(args) -> Questions:
+    """Training, validation and test questions, none of them in two of the three, by their texts.
+
+    args.val: a set to profile on instead of n_val questions of the test split; of it half at most, and the rest is tested on.
+    """
+    if args.data.endswith(".jsonl") or Path(args.data).is_file():
+        raise UserError(f"--data {args.data}: expected a folder with train.jsonl and test.jsonl, came one file; give the folder")
+    train, tests = common.load(args.data, "train"), common.load(args.data, "test")
+    given = dict.fromkeys(([args.val] if args.val else []) + list(args.ood))
+    names = ["/".join(Path(name).with_suffix("").parts[-2:]) for name in given]
+    for i, name in enumerate(names):
+        if name in ["MATH", *names[:i]]:
+            raise UserError(f"--ood: two sets would be called {name}, by the last two parts of their paths; rename one")
+    others = dict(zip(names, map(common.load, given), strict=True))
+    if args.val:
+        rows = others[names[0]]
+        val, _ = split_math(rows, min(args.n_val, len(rows) // 2), args.seed)  # ours: half, because something must be left to test on
+        val = [row | {"id": f"{names[0]}/{row['id']}"} for row in val]
+    else:
+        val, tests = split_math(tests, args.n_val, args.seed)
+    whole = {"MATH": tests, **others}
+    pool = common.without([row for row in train if row["answer"] and row["solution"]], [*val, *itertools.chain(*whole.values())])
+    sets, n_samples, removed = {}, {}, {}
+    for name, rows in whole.items():
+        sets[name] = common.without(rows, val)
+        # ours: by size, because the sets that STAT samples often (AMC23, AIME; §3.1) have 30 or 40 questions and all others hundreds
+        n_samples[name] = args.samples if name != "MATH" and len(rows) < 100 else 1
+        removed[name] = len(rows) - len(sets[name])
+        if not sets[name]:
+            raise UserError(f"{name}: every question of it is profiled on; leave it out, or profile on fewer")
+    print(f"P {len(pool)} questions ({len(train) - len(pool)} left out: no answer, or in an evaluation set), Q_val {len(val)}; tested on "
+          + ", ".join(f"{name} {len(rows)} ({removed[name]} taken out: profiled on)" for name, rows in sets.items()))
+    if args.limit:
+        pool, val, *rest = (common.rng(args.seed, "limit").sample(rows, min(args.limit, len(rows))) for rows in (pool, val, *sets.values()))
+        sets = dict(zip(sets, rest, strict=True))
+    ids = [row["id"] for row in pool + val + sets["MATH"]]
+    if len(set(ids)) < len(ids):
+        raise UserError(f"--data {args.data}: an id stands in train.jsonl and in test.jsonl too; make the ids unique")
+    return Questions(pool, val, sets, n_samples, removed)
 
 
 # --- The student: its prompt and its training. -----------------------------------------------------------------------------------------------------
@@ -447,6 +552,32 @@ def own_skills(rows: list[dict], skills: dict[str, list[str]]) -> dict[str, list
     return {row_id: known if n_unknown <= 0.05 * (n_known + n_unknown) else [] for row_id, (known, _) in read.items()}
 
 
+def agreement(hits: int, false_alarms: int, misses: int, rejections: int) -> dict[str, float | None]:
+    """How well a criterion of difficulty finds the wrong answers, in %; None where the denominator is zero (Tables 8, 11).
+
+    hits: difficult and wrong; false alarms: difficult and right; misses: not difficult and wrong; rejections: neither.
+    >>> agreement(6, 2, 0, 2)
+    {'accuracy': 80.0, 'precision': 75.0, 'recall': 100.0, 'F1': 85.71428571428571}
+    """
+    parts = {"accuracy": (hits + rejections, hits + false_alarms + misses + rejections), "precision": (hits, hits + false_alarms),
+             "recall": (hits, hits + misses), "F1": (2 * hits, 2 * hits + false_alarms + misses)}
+    return {name: 100 * k / n if n else None for name, (k, n) in parts.items()}
+
+
+def bars(counts: dict[str, int], top: int = 10, width: int = 40) -> str:
+    """The `top` largest counts as bars, equal ones by name; the longest bar is `width` signs.
+
+    >>> print(bars({"b": 1, "a": 4, "c": 1}, top=2, width=4))
+    a  4 ####
+    b  1 #
+    (1 more)
+    """
+    shown = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:top]
+    name_width, most = max([len(name) for name, _ in shown], default=0), max([1, *counts.values()])
+    lines = [f"{name:<{name_width}}  {n:>{len(f'{most:,}')},} {'#' * math.ceil(width * n / most)}".rstrip() for name, n in shown]
+    return "\n".join(lines + [f"({len(counts) - top} more)"] * (len(counts) > top)) or "(none)"
+
+
 def grade(args, run, student, val: list[dict], tests: list[dict]) -> list[dict]:
     """Stage 1: the questions of Q_val and Q_test with the student's answer and whether it is difficult (§2.1; Q_test for MATH^D)."""
     rows = val + tests
@@ -478,7 +609,7 @@ def grade(args, run, student, val: list[dict], tests: list[dict]) -> list[dict]:
     for criterion in ("prm", "consistency", "length"):  # Tables 8, 11
         pairs = Counter((row["difficult_by"][criterion], not row["is_right"]) for row in graded if row["part"] == "Q_val")
         if any(counts := [pairs[True, True], pairs[True, False], pairs[False, True], pairs[False, False]]):
-            found = common.agreement(*counts)
+            found = agreement(*counts)
             print(f"  difficult by {criterion} against wrong: " + ", ".join(f"{name} {x:.1f} %" for name, x in found.items() if x is not None))
     return graded
 
@@ -487,7 +618,7 @@ def label(args, run, teacher, rows: list[dict], skills) -> dict[str, list[str]]:
     """Stage 2, first half: the skills of each question, by the teacher or from --skill-map (§C.3.1)."""
     def make():
         if args.skill_map:
-            given = common.read_lists(args.skill_map, "--skill-map", "question id")
+            given = read_lists(args.skill_map, "--skill-map", "question id")
             texts = ["\n".join(given.get(row["id"], [])) for row in rows]
         else:
             texts = [reply and common.read_tag(reply.text, "skill") for reply in teacher.ask(requests(args, LABEL_PROMPT, rows, skills), "3 label")]
@@ -516,7 +647,7 @@ def diagnose(args, run, teacher, val: list[dict], graded: list[dict], skills) ->
     profile = {row["id"]: row["skills"] for row in rows if not row["fault"]}
     print(f"  Missing-Skill-Profile of {len(profile)} difficult questions; left out: {dict(faults) or 'none'}; "
           f"{sum(len(row['unknown']) for row in rows)} names not on the list")
-    print(common.bars(Counter(skill for missing in profile.values() for skill in missing)))
+    print(bars(Counter(skill for missing in profile.values() for skill in missing)))
     return profile
 
 
@@ -601,22 +732,40 @@ def test(args, run, student, questions, arm: str) -> list[dict]:
     return run.step(f"7_test_{arm}.jsonl", make)
 
 
+def show(tested: dict[str, list[dict]], hard: set[str]) -> None:
+    """Print right answers and paired leads over augment (or the first arm), of each evaluation set and of MATH^D, the ids in `hard`."""
+    reference = "augment" if "augment" in tested else next(iter(tested))
+    for name in dict.fromkeys(row["set"] for row in tested[reference]):
+        drawn: dict[str, dict[str, list[bool]]] = {arm: {} for arm in tested}
+        for arm, rows in tested.items():
+            for row in rows:
+                if row["set"] == name:
+                    drawn[arm].setdefault(row["id"], []).append(bool(row["is_right"]))
+        ids = list(drawn[reference])
+        n = len(drawn[reference][ids[0]])
+        parts = {name + (f", mean of {n} answers" if n > 1 else ""): ids}
+        if name == "MATH":
+            parts["MATH^D: the questions that are difficult by an independent draw of the base student's answers"] = [i for i in ids if i in hard]
+        for title, some in parts.items():
+            outcomes = {arm: [sum(found[i]) / n for i in some] for arm, found in drawn.items()}
+            print(f"\n{title}\n{common.compare(outcomes, reference)}")
+
+
 def main(args: Args) -> None:
     common.check_args(args, lr=1, temperature=100, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9, tau1=1, tau2=1)
     common.template_head(args.chat_template_kwargs)  # refuses what is not JSON
-    skills = common.read_lists(args.skills, "--skills", "subject") if args.skills else common.MATH_SKILLS
-    skill_map = common.read_lists(args.skill_map, "--skill-map", "question id") if args.skill_map else {}
+    skills = read_lists(args.skills, "--skills", "subject") if args.skills else MATH_SKILLS
+    skill_map = read_lists(args.skill_map, "--skill-map", "question id") if args.skill_map else {}
     for flag, name in (("--student", args.student), ("--adapter", args.adapter), ("--embedder", args.embedder if "embed" in args.arms else None),
                        ("--prm", args.prm if args.difficulty == "prm" or args.compare else None)):
         common.check_checkpoint(None if args.plan else name, flag)  # now, not after hours
     if not args.plan and (args.difficulty == "prm" or args.compare):
         check_prm(args.prm)
-    questions = common.load_questions(args.data, args.n_val, args.seed, args.val, args.ood, args.samples, args.limit)
-    pool, val, tests = questions.pool, [] if args.pairs else questions.val, questions.sets["MATH"]
+    questions = load_questions(args)
+    pool, val, tests = questions.pool, questions.val, questions.sets["MATH"]
     if args.skill_map and not any(row["id"] in skill_map for row in pool):
         raise UserError(f"--skill-map {args.skill_map}: expected ids of questions of P, such as {pool[0]['id']!r}, came none; check the file")
-    given = common.untested(common.read_pairs(args.pairs), tests) if args.pairs else []
-    taught = set() if given else set(args.arms) - {"base", "train"}
+    taught = set(args.arms) - {"base", "train"}
     targeted = bool(taught & {"stat", "shuffled"})
     if taught:
         for flag, rows in ((f"--data {args.data}", pool + tests), (f"--val {args.val}", val)):
@@ -631,6 +780,7 @@ def main(args: Args) -> None:
     if args.plan:
         return
     run = common.open_run(args, args.out, HOW)
+    common.check_questions(run, {"P": pool, "Q_val": val} | {f"test {name}": rows for name, rows in questions.sets.items()})
     teacher, labels, profile = common.open_teacher(args) if taught else None, {}, {}
     run.step("0_questions.jsonl", lambda: [
         {"id": row["id"], "part": part, "subject": row["subject"], "level": row["level"], "skills": own[row["id"]]}
@@ -638,19 +788,14 @@ def main(args: Args) -> None:
     student = functools.cache(lambda: common.load_student(args.student, args.adapter, args.chat_template_kwargs))
     graded = grade(args, run, student, val, tests)
     hard = {row["id"] for row in graded if row["difficult"]}
-    if given:
-        print(f"  {args.pairs}: {sum(question('')[0]['content'].strip() not in row['messages'][-2]['content'] for row in given)} of {len(given)} "
-              "questions lack the sentence that the test questions end with")
-        run.step("train_pairs.jsonl", lambda: given)
-    else:
-        if taught and to_label:
-            labels = label(args, run, teacher, to_label, skills)
-        if targeted:
-            profile = diagnose(args, run, teacher, val, graded, skills)
-        draw(args, run, teacher, student, pool, profile, labels, [row for row in val if row["id"] in hard])
+    if taught and to_label:
+        labels = label(args, run, teacher, to_label, skills)
+    if targeted:
+        profile = diagnose(args, run, teacher, val, graded, skills)
+    draw(args, run, teacher, student, pool, profile, labels, [row for row in val if row["id"] in hard])
 
     tested = {}
-    for arm in ("base", "pairs") if given else args.arms:
+    for arm in args.arms:
         adapter = args.adapter if arm == "base" else run.path / "adapter" / arm
         student.cache_clear()
         if arm != "base" and not adapter.exists():
@@ -660,8 +805,7 @@ def main(args: Args) -> None:
         # what is tested is what was saved
         student = functools.cache(lambda adapter=adapter: common.load_student(args.student, adapter, args.chat_template_kwargs))
         tested[arm] = test(args, run, student, questions, arm)
-    print(common.sets_table(tested, "augment" if "augment" in tested else list(tested)[0],
-                            ("MATH^D: the questions of MATH that are difficult by an independent draw of the base student's answers", hard)))
+    show(tested, hard)
     run.write("result.json", {
         "method": "stat_sel", "removed": questions.removed, "teacher_totals": teacher.recorded if teacher else {},
         "arms": {arm: {name: [sum(bool(row["is_right"]) for row in rows if row["set"] == name), sum(row["set"] == name for row in rows)]

@@ -26,9 +26,10 @@ Run     python stat_syn.py --teacher gpt-4o-mini --writer gpt-4o                
         python stat_syn.py --plan                                                        # calls, tokens, one prompt of each kind; sends nothing
         python stat_syn.py --teacher MODEL --teacher-url http://localhost:8000/v1 --limit 100   # any OpenAI-compatible server, a small slice
         python -m toyworld stat_syn                                                      # no GPU, no key, minutes
-Writes  runs/stat_syn/  args.json env.json 0_questions.jsonl 1_answers.jsonl (1_samples.jsonl 2_rewards.jsonl) 2_graded.jsonl 3_skill_map.jsonl
-        4_profile.jsonl (5_nearest.json) (5_rewrites.jsonl) 5_written.jsonl 5_solutions.jsonl dropped.jsonl train_<arm>.jsonl loss_<arm>.jsonl
-        adapter/<arm>/ 7_answers_<arm>_<set>.jsonl 7_test_<arm>.jsonl teacher.jsonl metrics.jsonl result.json
+Writes  runs/stat_syn/  args.json env.json 0_fingerprint.json
+        0_questions.jsonl 1_answers.jsonl (1_samples.jsonl 2_rewards.jsonl) 2_graded.jsonl
+        3_skill_map.jsonl 4_profile.jsonl (5_nearest.json) (5_rewrites.jsonl) 5_written.jsonl 5_solutions.jsonl dropped.jsonl train_<arm>.jsonl
+        loss_<arm>.jsonl adapter/<arm>/ 7_answers_<arm>_<set>.jsonl 7_test_<arm>.jsonl teacher.jsonl metrics.jsonl result.json
 """
 import dataclasses
 import functools
@@ -40,7 +41,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -202,6 +203,40 @@ REWRITE_PROMPT = """Here are a problem and a correct solution.
 Write the solution anew in your own words: complete, step by step, with every calculation shown, not mentioning that a solution was given.
 Keep the final answer and put it in \\boxed{{}}."""
 
+# Copied from stat_sel.MATH_SKILLS
+MATH_SKILLS = {subject: names.split(" | ") for subject, names in {
+    "Algebra": "algebraic expression skills | algebraic manipulation skills | arithmetic skills | calculation and conversion skills | "
+    "combinatorial operations and basic arithmetic | complex number skills | distance and midpoint skills | exponent and root skills | "
+    "factoring skills | function composition skills | function skills | geometric sequence skills | graph and geometry skills | "
+    "inequality skills | logarithmic and exponential skills | number theory skills | polynomial concepts | quadratic equation skills | "
+    "ratio and proportion skills | sequence and series skills | solving equations",
+    "Counting & Probability": "calculating and understanding combinations | combinatorial mathematics | combinatorics concepts | "
+    "counting principals | factorials and prime factorization | number theory and arithmetic operations | permutation and combinations | "
+    "probability calculation with replacement | probability concepts and calculations | probability theory and distribution | "
+    "combinatorics operations",
+    "Geometry": "3d geometry and volume calculation skills | algebraic skills | area calculation skills | circle geometry skills | "
+    "combinatorics and probability skills | coordinate geometry and transformation skills | other geometric skills | pythagorean skills | "
+    "quadrilateral and polygon skills | ratio and proportion skills | triangle geometry skills | trigonometry skills | "
+    "understanding circle properties and algebraic manipulation",
+    "Intermediate Algebra": "absolute value skills | algebraic manipulation and equations | calculus optimization skills | "
+    "complex number manipulation and operations | function composition and transformation | graph understanding and interpretation | "
+    "inequality solving and understanding | polynomial concepts | properties and application of exponents | "
+    "quadratic equations and solutions | recursive functions and sequences | sequence and series analysis skills | "
+    "simplification and basic operations | solving inequalities | solving system of equations | summation and analysis of series | "
+    "understanding and application of functions | understanding and applying floor and ceiling functions | "
+    "understanding and manipulation of rational functions | understanding and utilizing infininte series | "
+    "understanding ellipse properties | understanding logarithmic properties and solving equations",
+    "Number Theory": "arithmetic sequences | base conversion | basic arithmetic | division and remainders | exponentiation | factorization | "
+    "greatest common divisor calculations | modular arithmetic | number manipulation | number theory | polynomial operations | "
+    "prime number theory | sequence analysis | solving equations | understanding of fractions",
+    "Prealgebra": "average calculations | basic arithmetic operations | circles | counting and number theory | exponentiation rules | "
+    "fractions and decimals | geometry | multiples and zero properties | multiplication and division | perimeter and area | "
+    "prime number theory | probability and combinatorics | ratio and proportion | linear equation",
+    "Precalculus": "algebra and equations | basic trigonometry | calculus | complex number operations | complex numbers | coordinate systems | "
+    "determinant calculation | geometric relations | geometry and space calculation | geometry triangle properties | matrix operations | "
+    "parametric equations | sequences series and summation | three dimensional geometry | trigonometric calculations | vector operations",
+}.items()}
+
 
 # --- Step 5: pure functions in the paper's order. No files, no network. ----------------------------------------------------------------------
 def draw_references(profile: dict[str, list[str]], skill_map: dict[str, list[str]], k: int, rng: random.Random) -> list[dict]:
@@ -259,8 +294,9 @@ def masked(problem: str) -> str:
     >>> masked("If $x + 2.5y = 10$, find $y$.") == masked("If $a+3b=7$, find $c$."), masked("Find $x-1$.") == masked("Find $x+1$.")
     (True, False)
     """
-    numbers = re.sub(r"\d+(?:,\d{3}(?!\d))*(?:\.\d+)?", "0", problem)
-    return common.plain(re.sub(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])", "x", numbers))
+    text = " ".join(common.words(problem))
+    text = re.sub(r"\d+(\.\d+)?( \d{3}(?!\d))*", "0", text)  # 2.5, 10 000
+    return re.sub(r"\b[a-z]\b", "x", text)
 
 
 def fingerprints(problem: str) -> set[str]:
@@ -268,7 +304,8 @@ def fingerprints(problem: str) -> set[str]:
 
     ours: 13 words, because that is the usual measure of contamination since GPT-3's; the paper does not speak of any.
     """
-    words = re.findall(r"\w+", re.sub(r"\[asy\].*?\[/asy\]", "", problem, flags=re.DOTALL).casefold())  # figures begin with the same code
+    words = common.words(re.sub(r"\[asy\].*?\[/asy\]", "", problem, flags=re.DOTALL))  # figures begin with the same code
+    words = [word for word in words if word.isalnum() or "." in word]
     return {common.plain(problem), *(" ".join(words[i:i + 13]) for i in range(len(words) - 12))}
 
 
@@ -424,6 +461,15 @@ def check_source(args) -> None:
         raise UserError(f"--profile-from {path}: its profile follows from other arguments ({odd}); give those, or leave it out")
 
 
+def same_questions(path: Path, asked: list[dict], parts: dict[str, list[dict]]) -> bool:
+    """Whether that run was made with the P, Q_val and Q_test of this one."""
+    there, here = {}, common.fingerprint(parts)
+    if (path / "0_fingerprint.json").exists():  # runs made before had none
+        there = common.read_json(path / "0_fingerprint.json")
+    changed = [part for part in ("P", "Q_val", "test MATH") if there.get(part, here[part]) != here[part]]
+    return not changed and [row for _, row in common.read_jsonl(path / "0_questions.jsonl")] == asked
+
+
 def take_over(args, run) -> None:
     """Copy the files of steps 1 to 4 of the run that --profile-from names, and the tests of its arms stat and embed, as sel and embed_sel."""
     source = Path(args.profile_from)
@@ -520,6 +566,79 @@ def shuffle_profile(profile: dict[str, list[str]], skill_map: dict[str, list[str
     few = sorted({skill for skills in profile.values() for skill in skills} - other.keys())
     other |= {skill: rng.choice(names) for skill in few if names}
     return {question: [other[skill] for skill in skills if skill in other] for question, skills in profile.items()}
+
+
+# Copied from stat_sel.read_lists
+def read_lists(path: str, flag: str, what: str) -> dict[str, list[str]]:
+    """A JSON file {what: [name, ...]} that a flag names."""
+    lists = common.read_json(path)
+    good = isinstance(lists, dict) and all(isinstance(names, list) for names in lists.values())
+    for name in itertools.chain(*lists.values()) if good else ():
+        good = good and isinstance(name, str) and not re.search(r"[,;|\n]", name)
+    if not good:
+        raise UserError(f"{flag} {path}: expected {{{what}: [skill, ...]}} with none of , ; | in a skill's name; correct the file")
+    return lists
+
+
+# Copied from stat_sel.split_math
+def split_math(rows: list[dict], n_val: int, seed: int) -> tuple[list[dict], list[dict]]:
+    """(validation, test): n_val rows at random and the others, each in file order; 1,000 and 4,000 of MATH's test split (§3.1)."""
+    if not 0 < n_val < len(rows):
+        raise UserError(f"split: expected 0 < n_val < {len(rows)} (the number of rows), came {n_val}; change n_val")
+    by_text = sorted(range(len(rows)), key=lambda i: rows[i]["problem"])  # so the order of the file does not matter
+    chosen = set(common.rng(seed, "split_math").sample(by_text, n_val))
+    return [row for i, row in enumerate(rows) if i in chosen], [row for i, row in enumerate(rows) if i not in chosen]
+
+
+# Copied from stat_sel.Questions
+class Questions(NamedTuple):
+    pool: list[dict]  # P: training questions with a solution and an answer
+    val: list[dict]  # Q_val: what the student is profiled on
+    sets: dict[str, list[dict]]  # what is tested on: first "MATH", the rest of the test split
+    n_samples: dict[str, int]  # answers to each question of a set
+    removed: dict[str, int]  # how many questions a set has lost because they are profiled on
+
+
+# Copied from stat_sel.load_questions
+def load_questions(args) -> Questions:
+    """Training, validation and test questions, none of them in two of the three, by their texts.
+
+    args.val: a set to profile on instead of n_val questions of the test split; of it half at most, and the rest is tested on.
+    """
+    if args.data.endswith(".jsonl") or Path(args.data).is_file():
+        raise UserError(f"--data {args.data}: expected a folder with train.jsonl and test.jsonl, came one file; give the folder")
+    train, tests = common.load(args.data, "train"), common.load(args.data, "test")
+    given = dict.fromkeys(([args.val] if args.val else []) + list(args.ood))
+    names = ["/".join(Path(name).with_suffix("").parts[-2:]) for name in given]
+    for i, name in enumerate(names):
+        if name in ["MATH", *names[:i]]:
+            raise UserError(f"--ood: two sets would be called {name}, by the last two parts of their paths; rename one")
+    others = dict(zip(names, map(common.load, given), strict=True))
+    if args.val:
+        rows = others[names[0]]
+        val, _ = split_math(rows, min(args.n_val, len(rows) // 2), args.seed)  # ours: half, because something must be left to test on
+        val = [row | {"id": f"{names[0]}/{row['id']}"} for row in val]
+    else:
+        val, tests = split_math(tests, args.n_val, args.seed)
+    whole = {"MATH": tests, **others}
+    pool = common.without([row for row in train if row["answer"] and row["solution"]], [*val, *itertools.chain(*whole.values())])
+    sets, n_samples, removed = {}, {}, {}
+    for name, rows in whole.items():
+        sets[name] = common.without(rows, val)
+        # ours: by size, because the sets that STAT samples often (AMC23, AIME; §3.1) have 30 or 40 questions and all others hundreds
+        n_samples[name] = args.samples if name != "MATH" and len(rows) < 100 else 1
+        removed[name] = len(rows) - len(sets[name])
+        if not sets[name]:
+            raise UserError(f"{name}: every question of it is profiled on; leave it out, or profile on fewer")
+    print(f"P {len(pool)} questions ({len(train) - len(pool)} left out: no answer, or in an evaluation set), Q_val {len(val)}; tested on "
+          + ", ".join(f"{name} {len(rows)} ({removed[name]} taken out: profiled on)" for name, rows in sets.items()))
+    if args.limit:
+        pool, val, *rest = (common.rng(args.seed, "limit").sample(rows, min(args.limit, len(rows))) for rows in (pool, val, *sets.values()))
+        sets = dict(zip(sets, rest, strict=True))
+    ids = [row["id"] for row in pool + val + sets["MATH"]]
+    if len(set(ids)) < len(ids):
+        raise UserError(f"--data {args.data}: an id stands in train.jsonl and in test.jsonl too; make the ids unique")
+    return Questions(pool, val, sets, n_samples, removed)
 
 
 # Copied from stat_sel.question
@@ -725,6 +844,34 @@ def own_skills(rows: list[dict], skills: dict[str, list[str]]) -> dict[str, list
     return {row_id: known if n_unknown <= 0.05 * (n_known + n_unknown) else [] for row_id, (known, _) in read.items()}
 
 
+# Copied from stat_sel.agreement
+def agreement(hits: int, false_alarms: int, misses: int, rejections: int) -> dict[str, float | None]:
+    """How well a criterion of difficulty finds the wrong answers, in %; None where the denominator is zero (Tables 8, 11).
+
+    hits: difficult and wrong; false alarms: difficult and right; misses: not difficult and wrong; rejections: neither.
+    >>> agreement(6, 2, 0, 2)
+    {'accuracy': 80.0, 'precision': 75.0, 'recall': 100.0, 'F1': 85.71428571428571}
+    """
+    parts = {"accuracy": (hits + rejections, hits + false_alarms + misses + rejections), "precision": (hits, hits + false_alarms),
+             "recall": (hits, hits + misses), "F1": (2 * hits, 2 * hits + false_alarms + misses)}
+    return {name: 100 * k / n if n else None for name, (k, n) in parts.items()}
+
+
+# Copied from stat_sel.bars
+def bars(counts: dict[str, int], top: int = 10, width: int = 40) -> str:
+    """The `top` largest counts as bars, equal ones by name; the longest bar is `width` signs.
+
+    >>> print(bars({"b": 1, "a": 4, "c": 1}, top=2, width=4))
+    a  4 ####
+    b  1 #
+    (1 more)
+    """
+    shown = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:top]
+    name_width, most = max([len(name) for name, _ in shown], default=0), max([1, *counts.values()])
+    lines = [f"{name:<{name_width}}  {n:>{len(f'{most:,}')},} {'#' * math.ceil(width * n / most)}".rstrip() for name, n in shown]
+    return "\n".join(lines + [f"({len(counts) - top} more)"] * (len(counts) > top)) or "(none)"
+
+
 # Copied from stat_sel.grade
 def grade(args, run, student, val: list[dict], tests: list[dict]) -> list[dict]:
     """Stage 1: the questions of Q_val and Q_test with the student's answer and whether it is difficult (§2.1; Q_test for MATH^D)."""
@@ -757,7 +904,7 @@ def grade(args, run, student, val: list[dict], tests: list[dict]) -> list[dict]:
     for criterion in ("prm", "consistency", "length"):  # Tables 8, 11
         pairs = Counter((row["difficult_by"][criterion], not row["is_right"]) for row in graded if row["part"] == "Q_val")
         if any(counts := [pairs[True, True], pairs[True, False], pairs[False, True], pairs[False, False]]):
-            found = common.agreement(*counts)
+            found = agreement(*counts)
             print(f"  difficult by {criterion} against wrong: " + ", ".join(f"{name} {x:.1f} %" for name, x in found.items() if x is not None))
     return graded
 
@@ -767,7 +914,7 @@ def label(args, run, teacher, rows: list[dict], skills) -> dict[str, list[str]]:
     """Stage 2, first half: the skills of each question, by the teacher or from --skill-map (§C.3.1)."""
     def make():
         if args.skill_map:
-            given = common.read_lists(args.skill_map, "--skill-map", "question id")
+            given = read_lists(args.skill_map, "--skill-map", "question id")
             texts = ["\n".join(given.get(row["id"], [])) for row in rows]
         else:
             texts = [reply and common.read_tag(reply.text, "skill") for reply in teacher.ask(requests(args, LABEL_PROMPT, rows, skills), "3 label")]
@@ -797,7 +944,7 @@ def diagnose(args, run, teacher, val: list[dict], graded: list[dict], skills) ->
     profile = {row["id"]: row["skills"] for row in rows if not row["fault"]}
     print(f"  Missing-Skill-Profile of {len(profile)} difficult questions; left out: {dict(faults) or 'none'}; "
           f"{sum(len(row['unknown']) for row in rows)} names not on the list")
-    print(common.bars(Counter(skill for missing in profile.values() for skill in missing)))
+    print(bars(Counter(skill for missing in profile.values() for skill in missing)))
     return profile
 
 
@@ -826,6 +973,26 @@ def retrieve(args, run, student, difficult: list[dict], pool: list[dict], k: int
         found = nearest(hard, all_of_p, k)
         return {row["id"]: [pool[i]["id"] for i in near] for row, near in zip(difficult, found, strict=True)}
     return run.step("5_nearest.json", make) if difficult else {}
+
+
+# Copied from stat_sel.show
+def show(tested: dict[str, list[dict]], hard: set[str]) -> None:
+    """Print right answers and paired leads over augment (or the first arm), of each evaluation set and of MATH^D, the ids in `hard`."""
+    reference = "augment" if "augment" in tested else next(iter(tested))
+    for name in dict.fromkeys(row["set"] for row in tested[reference]):
+        drawn: dict[str, dict[str, list[bool]]] = {arm: {} for arm in tested}
+        for arm, rows in tested.items():
+            for row in rows:
+                if row["set"] == name:
+                    drawn[arm].setdefault(row["id"], []).append(bool(row["is_right"]))
+        ids = list(drawn[reference])
+        n = len(drawn[reference][ids[0]])
+        parts = {name + (f", mean of {n} answers" if n > 1 else ""): ids}
+        if name == "MATH":
+            parts["MATH^D: the questions that are difficult by an independent draw of the base student's answers"] = [i for i in ids if i in hard]
+        for title, some in parts.items():
+            outcomes = {arm: [sum(found[i]) / n for i in some] for arm, found in drawn.items()}
+            print(f"\n{title}\n{common.compare(outcomes, reference)}")
 
 
 # Copied from stat_sel.test
@@ -888,8 +1055,8 @@ def main(args: Args) -> None:
         raise UserError(f"--cache {args.cache}: no such file; give the teacher.jsonl of the run that --profile-from names, or leave --cache out")
     writer_args = dataclasses.replace(args, teacher=args.writer, teacher_url=args.writer_url or args.teacher_url,
                                       usd_per_m_in=args.writer_usd_per_m_in, usd_per_m_out=args.writer_usd_per_m_out) if args.writer else args
-    skills = common.read_lists(args.skills, "--skills", "subject") if args.skills else common.MATH_SKILLS
-    skill_map = common.read_lists(args.skill_map, "--skill-map", "question id") if args.skill_map else {}
+    skills = read_lists(args.skills, "--skills", "subject") if args.skills else MATH_SKILLS
+    skill_map = read_lists(args.skill_map, "--skill-map", "question id") if args.skill_map else {}
     if args.profile_from:
         check_source(args)
     needs_prm = not args.profile_from and (args.difficulty == "prm" or args.compare)
@@ -898,11 +1065,12 @@ def main(args: Args) -> None:
         common.check_checkpoint(None if args.plan else name, flag)  # now, not after hours
     if needs_prm and not args.plan:
         check_prm(args.prm)
-    questions = common.load_questions(args.data, args.n_val, args.seed, args.val, args.ood, args.samples, args.limit)
+    questions = load_questions(args)
     pool, val, tests = questions.pool, questions.val, questions.sets["MATH"]
+    parts = {"P": pool, "Q_val": val} | {f"test {name}": rows for name, rows in questions.sets.items()}
     asked = [{"id": row["id"], "part": part, "subject": row["subject"], "level": row["level"], "skills": own[row["id"]]}
              for part, rows in (("P", pool), ("Q_val", val), ("Q_test", tests)) for own in [own_skills(rows, skills)] for row in rows]
-    if args.profile_from and [row for _, row in common.read_jsonl(Path(args.profile_from, "0_questions.jsonl"))] != asked:
+    if args.profile_from and not same_questions(Path(args.profile_from), asked, parts):
         raise UserError(f"--profile-from {args.profile_from}: its questions are others; has --data changed since, or is --ood another?")
     if args.skill_map and not any(row["id"] in skill_map for row in pool):
         raise UserError(f"--skill-map {args.skill_map}: expected ids of questions of P, such as {pool[0]['id']!r}, came none; check the file")
@@ -917,6 +1085,7 @@ def main(args: Args) -> None:
     if args.plan:
         return
     run = common.open_run(args, args.out, HOW)
+    common.check_questions(run, parts)
     run.step("0_questions.jsonl", lambda: asked)
     if args.profile_from:
         take_over(args, run)
@@ -953,8 +1122,7 @@ def main(args: Args) -> None:
             tested[arm] = run.read(f"7_test_{arm}.jsonl")
     n_pairs = {arm: len(run.read(f"train_{arm}.jsonl")) for arm in tested if arm != "base"}
     print("pairs trained on: " + ", ".join(f"{arm} {n}" for arm, n in n_pairs.items()))
-    print(common.sets_table(tested, "augment" if "augment" in tested else list(tested)[0],
-                            ("MATH^D: the questions of MATH that are difficult by an independent draw of the base student's answers", hard)))
+    show(tested, hard)
     run.write("result.json", {
         "method": "stat_syn", "removed": questions.removed, "teacher_totals": teacher.recorded if teacher else {},
         "arms": {arm: {name: [sum(bool(row["is_right"]) for row in rows if row["set"] == name), sum(row["set"] == name for row in rows)]

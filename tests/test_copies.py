@@ -90,9 +90,16 @@ def test_the_settings_that_two_methods_share_have_one_default_and_one_explanatio
         lines = re.findall(r"^    (\w+): [^#\n]+#? ?(.*)$", text, re.MULTILINE)
         return {field.name: (field.default, field.type, dict(lines)[field.name]) for field in dataclasses.fields(module.Args)}
     sel, syn = settings(stat_sel), settings(stat_syn)
-    assert set(sel) - set(syn) == {"pairs", "questions_per_skill"} and len(set(sel) & set(syn)) > 40
+    assert set(sel) - set(syn) == {"questions_per_skill"} and len(set(sel) & set(syn)) > 40
     own = {"out", "arms", "teacher", "embedder", "n_rewrites", "n_pairs"}  # they name what the method itself does
     assert {name for name in set(sel) & set(syn) if sel[name] != syn[name]} == own
     assert {name for name in own if sel[name][0] != syn[name][0]} == {"out", "arms"}
     assert set(stat_sel.HOW) <= set(stat_syn.HOW)
     assert set(stat_syn.PROFILED_BY) <= set(sel) & set(syn) and not set(stat_syn.PROFILED_BY) & set(stat_syn.HOW)
+
+
+def test_the_settings_of_the_script_for_pairs_are_those_of_stat_sel():
+    path = ROOT / "experiments" / "pairs.py"
+    sel, own = (re.findall(r"^    \w+: .*$", text.split("class Args:")[1].split("\n\n\n")[0], re.MULTILINE)
+                for text in (Path(stat_sel.__file__).read_text(), path.read_text()))
+    assert {line.split(":")[0].strip() for line in own if line not in sel} == {"pairs", "out"}

@@ -1,6 +1,9 @@
 """Loading: the real sets where REAL_DATA has them, the layouts on the Hub as small files, and every refusal."""
 
+import gzip
+import hashlib
 import json
+import math
 import os
 import random
 import re
@@ -9,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import common
-from common import HUB, MATH_CONFIGS, UserError, load, rng, split_math, torch_seed
+from common import HUB, MATH_CONFIGS, UserError, load, plain, rng, torch_seed, without
 
 REAL_DATA = os.environ.get("REAL_DATA", "")
 real = pytest.mark.skipif(not REAL_DATA, reason="REAL_DATA names no folder with the real sets")
@@ -25,6 +28,10 @@ def write(path: Path, *rows) -> str:
 
 def one(tmp_path, **row) -> dict:
     return load(write(tmp_path / "x.jsonl", row))[0]
+
+
+def made_id(stem: str, text: str) -> str:
+    return f"{stem}/{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def refusal(*args, **kwargs) -> str:
@@ -47,6 +54,9 @@ def refusal(*args, **kwargs) -> str:
         ("aime24", "test", 30),
         ("math_perturb_simple", "test", 279),
         ("math_perturb_hard", "test", 279),
+        ("svamp", "test", 1000),
+        ("asdiv", "train", 1300),
+        ("asdiv", "test", 848),
     ],
 )
 def test_real_sets(name, split, n):
@@ -94,7 +104,7 @@ def test_gsm8k(tmp_path):
     row = one(tmp_path, question="How many?", answer=answer)
     solution = "She sells 500*2=1000 eggs,\nso $1,234.\nThe answer is $\\boxed{1234}$."
     rest = {"subject": None, "level": None, "skills": None}
-    assert row == {"id": "x/0", "problem": "How many?", "solution": solution, "answer": "1234", **rest}
+    assert row == {"id": made_id("x", "How many?"), "problem": "How many?", "solution": solution, "answer": "1234", **rest}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +114,8 @@ def test_answers(tmp_path, answer, text):
     assert one(tmp_path, problem="p", answer=answer)["answer"] == text
 
 
-@pytest.mark.parametrize("level, number", [("Level 3", 3), (5, 5), ("4", 4), ("Level ?", None), (None, None)])
+@pytest.mark.parametrize("level, number", [
+    ("Level 3", 3), (5, 5), (5.0, 5), ("4", 4), ("Level ?", None), (None, None), (math.nan, None), (-math.inf, None)])
 def test_levels(tmp_path, level, number):
     assert one(tmp_path, **ROW | {"level": level})["level"] == number
 
@@ -116,8 +127,10 @@ def test_levels(tmp_path, level, number):
         ({"id": "a", "unique_id": "b"}, "a"),
         ({"problem_id": 17}, "17"),
         ({"unique_id": "test/algebra/1.json"}, "test/algebra/1.json"),
-        ({"id": None}, "x/0"),
-        ({}, "x/0"),
+        ({"id": 17.0}, "17"),
+        ({"id": None}, made_id("x", ROW["problem"])),
+        ({"id": math.nan, "unique_id": "b"}, "b"),
+        ({}, made_id("x", ROW["problem"])),
     ],
 )
 def test_ids(tmp_path, given, expected):
@@ -135,7 +148,62 @@ def test_blank_lines_byte_order_mark_and_line_separator(tmp_path):
     path = tmp_path / "x.jsonl"
     line = json.dumps(ROW | {"problem": "a\u2028b τ"}, ensure_ascii=False)
     path.write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\r\n\r\n" + line.encode())
-    assert [(row["id"], row["problem"]) for row in load(str(path))] == [("x/0", "a\u2028b τ"), ("x/1", "a\u2028b τ")]
+    made = made_id("x", "a\u2028b τ")
+    assert [(row["id"], row["problem"]) for row in load(str(path))] == [(made, "a\u2028b τ"), (f"{made}-2", "a\u2028b τ")]
+
+
+def test_ids_follow_the_text_not_the_position(tmp_path):
+    rows = [{"problem": f"p {i % 7}", "answer": str(i % 7)} for i in range(10)]
+    first = load(write(tmp_path / "x.jsonl", *rows))
+    again = load(write(tmp_path / "x.jsonl", *rows[::-1]))
+    assert len({row["id"] for row in first}) == 10 and {row["id"] for row in first} == {row["id"] for row in again}
+    assert {row["id"]: row["problem"] for row in first} == {row["id"]: row["problem"] for row in again}
+    assert first[7]["id"] == first[0]["id"] + "-2"
+    other = load(write(tmp_path / "x.jsonl", rows[0] | {"problem": "p  0"}))  # other spacing is another text
+    assert other[0]["id"] not in {row["id"] for row in first}
+
+
+def test_a_list_or_lines_whatever_the_ending(tmp_path):
+    lines, whole = "\n".join(json.dumps(ROW | {"id": i}) for i in "ab"), json.dumps([ROW | {"id": i} for i in "ab"], indent=1)
+    for n, text in enumerate((lines, whole, "\n " + whole, "\ufeff" + whole)):
+        for ending in ("json", "jsonl"):
+            (tmp_path / f"{n}.{ending}").write_text(text, encoding="utf-8")
+            assert [row["id"] for row in load(str(tmp_path / f"{n}.{ending}"))] == ["a", "b"]
+
+
+def test_csv_parquet_and_gz_by_datasets(tmp_path, monkeypatch):
+    import datasets
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = [ROW | {"level": 5, "answer": "1/2"}, ROW | {"problem": "q", "level": None, "answer": "27"}]
+    table = datasets.Dataset.from_list(rows)
+    (tmp_path / "folder").mkdir()
+    table.to_csv(str(tmp_path / "x.csv"))
+    table.to_parquet(str(tmp_path / "folder/test.parquet"))
+    for packed in ("x.csv", "y.jsonl"):
+        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        text = (tmp_path / packed).read_bytes() if packed == "x.csv" else lines
+        (tmp_path / f"{packed}.gz").write_bytes(gzip.compress(text))
+    for path in ("x.csv", "folder", "x.csv.gz", "y.jsonl.gz"):
+        found = load(str(tmp_path / path))
+        assert [(row["problem"], row["level"], row["answer"]) for row in found] == [("1+1?", 5, "1/2"), ("q", None, "27")], path
+    (tmp_path / "bad.parquet").write_bytes(b"no parquet")
+    assert "bad.parquet" in refusal(str(tmp_path / "bad.parquet"))
+
+
+def test_what_the_student_would_not_see_is_joined_or_refused(tmp_path):
+    body = {"Body": "Each pack costs 76.", "Question": "What do two cost?", "Answer": "152.0", "Type": "Multiplication"}
+    row = one(tmp_path, **body)
+    assert row["problem"] == "Each pack costs 76. What do two cost?" and row["subject"] == "Multiplication"
+    for hidden in ({"options": ["A)1", "B)2"]}, {"choices": {"text": ["1"], "label": ["A"]}}, {"A": "1", "B": "2"}, {"option_a": "1"}):
+        name = next(iter(hidden)).casefold()
+        assert f"field '{name}'" in refusal(write(tmp_path / "x.jsonl", {"question": "q", "answer": "B"} | hidden))
+    assert one(tmp_path, **ROW | {"options": None, "choices": []})["answer"] == "2"
+
+
+@pytest.mark.parametrize("answer", [math.nan, math.inf, -math.inf, None])
+def test_an_answer_that_is_no_number_is_missing(tmp_path, answer):
+    assert "'answer'" in refusal(write(tmp_path / "x.jsonl", {"problem": "p", "answer": answer}))
+    assert one(tmp_path, problem="p", solution="\\boxed{3}", answer=answer)["answer"] == "3"
 
 
 # --- Refusals: each one sentence that names file, line and field. ---
@@ -155,7 +223,7 @@ def test_blank_lines_byte_order_mark_and_line_separator(tmp_path):
         (ROW | {"skills": ["adding", 3]}, ["'skills'"]),
         (ROW | {"subject": 3}, ["'subject or type'", "3"]),
         (ROW | {"id": 1.5}, ["id", "1.5"]),
-        (ROW | {"id": "x/0"}, ["'id'", "'x/0'", "unique"]),
+        (ROW | {"problem": "q", "id": made_id("x", ROW["problem"])}, ["'id'", made_id("x", ROW["problem"]), "unique"]),
         ({"problem": "p", "solution": "no box"}, ["'answer'", "boxed"]),
         ('{"problem": "p", ', ["JSON"]),
         ("[1, 2]", ["JSON object"]),
@@ -175,7 +243,7 @@ def test_bad_files(tmp_path):
     assert "test.jsonl" in refusal(str(tmp_path / "folder"), "test")
     assert len(load(str(tmp_path / "folder"), "train")) == 1
     (tmp_path / "dir.jsonl").mkdir()
-    assert "dir.jsonl" in refusal(str(tmp_path / "dir.jsonl"))
+    assert "dir.jsonl/test.jsonl" in refusal(str(tmp_path / "dir.jsonl"))
     message = refusal("mathh")
     assert "mathh" in message and "math_perturb_hard" in message
 
@@ -186,8 +254,8 @@ def hub(monkeypatch, tmp_path):
     datasets = pytest.importorskip("datasets")
     real_load, answers, asked = datasets.load_dataset, {}, []
 
-    def fake(address, config=None, split=None, data_files=None):
-        asked.append((data_files or address, config, split))
+    def fake(address, config=None, split=None, data_files=None, revision=None):
+        asked.append((data_files or address, config, split, revision))
         if (data_files or address, split) not in answers:
             raise datasets.exceptions.DatasetNotFoundError(f"{address} is not here")
         rows = answers[data_files or address, split]
@@ -204,9 +272,9 @@ def test_hub_math_joins_the_seven_subjects(hub, capsys):
     answers["EleutherAI/hendrycks_math", "train"] = {config: [row | {"type": config}] * 2 for config in MATH_CONFIGS}
     rows = load("math", "train")
     assert [row["subject"] for row in rows] == [config for config in MATH_CONFIGS for _ in "12"]
-    assert (rows[13]["id"], rows[13]["answer"], rows[13]["level"]) == ("math-train/13", "3", None)
-    assert "14 rows from EleutherAI/hendrycks_math" in capsys.readouterr().out
-    assert len(asked) == 7
+    assert (rows[13]["id"], rows[13]["answer"], rows[13]["level"]) == (made_id("math-train", "p") + "-14", "3", None)
+    assert f"14 rows from EleutherAI/hendrycks_math, revision {HUB['math'][0][3]}" in capsys.readouterr().out
+    assert len(asked) == 7 and {revision for *_, revision in asked} == {HUB["math"][0][3]}
 
 
 def test_hub_next_candidate(hub, capsys):
@@ -214,7 +282,8 @@ def test_hub_next_candidate(hub, capsys):
     answers["DigitalLearningGmbH/MATH-lighteval", "test"] = [ROW]
     assert load("math", "test")[0]["answer"] == "2"
     out, err = capsys.readouterr()
-    assert "DigitalLearningGmbH/MATH-lighteval" in out and "EleutherAI/hendrycks_math failed: DatasetNotFoundError" in err
+    assert "1 rows from DigitalLearningGmbH/MATH-lighteval\n" in out
+    assert "EleutherAI/hendrycks_math failed: DatasetNotFoundError" in err
     assert [a[0] for a in asked] == ["EleutherAI/hendrycks_math", "DigitalLearningGmbH/MATH-lighteval"]
 
 
@@ -226,10 +295,12 @@ def test_hub_next_candidate(hub, capsys):
         ("math500", "HuggingFaceH4/MATH-500", "test", ROW | {"level": 3, "unique_id": "test/a/1.json"}, "2"),
         ("amc23", "math-ai/amc23", "test", {"id": 0, "question": "q", "answer": "27", "url": "u"}, "27"),
         ("amc23", "zwhe99/amc23", "test", {"id": 0, "question": "q", "answer": 27.0}, "27"),
-        ("aime24", "HuggingFaceH4/aime_2024", "train", {"id": 60, "problem": "p", "solution": "s", "answer": "204", "year": "2024"}, "204"),
         ("aime24", "math-ai/aime24", "test", {"id": 60, "problem": "p", "solution": "\\boxed{204}"}, "204"),
-        ("aime25", "math-ai/aime25", "test", {"id": "0", "problem": "p", "answer": "70"}, "70"),
         ("aime25", "yentinglin/aime_2025", "train", {"id": "0", "problem": "p", "answer": "70", "solution": "s"}, "70"),
+        ("aime24", "HuggingFaceH4/aime_2024", "train", {"id": 60, "problem": "p", "solution": "s", "answer": "204", "year": "2024"}, "204"),
+        ("aime25", "math-ai/aime25", "test", {"id": "0", "problem": "p", "answer": "70"}, "70"),
+        ("svamp", "ChilleD/SVAMP", "test", {"ID": "chal-1", "Body": "B.", "Question": "q", "Equation": "e", "Answer": "51", "Type": "S"}, "51"),
+        ("math_squared", "veds12/math-squared", "train", {"Question": "q", "Answer": "3"}, "3"),
         ("math_perturb_hard", HUB["math_perturb_hard"][0][0], "train", {"problem_id": 1, "problem": "p", "answer": 36, "type": "T"}, "36"),
     ],
 )
@@ -238,7 +309,7 @@ def test_hub_layouts(hub, name, address, split, row, answer):
     answers[address, split] = [row]
     wanted = "train" if (name, split) == ("gsm8k", "train") else "test"  # some keep their only questions in a split called train
     (loaded,) = load(name, wanted)
-    assert set(loaded) == KEYS and loaded["answer"] == answer and loaded["problem"] == row.get("problem", row.get("question"))
+    assert set(loaded) == KEYS and loaded["answer"] == answer and loaded["problem"] in (row.get("problem", row.get("question")), "q", "B. q")
 
 
 def test_hub_fails(hub):
@@ -248,7 +319,7 @@ def test_hub_fails(hub):
     assert "'train'" in refusal("aime24", "train") and "'validation'" in refusal("math", "validation")
 
 
-# --- Seeds and the split. ---
+# --- Seeds. ---
 def test_seeds_belong_to_their_step():
     assert rng(0, "a").random() == rng(0, "a").random()
     seeds = {torch_seed(seed, *names) for seed in range(50) for names in ([], ["a"], ["b"], ["a", "b"], ["ab"], ["b", "a"])}
@@ -258,121 +329,79 @@ def test_seeds_belong_to_their_step():
     assert random.getstate() == state
 
 
-def test_split_math():
-    rows = [{"id": str(i), "problem": f"problem {i * 7919 % 5000}"} for i in range(5000)]
-    val, test = split_math(rows, 1000, seed=0)
-    assert (len(val), len(test)) == (1000, 4000)
-    assert sorted(val + test, key=lambda row: int(row["id"])) == rows
-    assert [int(row["id"]) for row in val] == sorted(int(row["id"]) for row in val)
-    assert split_math(rows, 1000, seed=0) == (val, test) != split_math(rows, 1000, seed=1)
-    shuffled = random.Random(1).sample(rows, len(rows))
-    assert {row["id"] for row in split_math(shuffled, 1000, seed=0)[0]} == {row["id"] for row in val}
-    overlap = len({row["id"] for row in val} & {row["id"] for row in split_math(rows, 1000, seed=1)[0]})
-    assert 140 < overlap < 260  # 200 expected of two independent draws, standard deviation 11
-    for n_val in (0, 5000, -1):
-        with pytest.raises(UserError, match="n_val"):
-            split_math(rows, n_val, seed=0)
-
-
-# --- pairs in chat form, questions for a run
-CHAT = [{"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "\\boxed{5}"}]
-SHARE = [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "2+3?"}, {"from": "gpt", "value": "\\boxed{5}"}]
-
-
-def test_pairs_are_read_in_both_chat_forms(tmp_path):
-    lines, whole = tmp_path / "a.jsonl", tmp_path / "a.json"
-    lines.write_text(json.dumps({"id": "x", "messages": CHAT, "more": 1}) + "\n\n" + json.dumps({"conversations": SHARE}) + "\n")
-    whole.write_text(json.dumps([{"id": "x", "messages": CHAT}, {"conversations": SHARE}]))
-    expected = [{"id": "x", "messages": CHAT}, {"id": None, "messages": [{"role": "system", "content": "Be brief."}, *CHAT]}]
-    assert common.read_pairs(str(lines)) == common.read_pairs(str(whole)) == expected
-
-
-@pytest.mark.parametrize("row", [
-    {}, {"messages": []}, {"messages": CHAT[:1]}, {"messages": CHAT[::-1]}, {"messages": "2+3"}, {"messages": [{"role": "user"}]}, "text",
-    {"messages": 3}, {"messages": [{"role": "user", "content": None}, CHAT[1]]}, {"question": "2+3?", "answer": "5"},
-    {"conversations": [{"from": "robot", "value": "x"}, *SHARE[1:]]}, {"messages": [*CHAT, CHAT[1]]}])
-def test_other_pairs_are_refused_with_their_row(tmp_path, row):
-    path = tmp_path / "a.json"
-    path.write_text(json.dumps([{"messages": CHAT}, row]))
-    with pytest.raises(UserError, match="--pairs .*a.json, row 2: expected 'messages'"):
-        common.read_pairs(str(path))
-    path.write_text("[]")
-    with pytest.raises(UserError, match="expected a list of at least one pair"):
-        common.read_pairs(str(path))
-    path.write_text("3")
-    with pytest.raises(UserError, match="expected a list"):
-        common.read_pairs(str(path))
-
-
+# --- Comparing questions. ---
 def test_questions_are_the_same_but_for_case_spacing_and_stops():
     rows = [{"problem": text} for text in ("Find  $12+3$.", "Find 12*3", "Find 1.5", "Find 15", "Find 12 + 3, please!", "Find |12+3|", "Find 1(2+3)")]
-    assert common.without(rows, [{"problem": "find {12} + 3"}, {"problem": "FIND 15?"}]) == [*rows[1:3], *rows[4:]]
-    assert common.without(rows, []) == rows
+    assert without(rows, [{"problem": "find {12} + 3"}, {"problem": "FIND 15?"}]) == [*rows[1:3], *rows[4:]]
+    assert without(rows, []) == rows
 
 
-def write_sets(folder, train, test):
-    for name, texts in (("train", train), ("test", test)):
-        (folder / f"{name}.jsonl").write_text("".join(
-            json.dumps({"id": f"{name}/{i}", "problem": text, "solution": "\\boxed{1}", "answer": "1"}) + "\n" for i, text in enumerate(texts)))
+@pytest.mark.parametrize("spellings", [
+    ["$x+1$", "\\(x+1\\)", "\\[x+1\\]", "$$x + 1$$", "x\\,+\\;1", "{x}+{1}", "X+1."],
+    ["\\frac{1}{2}", "\\dfrac12", "\\tfrac 1 2", "\\frac1{2}", "1/2", "½"], ["3\\frac12", "3½", "3 1/2"],
+    ["\\frac{x+1}{2}", "\\dfrac{x+1}2"], ["\\frac{54317}{80000}", "54317/80000", "\\dfrac{54{,}317}{80\\,000}"],
+    ["\\left(x\\right)", "\\bigl(x\\bigr)", "(x)"], ["1{,}000", "1,\\!000", "1,000", "1\\,000", "1000"], [".5", "0.5"],
+    ["x^2", "x^{2}", "x²"], ["\\log_8 2", "\\log_82", "\\log_{8}2"], ["3 - 2", "3−2"], ["3\\times 2", "3×2"],
+    ["3\\cdot 2", "3·2", "3*2"], ["x\\le 1", "x\\leq1", "x ≤ 1", "x<=1"], ["x\\neq y", "x≠y"], ["\\sqrt{2}", "\\sqrt2", "√2"],
+    ["5\\text{ cm}", "5\\mbox{ cm}", "5 cm"], ["\\mathop{\\text{lcm}}(2)", "\\mathop{\\mathrm{lcm}}(2)"], ["\\pi r", "πr"],
+    ["90^\\circ", "90^{\\circ}", "90°"], ["\\{1,2\\}", "\\left\\{ 1, 2 \\right\\}"], ["1,\\ldots,n", "1, \\dots, n", "1, …, n"],
+    ["\\mathbb{R}", "ℝ"], ["50\\%", "50%"], 
+    ["Find $5!$.", "Find \\(5!\\)."], ["Take 3!", "take 3."], ["x\\lt1", "x < 1"]])
+def test_spellings_of_the_same_mathematics(spellings):
+    assert len({plain(text) for text in spellings}) == 1, [plain(text) for text in spellings]
 
 
-def test_no_question_has_two_uses(tmp_path):
-    """By their texts, whatever their ids: what is profiled on is not tested on, what is tested on is not trained on."""
-    write_sets(tmp_path, [f"train {i}" for i in range(30)] + ["TEST  3!", "few 2"], [f"test {i}" for i in range(20)])
-    write(tmp_path / "few.jsonl", *({"problem": text, "answer": "1"} for text in ["few 1", "few 2", "Test 0.", "test 1"]))
-    write(tmp_path / "many.jsonl", *({"problem": f"m {i}", "answer": "1"} for i in range(100)))
-    got = common.load_questions(str(tmp_path), 8, seed=0, ood=(str(tmp_path / "few.jsonl"), str(tmp_path / "many.jsonl")), samples=7)
-    few, many = f"{tmp_path.name}/few", f"{tmp_path.name}/many"
-    assert list(got.sets) == ["MATH", few, many] and got.n_samples == {"MATH": 1, few: 7, many: 1}
-    profiled = {row["problem"] for row in got.val}
-    assert len(profiled) == 8 and len(got.sets["MATH"]) == 12 and not profiled & {row["problem"] for row in got.sets["MATH"]}
-    assert got.removed == {"MATH": 0, few: len(profiled & {"test 0", "test 1"}), many: 0}
-    assert {row["problem"] for row in got.pool} == {f"train {i}" for i in range(30)}
-    other = common.load_questions(str(tmp_path), 90, seed=0, val=str(tmp_path / "many.jsonl"), samples=7)
-    assert len(other.val) == 50 == len(other.sets[many]) and len(other.sets["MATH"]) == 20 and other.n_samples[many] == 1
-    assert all(row["id"].startswith(f"{many}/") for row in other.val)
-    cut = common.load_questions(str(tmp_path), 8, seed=0, ood=(str(tmp_path / "many.jsonl"),), samples=7, limit=5)
-    assert {len(cut.pool), len(cut.val), *map(len, cut.sets.values())} == {5} and cut.n_samples[many] == 1  # by the whole set's size
+@pytest.mark.parametrize("one, other", [
+    ("1.5", "15"), ("x+1", "x-1"), ("|2-3|", "2-3"), ("2 3", "23"), ("1,2", "12"), ("x^{12}", "x^1 2"), ("x^{n+1}", "x^n+1"), ("$5!$", "$5$"),
+    ("\\frac{1}{23}", "\\frac{12}{3}"), ("\\frac{12}{x+1}", "\\frac12{x+1}"), ("3\\frac12", "\\frac{31}{2}"), ("x<1", "x>1"),
+    ("x\\le 1", "x\\ge 1"), ("x\\le 1", "x<1"), ("[1,2]", "(1,2)"), ("\\{1,2\\}", "(1,2)"), ("50%", "50"), ("f'(x)", "f(x)"),
+    ("a\\cdot b", "a\\times b"), ("x_1", "x1"), ("\\sqrt{ab}", "\\sqrt{a}b"), ("\\sqrt[3]{2}", "3\\sqrt2"), ("0.5", "0.05"),
+    ("-3", "3"), ("2(3)", "23"), ("x=1", "x1")])
+def test_other_mathematics_stays_other(one, other):
+    assert plain(one) != plain(other)
 
 
-def test_questions_that_cannot_be_told_apart_or_are_all_profiled_on(tmp_path):
-    write_sets(tmp_path, ["a", "b"], [f"t {i}" for i in range(10)])
-    got = common.load_questions(str(tmp_path), 9, seed=0)
-    (tmp_path / "seen.jsonl").write_text(json.dumps({"problem": got.val[0]["problem"], "answer": "1"}) + "\n")
-    with pytest.raises(UserError, match="every question of it is profiled on"):
-        common.load_questions(str(tmp_path), 9, seed=0, ood=(str(tmp_path / "seen.jsonl"),))
-    rows = [json.loads(line) | {"id": f"test/{i}"} for i, line in enumerate((tmp_path / "train.jsonl").read_text().splitlines())]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UserError, match="make the ids unique"):
-        common.load_questions(str(tmp_path), 9, seed=0)
+def test_a_number_of_any_length_has_a_plain_form():
+    assert plain("1" * 9999) == f",{'1' * 9999}," != plain("1" * 9998)
 
 
-def test_math_500_loses_what_is_profiled_on(real_data, tmp_path):
-    """MATH-500 is a part of MATH's test split."""
-    rows = [json.loads(line) for line in (real_data / "math" / "test.jsonl").read_text().splitlines()]
-    (tmp_path / "math500.jsonl").write_text("".join(json.dumps(row | {"id": f"m/{i}"}) + "\n" for i, row in enumerate(rows) if row["math500"]))
-    got = common.load_questions(str(real_data / "math"), 1000, seed=0, ood=(str(tmp_path / "math500.jsonl"),))
-    name = f"{tmp_path.name}/math500"
-    profiled = {row["problem"] for row in got.val}
-    expected = sum(row["math500"] and row["problem"] in profiled for row in rows)
-    assert len(got.sets[name]) == 500 - got.removed[name] and got.removed[name] == expected and 60 < expected < 140
+def test_a_question_is_found_within_a_longer_text_but_not_within_a_longer_number():
+    assert plain("What is $2+3$?") in plain("Think.\n\nWhat is \\(2+3\\)? Reason step by step.")
+    assert plain("What is $2+3$?") not in plain("What is $2+35$?") and plain("2+3") not in plain("12+3")
 
 
-def test_sets_that_would_share_a_name_are_refused(tmp_path):
-    write_sets(tmp_path, ["a"], [f"t {i}" for i in range(10)])
-    for folder in ("one/x", "two/x"):
-        write(tmp_path / folder / "test.jsonl", {"problem": "p", "answer": "1"})
-    with pytest.raises(UserError, match="two sets would be called x/test"):
-        common.load_questions(str(tmp_path), 3, seed=0, ood=(str(tmp_path / "one/x/test.jsonl"), str(tmp_path / "two/x/test.jsonl")))
-    same = str(tmp_path / "one/x/test.jsonl")
-    assert list(common.load_questions(str(tmp_path), 3, seed=0, ood=(same, same)).sets) == ["MATH", "x/test"]
+@real
+def test_no_two_problems_of_math_collapse_and_every_respelling_is_recognised():
+    rows = load("math", "train", root=REAL_DATA) + load("math", "test", root=REAL_DATA)
+    by_text = {}
+    for row in rows:
+        letters = re.sub(r"[\W_]|left|right|neq?(?![a-z])", "", row["problem"].casefold())
+        by_text.setdefault(plain(row["problem"]), set()).add(letters)
+    assert sum(len(texts) > 1 for texts in by_text.values()) == 0 and len(rows) - len(by_text) == 11
+    tests = rows[7500:]
+    for old, new in ((r"(?<!\\)\$([^$]+)(?<!\\)\$", r"\\(\1\\)"), (r"\\frac", r"\\dfrac"), (r"-", "−"), (r"\^(\d)(?!\d)", r"^{\1}")):
+        other = [row | {"problem": re.sub(old, new, row["problem"])} for row in tests]
+        assert sum(a != b for a, b in zip(other, tests, strict=True)) > 800 and without(other, tests) == []
 
 
-def test_given_pairs_that_are_tested_on_are_left_out(capsys):
-    def pair(question):
-        return {"id": None, "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "!"}]}
-    pairs = [pair("What is $2+3$?\nReason step by step."), pair("What is 2-3?"), pair("Why?")]
-    assert common.untested(pairs, [{"problem": "What is 2 + 3?"}, {"problem": "What is 9?"}]) == pairs[1:]
-    assert "3 pairs, 1 of them left out" in capsys.readouterr().out
-    with pytest.raises(UserError, match="every pair holds a question that is tested on"):
-        common.untested(pairs[:1], [{"problem": "What is 2 + 3?"}])
+# --- A run and its questions. ---
+def test_a_run_refuses_other_questions(tmp_path):
+    run = common.Run(tmp_path, None)
+    rows = [{"id": f"x/{i}", "problem": f"p {i}", "answer": str(i), "solution": None} for i in range(3)]
+    common.check_questions(run, {"P": rows, "test": rows})
+    common.check_questions(run, {"P": rows, "test": rows})
+    for other in (rows[:2], [*rows[:2], rows[2] | {"problem": "q"}], [*rows[:2], rows[2] | {"answer": "7"}], rows[::-1]):
+        with pytest.raises(UserError, match=r"its questions \(test\) are not those that the data gives now; give the old data"):
+            common.check_questions(run, {"P": rows, "test": other})
+    with pytest.raises(UserError, match=r"\(more\)"):
+        common.check_questions(run, {"P": rows, "test": rows, "more": rows})
+
+
+def test_an_earlier_run_without_a_hash_gets_one_if_its_ids_are_there(tmp_path):
+    run = common.Run(tmp_path, None)
+    run.write("0_questions.jsonl", [{"id": "x/0", "part": "P"}])
+    with pytest.raises(UserError, match=r"\(P\)"):
+        common.check_questions(run, {"P": [{"id": "x/abc", "problem": "p"}]})
+    common.check_questions(run, {"P": [{"id": "x/0", "problem": "p"}]})
+    with pytest.raises(UserError, match=r"\(P\)"):
+        common.check_questions(run, {"P": [{"id": "x/0", "problem": "q"}]})

@@ -14,6 +14,7 @@ import stat_sel
 import stat_syn
 from docs import refresh
 from tests.conftest import ROOT
+from tests.test_pairs import pairs
 from toyworld.__main__ import FLAGS, make_parser
 
 README = (ROOT / "README.md").read_text()
@@ -21,7 +22,7 @@ BLOCKS = [text for language, text in re.findall(r"^```(\w*)\n(.*?)^```", README,
 COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.split("#")[0].strip()]
 METHODS = {"stat_sel": stat_sel, "stat_syn": stat_syn, "active_loop": active_loop, "dart": dart}
 DOC_COMMANDS = [line.split("  #")[0].strip().removeprefix("Run").strip()
-                for method in METHODS.values() for line in method.__doc__.splitlines() if "python " in line]
+                for method in (*METHODS.values(), pairs) for line in method.__doc__.splitlines() if "python " in line]
 
 
 def test_there_are_commands():
@@ -35,6 +36,8 @@ def test_every_command_is_one_the_files_take(command):
         assert subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True).returncode == 0
     elif words[0] == "python" and words[1].removesuffix(".py") in METHODS:
         tyro.cli(METHODS[words[1].removesuffix(".py")].Args, args=words[2:])  # raises SystemExit at a wrong flag
+    elif words[:2] == ["python", "experiments/pairs.py"]:
+        tyro.cli(pairs.Args, args=words[2:])
     elif words[:3] == ["python", "-m", "toyworld"]:
         toy, rest = make_parser().parse_known_args(words[3:])
         tyro.cli(METHODS[toy.method].Args, args=FLAGS[toy.method] + rest)

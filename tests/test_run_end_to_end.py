@@ -315,7 +315,7 @@ def test_continual_mode_and_other_sets(whole_run, small_world, tmp_path, teacher
     removed = json.loads((out / "result.json").read_text())["removed"]
     assert removed == {"MATH": 60, names[1]: 60, names[2]: 30 - len(few)} and 0 < len(few) < 30
     assert f"({removed[names[2]]} taken out: profiled on)" in done.stdout
-    assert sum(row["set"] == names[2] for row in rows) == 3 * len(few) and "pass@3; avg@3 of base" in done.stdout
+    assert sum(row["set"] == names[2] for row in rows) == 3 * len(few) and "/few, mean of 3 answers" in done.stdout
     # The base of this run is the adapter's student: its answers are those of that student, and not those of the bare one.
     answers = read(out / "1_answers.jsonl")[:50]  # the first batch
     args = json.loads((out / "args.json").read_text())
@@ -332,8 +332,10 @@ def test_given_pairs_need_no_teacher(whole_run, small_world, tmp_path, run_file)
     """STAT-Sel's own pairs, given back in chat form: the same adapter, bit for bit."""
     out, source = tmp_path / "out", whole_run[0] / "train_stat.jsonl"
     command = [str(f) for f in flags(small_world, "x", out, "--pairs", source, "--difficulty", "answer")]
-    at = command.index("--teacher-url")
-    done = run_file("stat_sel.py", *command[:at], *command[at + 2:])
+    for flag in ("--teacher-url", "--teacher", "--n-pairs", "--skills", "--concurrency"):  # none of its own
+        at = command.index(flag)
+        del command[at:at + 2]
+    done = run_file("experiments/pairs.py", *command)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "0 of 40 questions lack the sentence" in done.stdout and not (out / "teacher.jsonl").exists()
     weights = [(run / "adapter" / arm / "adapter_model.safetensors").read_bytes() for run, arm in ((out, "pairs"), (whole_run[0], "stat"))]
@@ -341,19 +343,41 @@ def test_given_pairs_need_no_teacher(whole_run, small_world, tmp_path, run_file)
     assert list(json.loads((out / "result.json").read_text())["arms"]) == ["base", "pairs"]
 
 
+def test_other_questions_under_a_run_are_refused(small_world, tmp_path, call_file):
+    """Changed problems, changed answers or another order: no old result, no new one beside it."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    lines = {split: (small_world / f"{split}.jsonl").read_text().splitlines() for split in ("train", "test")}
+
+    def run(**changed):
+        for split, rows in (lines | changed).items():
+            (data / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
+        return call_file("stat_sel.py", "--student", small_world / "student", "--data", data, "--out", out, "--n-val", 60, "--limit", 3,
+                         "--arms", "base", "--difficulty", "answer", "--max-new-tokens", 4, "--temperature", 0)
+
+    def edited(split, field):
+        return {split: [json.dumps(json.loads(line) | {field: json.loads(line)[field] + "7"}) for line in lines[split]]}
+    first = run()
+    assert first.returncode == 0, first.stderr
+    before = {path: path.read_bytes() for path in out.iterdir() if path.name.startswith(("0_", "7_", "result"))}
+    for changed in (edited("test", "problem"), edited("test", "answer"), edited("train", "problem"), {"test": lines["test"][::-1]}):
+        done = run(**changed)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "are not those that the data gives now" in done.stderr, changed
+    assert run().returncode == 0 and all(path.read_bytes() == text for path, text in before.items())
+
+
 @pytest.mark.parametrize("change, words", [
     (["--prm", "nowhere"], "--prm nowhere"),
     (["--adapter", "nowhere"], "--adapter nowhere"),
     (["--val", "nowhere.jsonl"], "nowhere.jsonl"),
     (["--ood", "gsm9k"], "gsm9k"),
-    (["--pairs", "nowhere.jsonl"], "nowhere.jsonl"),
-    (["--pairs", str(ROOT / "results" / "scorer.json")], "expected a list"),
     (["--tau1", "1.5"], "--tau1"),
     (["--samples", "0"], "--samples"),
     (["--n-pairz", "3"], "n-pairz"),
     (["--lr", "quick"], "lr"),
     (["--arms", "base", "magic"], "magic"),
     (["--data", "nowhere"], "nowhere"),
+    (["--data", str(ROOT / "results" / "scorer.json")], "give the folder"),
     (["--data", str(ROOT / "some.jsonl")], "give the folder"),
     (["--arms"], "--arms"),
     (["--lora-dropout", "3"], "--lora-dropout"),

@@ -1,7 +1,9 @@
 """The method's pure functions: by hand, and against a second naive computation."""
 import doctest
+import json
 import math
 import random
+import re
 import statistics
 from collections import Counter
 from fractions import Fraction
@@ -11,6 +13,7 @@ import torch
 
 import common
 import stat_sel
+from common import UserError
 from stat_sel import Args
 
 
@@ -20,12 +23,12 @@ def test_doctests():
 
 
 def test_the_built_in_list_is_tables_5_and_6():
-    assert sum(map(len, common.MATH_SKILLS.values())) == 112
-    assert {s: len(n) for s, n in common.MATH_SKILLS.items()} == {
+    assert sum(map(len, stat_sel.MATH_SKILLS.values())) == 112
+    assert {s: len(n) for s, n in stat_sel.MATH_SKILLS.items()} == {
         "Algebra": 21, "Counting & Probability": 11, "Geometry": 13, "Intermediate Algebra": 22, "Number Theory": 15, "Prealgebra": 14,
         "Precalculus": 16}
-    assert all("," not in name for names in common.MATH_SKILLS.values() for name in names)
-    assert all(len(set(names)) == len(names) for names in common.MATH_SKILLS.values())
+    assert all("," not in name for names in stat_sel.MATH_SKILLS.values() for name in names)
+    assert all(len(set(names)) == len(names) for names in stat_sel.MATH_SKILLS.values())
 
 
 @pytest.mark.parametrize("answers, difficult", [
@@ -67,10 +70,10 @@ def test_eq_1_against_a_naive_version():
 
 
 def test_agreement_by_hand():
-    assert common.agreement(1, 0, 0, 1) == {"accuracy": 100, "precision": 100, "recall": 100, "F1": 100}
-    assert common.agreement(0, 0, 1, 3) == {"accuracy": 75, "precision": None, "recall": 0, "F1": 0}
-    assert common.agreement(7, 3, 1, 9) == pytest.approx({"accuracy": 80, "precision": 70, "recall": 87.5, "F1": 2 * 70 * 87.5 / 157.5})
-    assert set(common.agreement(0, 0, 0, 0).values()) == {None}
+    assert stat_sel.agreement(1, 0, 0, 1) == {"accuracy": 100, "precision": 100, "recall": 100, "F1": 100}
+    assert stat_sel.agreement(0, 0, 1, 3) == {"accuracy": 75, "precision": None, "recall": 0, "F1": 0}
+    assert stat_sel.agreement(7, 3, 1, 9) == pytest.approx({"accuracy": 80, "precision": 70, "recall": 87.5, "F1": 2 * 70 * 87.5 / 157.5})
+    assert set(stat_sel.agreement(0, 0, 0, 0).values()) == {None}
 
 
 def test_nearest_by_hand_and_ties_in_order():
@@ -185,3 +188,115 @@ def test_args_defaults_are_the_papers():
     assert (args.n_val, args.questions_per_skill, args.n_rewrites, args.n_pairs) == (1000, 5, 3, 9500)
     assert (args.difficulty, args.tau1, args.tau2, args.length_words, args.samples) == ("prm", 0.85, 0.7, 800, 64)
     assert args.lr in (5e-4, 2e-4, 1e-4, 8e-5, 2e-5)
+
+
+# --- The questions of a run.
+def test_split_math():
+    rows = [{"id": str(i), "problem": f"problem {i * 7919 % 5000}"} for i in range(5000)]
+    val, test = stat_sel.split_math(rows, 1000, seed=0)
+    assert (len(val), len(test)) == (1000, 4000)
+    assert sorted(val + test, key=lambda row: int(row["id"])) == rows
+    assert [int(row["id"]) for row in val] == sorted(int(row["id"]) for row in val)
+    assert stat_sel.split_math(rows, 1000, seed=0) == (val, test) != stat_sel.split_math(rows, 1000, seed=1)
+    shuffled = random.Random(1).sample(rows, len(rows))
+    assert {row["id"] for row in stat_sel.split_math(shuffled, 1000, seed=0)[0]} == {row["id"] for row in val}
+    overlap = len({row["id"] for row in val} & {row["id"] for row in stat_sel.split_math(rows, 1000, seed=1)[0]})
+    assert 140 < overlap < 260  # 200 expected of two independent draws, standard deviation 11
+    for n_val in (0, 5000, -1):
+        with pytest.raises(UserError, match="n_val"):
+            stat_sel.split_math(rows, n_val, seed=0)
+
+
+def write(path, *rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def questions(data, n_val, seed, **more):
+    return stat_sel.load_questions(Args(data=data, n_val=n_val, seed=seed, **more))
+
+
+def write_sets(folder, train, test):
+    for name, texts in (("train", train), ("test", test)):
+        (folder / f"{name}.jsonl").write_text("".join(
+            json.dumps({"id": f"{name}/{i}", "problem": text, "solution": "\\boxed{1}", "answer": "1"}) + "\n" for i, text in enumerate(texts)))
+
+
+def test_no_question_has_two_uses(tmp_path):
+    """By their texts, whatever their ids: what is profiled on is not tested on, what is tested on is not trained on."""
+    write_sets(tmp_path, [f"train {i}" for i in range(30)] + ["TEST  3!", "few 2"], [f"test {i}" for i in range(20)])
+    write(tmp_path / "few.jsonl", *({"problem": text, "answer": "1"} for text in ["few 1", "few 2", "Test 0.", "test 1"]))
+    write(tmp_path / "many.jsonl", *({"problem": f"m {i}", "answer": "1"} for i in range(100)))
+    got = questions(str(tmp_path), 8, seed=0, ood=(str(tmp_path / "few.jsonl"), str(tmp_path / "many.jsonl")), samples=7)
+    few, many = f"{tmp_path.name}/few", f"{tmp_path.name}/many"
+    assert list(got.sets) == ["MATH", few, many] and got.n_samples == {"MATH": 1, few: 7, many: 1}
+    profiled = {row["problem"] for row in got.val}
+    assert len(profiled) == 8 and len(got.sets["MATH"]) == 12 and not profiled & {row["problem"] for row in got.sets["MATH"]}
+    assert got.removed == {"MATH": 0, few: len(profiled & {"test 0", "test 1"}), many: 0}
+    assert {row["problem"] for row in got.pool} == {f"train {i}" for i in range(30)}
+    other = questions(str(tmp_path), 90, seed=0, val=str(tmp_path / "many.jsonl"), samples=7)
+    assert len(other.val) == 50 == len(other.sets[many]) and len(other.sets["MATH"]) == 20 and other.n_samples[many] == 1
+    assert all(row["id"].startswith(f"{many}/") for row in other.val)
+    cut = questions(str(tmp_path), 8, seed=0, ood=(str(tmp_path / "many.jsonl"),), samples=7, limit=5)
+    assert {len(cut.pool), len(cut.val), *map(len, cut.sets.values())} == {5} and cut.n_samples[many] == 1  # by the whole set's size
+
+
+def test_questions_that_cannot_be_told_apart_or_are_all_profiled_on(tmp_path):
+    write_sets(tmp_path, ["a", "b"], [f"t {i}" for i in range(10)])
+    got = questions(str(tmp_path), 9, seed=0)
+    (tmp_path / "seen.jsonl").write_text(json.dumps({"problem": got.val[0]["problem"], "answer": "1"}) + "\n")
+    with pytest.raises(UserError, match="every question of it is profiled on"):
+        questions(str(tmp_path), 9, seed=0, ood=(str(tmp_path / "seen.jsonl"),))
+    rows = [json.loads(line) | {"id": f"test/{i}"} for i, line in enumerate((tmp_path / "train.jsonl").read_text().splitlines())]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="make the ids unique"):
+        questions(str(tmp_path), 9, seed=0)
+
+
+def test_math_500_loses_what_is_profiled_on(real_data, tmp_path):
+    """MATH-500 is a part of MATH's test split."""
+    rows = [json.loads(line) for line in (real_data / "math" / "test.jsonl").read_text().splitlines()]
+    (tmp_path / "math500.jsonl").write_text("".join(json.dumps(row | {"id": f"m/{i}"}) + "\n" for i, row in enumerate(rows) if row["math500"]))
+    got = questions(str(real_data / "math"), 1000, seed=0, ood=(str(tmp_path / "math500.jsonl"),))
+    name = f"{tmp_path.name}/math500"
+    profiled = {row["problem"] for row in got.val}
+    expected = sum(row["math500"] and row["problem"] in profiled for row in rows)
+    assert len(got.sets[name]) == 500 - got.removed[name] and got.removed[name] == expected and 60 < expected < 140
+
+
+def test_sets_that_would_share_a_name_are_refused(tmp_path):
+    write_sets(tmp_path, ["a"], [f"t {i}" for i in range(10)])
+    for folder in ("one/x", "two/x"):
+        write(tmp_path / folder / "test.jsonl", {"problem": "p", "answer": "1"})
+    with pytest.raises(UserError, match="two sets would be called x/test"):
+        questions(str(tmp_path), 3, seed=0, ood=(str(tmp_path / "one/x/test.jsonl"), str(tmp_path / "two/x/test.jsonl")))
+    same = str(tmp_path / "one/x/test.jsonl")
+    assert list(questions(str(tmp_path), 3, seed=0, ood=(same, same)).sets) == ["MATH", "x/test"]
+
+
+def test_skill_lists_are_refused_in_another_form(tmp_path):
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps({"S": ["a", "b"]}))
+    assert stat_sel.read_lists(str(path), "--skills", "subject") == {"S": ["a", "b"]}
+    for other in ([], {"S": "a"}, {"S": ["a, b"]}, {"S": [3]}, {"S": ["a"], "T": None}):
+        path.write_text(json.dumps(other))
+        with pytest.raises(UserError, match="--skills .*expected {subject: "):
+            stat_sel.read_lists(str(path), "--skills", "subject")
+
+
+def test_bars():
+    assert stat_sel.bars({"b": 1, "a": 4, "c": 1}, top=2, width=4) == "a  4 ####\nb  1 #\n(1 more)"
+    assert stat_sel.bars({}) == "(none)" and stat_sel.bars({"a": 0}) == "a  0"
+    lines = stat_sel.bars({f"skill {i}": 1000 - i for i in range(30)}, width=20).splitlines()
+    assert len(lines) == 11 and lines[0] == "skill 0  1,000 " + "#" * 20 and lines[-1] == "(20 more)"
+
+
+def test_the_arms_are_shown_on_each_set_and_on_the_difficult_part(capsys):
+    rows = [{"set": "MATH", "id": i, "is_right": right} for i, right in (("a", True), ("b", False))]
+    rows += [{"set": "few", "id": "c", "is_right": right} for right in (True, False, None)]
+    better = [row | {"is_right": True} for row in rows]
+    stat_sel.show({"base": rows, "augment": rows, "stat": better}, {"b"})
+    math_, hard, few = capsys.readouterr().out.strip().split("\n\n")
+    assert math_.splitlines()[0] == "MATH" and re.search(r"2/2 +100\.0 +\+50\.0", math_) and "vs augment" in math_
+    assert hard.startswith("MATH^D") and re.search(r"0/1 +0\.0", hard) and re.search(r"1/1 +100\.0", hard)
+    assert few.startswith("few, mean of 3 answers") and re.search(r"0\.3/1 +33\.3", few) and "+66.7" in few

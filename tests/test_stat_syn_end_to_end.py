@@ -199,7 +199,8 @@ def test_a_profile_of_its_own_is_not_mixed_with_another(sel_run, small_world, tm
     there = tmp_path / "sel"
     shutil.copytree(sel_run, there)
     (there / "args.json").write_text(json.dumps(json.loads((there / "args.json").read_text()) | {"student": str(small_world / "prm"), "limit": 5}))
-    shutil.copy(out / "0_questions.jsonl", there)
+    for name in ("0_questions.jsonl", "0_fingerprint.json"):
+        shutil.copy(out / name, there)
     done = run_file("stat_syn.py", *flags(small_world, "http://127.0.0.1:9/v1", out, *other, "--profile-from", there))
     assert done.returncode == 2 and "it is not the one of --profile-from" in done.stderr, done.stderr[-2000:]
     assert not (out / "4_profile.jsonl").exists()
