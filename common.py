@@ -19,17 +19,20 @@ import os
 import platform
 import random
 import re
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import unicodedata
+import urllib.parse
 from collections import Counter, defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
+import filelock
 from tqdm import tqdm
 
 
@@ -37,7 +40,7 @@ class UserError(Exception):
     """What the user can mend, in one sentence: where, what was expected, what came, what to do. The command line prints it and exits with 2."""
 
 
-# --- Teacher: cached, capped calls to any OpenAI-compatible chat server. ----------------------------------------------
+# --- Teacher: cached, capped calls to any OpenAI-compatible chat server. ------------------------------------
 class Request(NamedTuple):
     messages: list[dict]  # [{"role": ..., "content": ...}, ...]
     temperature: float = 0.0
@@ -52,261 +55,442 @@ class Reply(NamedTuple):
     estimated: bool = False  # the server counted no tokens: estimate_tokens did
 
 
+OPENAI = "https://api.openai.com/v1"
+LAX = re.DOTALL | re.IGNORECASE
+THOUGHT = "|".join((  # where the thoughts begin that a server leaves in the text
+    r"<(?:\w+:)?(?:think|thinking|thoughts?)>|[\[◁]think[\]▷]",  # <think>Perhaps 5?</think> It is 4.
+    r"<\|channel\|?>(?:analysis|commentary|thought)|<\|START_THINKING\|>",  # <|channel|>analysis<|message|>Perhaps 5?
+))
+THOUGHT_END = "|".join((
+    r"</(?:\w+:)?(?:think|thinking|thoughts?)>|[\[◁]/think[\]▷]",
+    r"<\|channel\|>final<\|message\|>|<channel\|>|<\|END_THINKING\|>",
+    r"assistantfinal",  # its marks were dropped: analysisPerhaps 5?assistantfinalIt is 4.
+))
+END_OF_TURN = r"<[|｜][^<>|｜]*(?:end|eot|eom|return)[^<>|｜]*[|｜]>|<end_of_turn>|<eos>|</s>"  # It is 4.<|im_end|>
+PROMPTS_FAULT = "|".join((  # a server's words for a prompt that is too long or offends
+    r"context.{0,20}(?:length|size|window|limit)",  # This model's maximum context length is 4096 tokens
+    r"too (?:long|large|many)|reduce the ",  # prompt is too long: 5000 tokens > 4096 maximum
+    r"tokens?\b.{0,40}(?:<=|>|exceed|limit|maximum)",  # `inputs` tokens + `max_new_tokens` must be <= 4096
+    r"(?:exceed|longer|maximum|limit|at most).{0,60}(?:token|length|prompt|input)",  # exceeds the maximum length
+    r"content.{0,30}(?:filter|polic|risk|manage|violat|block|inspect|safety|restrict)",  # Content Exists Risk
+    r"inspection|moderation|inappropriate|flagged|unsafe|safety|harmful|prohibited|high risk",
+    r"(?<!case.)sensitive|illegal content|invalid_prompt|usage (?:polic|guideline)|敏感|不安全|违规",
+))
+
+
 def estimate_tokens(messages: list[dict] | str) -> int:
-    """Tokens guessed without a tokenizer: a third of the UTF-8 bytes of the JSON, whose escapes and braces pass for the chat template."""
+    """Tokens guessed without a tokenizer: a third of the JSON's bytes; escapes and braces pass for the template."""
     return len(json.dumps(messages, ensure_ascii=False).encode(errors="replace")) // 3 + 1
 
 
+def whole_text(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair, which no server or file takes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def hide_secrets(text: str) -> str:
+    """The text without OPENAI_API_KEY, and without password and query of the addresses in it.
+
+    >>> hide_secrets("at http://user:password@host:8000/v1?api_key=secret now")
+    'at http://host:8000/v1 now'
+    """
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    text = text.replace(key, "<key>") if len(key) >= 12 else text  # "EMPTY" is no secret, and part of other words
+    return re.sub(r"""://(?:[^\s"']*@)?([^\s"'?]*)(?:\?[^\s"']*)?""", r"://\1", text)
+
+
 def read_completion(body: bytes) -> dict:
-    """What is kept of a chat completion; none: why its text is of no use. ValueError if `body` is something else, status 200 or not."""
+    """What is kept of a chat completion. ValueError if `body` is something else, status 200 or not."""
     try:
         data = json.loads(body)
         choice, usage = data["choices"][0], data.get("usage") or {}
-        message, finish = choice["message"], choice.get("finish_reason")
+        message, finish = choice["message"], str(choice.get("finish_reason"))
         text, refusal = message.get("content") or "", message.get("refusal")
-        n_in, n_out = usage.get("prompt_tokens"), usage.get("completion_tokens")
         if not isinstance(text, str):  # a list of parts; a part that thinks aloud has no text
             text = "".join(part.get("text") or "" for part in text)
-        if finish in ("error", "abort"):
+        if re.search("error|abort", finish):
             raise ValueError(finish)
     except (ValueError, LookupError, TypeError, AttributeError):
         raise ValueError("not a chat completion: " + body[:2000].decode(errors="replace")) from None
-    none = "refused" if refusal or finish == "content_filter" else "cut off" if finish == "length" else None if text.strip() else "empty"
-    return {"text": text or refusal or "", "finish": finish, "none": none, "n_in": n_in, "n_out": n_out}
+    refused = refusal or re.search("filter|safety|refus|sensitive|prohibit", finish)
+    return {"text": whole_text(text or str(refusal or "")), "finish": finish, "none": "refused" if refused else None,
+            "n_in": usage.get("prompt_tokens"), "n_out": usage.get("completion_tokens")}
 
 
-def retry_after_s(headers) -> float:
-    """Seconds that the server asks us to wait; 0 if it does not say, or says it as a date."""
-    ms = headers.get("retry-after-ms") or headers.get("retry-after", "") + "e3"
-    return float(ms) / 1000 if re.fullmatch(r"\d+(\.\d+)?(e3)?", ms) else 0.0
+def read_reply(text: str, finish: str | None, is_full: bool) -> tuple[str, str | None]:
+    """The text without thoughts and end of turn, and why it is of no use; is_full: no token was left to it."""
+    bare = re.sub(f"(?:{THOUGHT}).*?(?:{THOUGHT_END})", "", text, flags=LAX)
+    bare = re.sub(f"^.*(?:{THOUGHT_END})", "", bare, flags=LAX)  # a thought that began in the prompt
+    if is_full or re.search("length|max|limit", finish or "", LAX) or re.search(THOUGHT, bare, LAX):
+        return text, "cut off"
+    bare = re.split(END_OF_TURN, bare, maxsplit=1, flags=LAX)[0]
+    return (text if bare == text else bare.strip()), (None if bare.strip() else "empty")
 
 
 class Teacher:
-    """Asks `model`; each reply is appended to the file `cache` as it comes and never paid for again.
+    """Asks `model`; each reply goes into the SQLite file `cache` as it comes and is never paid for again.
 
-    base_url: e.g. http://localhost:8000/v1 (vLLM, llama.cpp, Ollama); None = OpenAI. The key is read from OPENAI_API_KEY.
-    max_usd: caps what the whole cache file records. Calls in flight count at their worst (estimated input + max_tokens), so only a wrong
-        estimate can pass it. What a server bills for a call whose reply never came is unknown, and not counted.
-    timeout_s: limits one call with all its retries; tries does not count 429s. seed: moves every draw, so it is part of the cache key.
-    totals[step]: calls (replies received) with n_in, n_out, usd; cached (known, or asked twice) with cached_in, cached_out; None by reason.
+    base_url: e.g. http://localhost:8000/v1 (vLLM, llama.cpp, Ollama); None = OPENAI_BASE_URL, or OpenAI.
+    max_usd: caps what the whole file records. Calls in flight count at their worst (estimated input + max_tokens).
+        What a server bills for a call whose reply never came is unknown, and not counted.
+    timeout_s: limits a call with all its tries. seed: moves the draws at T > 0.
+    max_none: share of an ask's replies that may be None; one always may. plan: needs no key, makes no file.
+    totals[step]: calls with n_in, n_out, usd; cached (known, or asked twice), cached_in, cached_out; None by reason.
     """
 
-    first_wait_s, max_wait_s = 0.5, 30.0  # before the retries: 0.5, 1, 2, 4, ... s, each less up to half
-    max_lost_in_row = 20  # then the server is given up; if it never replied, once as many are lost as were sent at the start
+    max_lost_in_row = 20  # then the server is given up
 
-    def __init__(self, model: str, base_url: str | None = None, cache: str | Path = "teacher.jsonl", concurrency: int = 16,
-                 max_usd: float | None = None, usd_per_m_in: float | None = None, usd_per_m_out: float | None = None,
-                 timeout_s: float = 600.0, tries: int = 6, seed: int = 0, max_lost: float = 1.0):
-        self.model, self.base_url, self.path = model, base_url or os.environ.get("OPENAI_BASE_URL"), Path(cache)
-        self.concurrency, self.max_usd, self.timeout_s, self.tries, self.seed = concurrency, max_usd, timeout_s, tries, seed
-        self.max_lost = max_lost  # share of an ask's replies that may be lost; more end the run, because a rerun asks for lost ones again
-        self.prices = None if usd_per_m_in is None or usd_per_m_out is None else (usd_per_m_in, usd_per_m_out)
-        self.url = re.sub(r"//[^/@]*@", "//", self.base_url or "https://api.openai.com/v1")  # for sentences: without user:password
+    def __init__(self, model: str, base_url: str | None = None, cache: str | Path = "teacher.sqlite",
+                 concurrency: int = 16, max_usd: float | None = None, usd_per_m_in: float | None = None,
+                 usd_per_m_out: float | None = None, timeout_s: float = 600.0, tries: int = 20, seed: int = 0,
+                 max_none: float = 0.05, write: bool = True, needs_key: bool = True):
+        self.model, self.concurrency, self.max_usd, self.timeout_s = model, concurrency, max_usd, timeout_s
+        self.tries, self.seed, self.max_none = tries, seed, max_none
+        address = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
+        self.url = hide_secrets(address).rstrip("/")
+        self.base_url, _, query = address.partition("?")
+        self.query = dict(urllib.parse.parse_qsl(query))
         self.name = f"teacher {model} at {self.url}"
-        self.api_key = os.environ.get("OPENAI_API_KEY", "").strip() or ("no-key" if self.base_url else "")
+        self.is_local = bool(re.match(r"https?://(localhost|127\.[\d.]+|\[::1\])(:|/|$)", self.url))
+        key = os.environ.get("OPENAI_API_KEY", "").strip()
+        self.api_key = key or ("" if self.url == OPENAI else "no-key")
+        is_plain = self.url.startswith("http://") and not self.is_local
+        self.prices = None if usd_per_m_in is None or usd_per_m_out is None else (usd_per_m_in, usd_per_m_out)
+        is_priced = (max_usd, usd_per_m_in, usd_per_m_out) != (None, None, None)
         for wrong, sentence in (
-            (not self.api_key, "OPENAI_API_KEY is not set: export your key, or give base_url for a server of your own"),
-            (not (self.api_key.isascii() and self.api_key.isprintable()), "OPENAI_API_KEY holds characters that no key has: copy it again"),
             (not re.match(r"https?://([\w.-]+|\[[\da-fA-F:]+\])(:[1-6]?\d{1,4})?(/|$)", self.url),
-             f"base_url must be like http://localhost:8000/v1, not {self.url!r}"),
-            (min(self.prices or (0,)) < 0, f"a price is below zero: {self.prices}"),
-            (not self.prices and {max_usd, usd_per_m_in, usd_per_m_out} != {None}, "max_usd needs usd_per_m_in and usd_per_m_out, both"),
-            (min(concurrency, tries) < 1 or timeout_s <= 0, f"must be positive: {concurrency=}, {tries=}, {timeout_s=}"),
+             f"--teacher-url must be like http://localhost:8000/v1, not {self.url.rpartition('@')[2]!r}"),
+            (needs_key and not self.api_key, "OPENAI_API_KEY is not set: export your key, or give --teacher-url"),
+            (not (key.isascii() and key.isprintable()), "OPENAI_API_KEY holds what no key does: copy it again"),
+            (needs_key and key and is_plain and not base_url, f"OPENAI_BASE_URL {self.url} gets OPENAI_API_KEY over "
+             "plain http only if --teacher-url names it too; give that, or take https"),
+            (is_priced and not self.prices, "--max-usd needs --usd-per-m-in and --usd-per-m-out, both"),
         ):
             if wrong:
                 raise UserError(f"teacher: {sentence}")
+        self.learnt = {} if self.url != OPENAI else {"max_tokens": "max_completion_tokens"}
+        self.swapped = False  # the limit's name, by a refusal
         self.totals = defaultdict(lambda: Counter(calls=0, cached=0, n_in=0, n_out=0, usd=0.0))
-        self.recorded = defaultdict(Counter)  # the same by step for the cache file's whole life, over all starts
-        self.cache, self.offset, self.torn, self.spent_usd, self.patience, self.problem = {}, 0, False, 0.0, 0, ""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = open(self.path, "ab+", buffering=0)  # unbuffered: one write() is one os.write, which O_APPEND keeps whole
-        except OSError as error:
-            raise UserError(f"teacher: the cache {cache} cannot be opened: {error.strerror}") from None
-        self._load()
+        self.spent, self.problem, self.stopped = 0.0, "", False
+        self._open(Path(cache), write)
 
-    def plan(self, steps: dict[str, list[Request]], show: bool = False) -> None:
-        """Print what `steps` will cost at most, before the first paid call; show: also each step's first prompt in full."""
-        self._load()
+    def plan(self, steps: dict[str, list[Request]], show: bool = False) -> int:
+        """Print what `steps` will cost at most; show: also each step's first prompt. Returns the number of calls."""
         print(f"{self.name}: at most this (tokens in: a guess, a third of the bytes; tokens out: the limit)")
-        print(f"{'step':<24}{'calls':>9}{'cached':>9}{'tokens in':>14}{'tokens out':>14}" + f"{'usd':>12}" * bool(self.prices))
+        print(f"{'step':<24}{'calls':>9}{'cached':>9}{'tokens in':>14}{'tokens out':>14}{'usd':>12}")
         for step, requests in [*steps.items(), ("total", list(itertools.chain(*steps.values())))]:
-            todo = self._todo(requests).values()
+            todo = self._split(requests)[1].values()
             n_in, n_out = sum(estimate_tokens(r.messages) for r in todo), sum(r.max_tokens for r in todo)
-            print(f"{step:<24}{len(todo):>9,}{len(requests) - len(todo):>9,}{n_in:>14,}{n_out:>14,}"
-                  + f"{self._usd(n_in, n_out):>12,.4f}" * bool(self.prices))
+            usd = f"{self._usd(n_in, n_out):,.4f}" if self.prices else "no price"
+            print(f"{step:<24}{len(todo):>9,}{len(requests) - len(todo):>9,}{n_in:>14,}{n_out:>14,}{usd:>12}")
         if self.max_usd is not None:
             print(f"cap: ${self.max_usd:g}, of which ${self.spent_usd:.4f} is spent according to {self.path}")
         for step, requests in steps.items() if show else ():
             for message in requests[0].messages if requests else ():
                 print(f"--- {step}: {message['role']} ---\n{message['content']}")
+        return len(todo)
 
-    def ask(self, requests: list[Request], step: str = "") -> list[Reply | None]:
-        """The replies, in order. None: empty, refused, cut off (paid for and cached), or refused by server, lost (a rerun asks again)."""
+    def check(self) -> None:
+        """One short call, kept nowhere: a wrong key or a dead server shows now, not after hours."""
+        self.spent = self.spent_usd
+        if self._send({"": Request([{"role": "user", "content": "Say yes."}], max_tokens=16)}, None, 1):
+            raise UserError(f"{self.name}: a first short call failed ({self.problem})")
+
+    def ask(self, requests: list[Request], step: str = "", max_none: float | None = None) -> list[Reply | None]:
+        """The replies, in order; None where one is cut off, empty, refused, refused by server, or lost.
+
+        More None than max_none allows end the run; a rerun asks only for what is missing.
+        """
         start, total, before = time.monotonic(), self.totals[step], self.totals[step].copy()
-        self._load()
-        keys, todo, unanswered, replies = [self._key(r) for r in requests], self._todo(requests), {}, []
-        total["cached"] += len(requests) - len(todo)
-        for key in set(keys) - todo.keys():
-            total.update(cached_in=self.cache[key]["n_in"], cached_out=self.cache[key]["n_out"])
+        limit, missing, self.problem = self.max_none if max_none is None else max_none, {}, ""
+        allowed, (known, todo) = max(1, int(limit * len(requests))), self._split(requests)
         if todo:
-            queue = deque(todo.items())
-            with tqdm(desc=step or "teacher", unit="call", total=len(todo), mininterval=1.0) as bar, ThreadPoolExecutor(1) as pool:
-                try:  # in a thread of its own, because a notebook's event loop runs in this one
-                    unanswered = pool.submit(asyncio.run, self._send(queue, step, bar)).result()
-                finally:
-                    queue.clear()  # after Ctrl-C nothing more is sent; calls in flight end, and are cached
-        for key in keys:
-            none = unanswered.get(key) or self.cache[key]["none"]
-            total.update([none] if none else [])
-            replies.append(None if none else Reply(*(self.cache[key][field] for field in Reply._fields)))
-        new = total - before
-        nones = ", ".join(f"{new[none]} {none}" for none in ("empty", "refused", "cut off", "refused by server", "lost") if new[none])
-        print(f"{step or 'teacher'}: {new['calls']:,} calls, {new['cached']:,} cached, {new['n_in']:,} tokens in, {new['n_out']:,} out, "
-              + f"${new['usd']:.4f}, " * bool(self.prices) + f"None: {nones or 0}, {time.monotonic() - start:.1f} s", flush=True)
-        if new["lost"] > self.max_lost * len(requests):
-            raise UserError(f"{step}: {new['lost']} of {len(requests)} teacher replies were lost (the last problem: {self.problem}); all others are "
-                            f"kept in {self.path}: run the same command again")
-        return replies
+            with self._alone() if self.lock else contextlib.nullcontext():
+                known, todo = self._split(requests)  # another process may have asked meanwhile
+                self.spent, useless = self.spent_usd, sum(none is not None for _, none in known.values())
+                missing = self._send(todo, step, allowed - useless + 1)
+        total["cached"] += len(requests) - len(todo)
+        for reply, _ in known.values():
+            total.update(cached_in=reply.n_in, cached_out=reply.n_out)
+        known, _ = self._split(requests)
+        found = [known.get(key) or (None, missing.get(key, "not asked")) for key in map(self._key, requests)]
+        nones = Counter(none for _, none in found if none)
+        total.update(nones)
+        new, told = total - before, ", ".join(f"{n} {none}" for none, n in nones.items()) or "0"
+        usd = f"${new['usd']:.4f}, " if self.prices else ""
+        print(f"{step or 'teacher'}: {new['calls']:,} calls, {new['cached']:,} cached, {new['n_in']:,} tokens in, "
+              f"{new['n_out']:,} out, {usd}None: {told}, {time.monotonic() - start:.1f} s", flush=True)
+        if nones["not asked"] or nones.total() > allowed or 0 < len(requests) == nones["lost"]:
+            for key, (_, none) in known.items():  # ours: asked again by a rerun, because another draw may be of use
+                if none in ("empty", "refused"):
+                    self._sql("UPDATE replies SET key = NULL WHERE server = ? AND key = ?", self.url, key)
+            raise UserError(
+                f"{step or 'teacher'}: of {len(requests)} teacher replies {told}"
+                f"{self.problem and f' (the last problem: {self.problem})'}; --teacher-max-none {limit:g} lets {allowed} "
+                "be of no use; if cut off raise --teacher-max-tokens, if lost --teacher-timeout or lower --concurrency; "
+                f"the others are in {self.path}, and the same command asks only for what is missing")
+        return [None if none else reply for reply, none in found]
 
-    async def _send(self, queue: deque, step: str, bar: tqdm) -> dict[str, str]:
-        """Empties `queue` of its (key, request); returns key -> reason for those whose reply is not in the cache."""
-        import openai  # half a second, so only where it is needed
-
-        tasks, unanswered, worst = {}, {}, 0.0  # tasks: task -> (key, dollars at worst)
-        timeout = openai.Timeout(self.timeout_s, connect=min(5.0, self.timeout_s))
-        # One client per event loop: used under a second asyncio.run it fails with "Event loop is closed".
-        async with openai.AsyncOpenAI(api_key=self.api_key, base_url=self.base_url, max_retries=0, timeout=timeout) as client:
+    def _send(self, todo: dict[str, Request], step: str | None, enough: int) -> dict[str, str]:
+        """Asks for `todo` until `enough` came to nothing; key -> why, for those."""
+        self.stopped = False
+        with ThreadPoolExecutor(1) as pool:  # because a notebook's event loop runs in this thread
             try:
-                while queue or tasks:
-                    while queue and len(tasks) < self.concurrency:
-                        key, request = queue[0]
-                        worst = self._usd(estimate_tokens(request.messages), request.max_tokens)
-                        if self.max_usd is not None and self.spent_usd + sum(usd for _, usd in tasks.values()) + worst > self.max_usd:
-                            break
-                        tasks[asyncio.create_task(self._call(client, *queue.popleft(), step))] = key, worst
-                    if not tasks:
-                        raise UserError(f"teacher: ${self.spent_usd:.4f} of max_usd ${self.max_usd:g} is spent and the next call may cost "
-                                        f"${worst:.4f}; {self.path} keeps every reply: the same command with a higher --max-usd goes on")
-                    self.patience = self.patience or len(tasks)
-                    for task in (await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED))[0]:
-                        none = task.result()  # may raise what stops the run; the task then stays in tasks, for the finally
-                        key, _ = tasks.pop(task)
-                        unanswered.update({key: none} if none else {})
-                        bar.update()
-                        self.patience = self.patience - 1 if none == "lost" else self.max_lost_in_row
-                        if not self.patience:
-                            raise UserError(f"{self.name}: call after call failed, in {self.tries} tries or {self.timeout_s:g} s "
-                                            f"({self.problem}); check base_url and the server, then run the same command again")
+                return pool.submit(asyncio.run, self._work(todo, step, enough)).result()
             finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-        return unanswered
+                self.stopped = True  # after Ctrl-C nothing more is sent
 
-    async def _call(self, client, key: str, request: Request, step: str) -> str | None:
-        """Ask until the reply is in the cache: None. Else why it is not: "lost" or "refused by server"."""
+    async def _work(self, todo: dict[str, Request], step: str | None, enough: int) -> dict[str, str]:
+        import openai  # a second, so only where it is needed
+
+        queue, missing, in_flight, lost_in_row = deque(todo.items()), {}, [], 0
+        try:  # one client for each event loop; it tries again by itself after 408, 409, 429, 5xx and broken connections
+            http = openai.DefaultAsyncHttpxClient(timeout=self.timeout_s, trust_env=not self.is_local)
+            client = openai.AsyncOpenAI(api_key=self.api_key, base_url=self.base_url, default_query=self.query,
+                                        max_retries=2 if step is None else self.tries - 1,
+                                        timeout=self.timeout_s, http_client=http)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"{self.name}: the proxy in HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot be used "
+                            f"({hide_secrets(str(error))}); unset it, or add the host to NO_PROXY") from None
+
+        async def worker() -> None:
+            nonlocal lost_in_row
+            while queue and not self.stopped and len(missing) < enough and lost_in_row < self.max_lost_in_row:
+                key, request = queue[0]
+                worst = self._usd(estimate_tokens(request.messages), request.max_tokens)
+                if self.max_usd is not None and self.spent + sum(in_flight) + worst > self.max_usd:
+                    if not in_flight:
+                        raise UserError(f"teacher: ${self.spent:.4f} of --max-usd ${self.max_usd:g} is spent and the "
+                                        f"next call may cost ${worst:.4f}; {self.path} keeps every reply: the same "
+                                        "command with a higher --max-usd goes on")
+                    await asyncio.sleep(0.02)
+                    continue
+                queue.popleft()
+                in_flight.append(worst)
+                if none := await self._call(client, key, request, step):
+                    missing[key] = none
+                lost_in_row = lost_in_row + 1 if none == "lost" else 0
+                in_flight.remove(worst)
+                bar.update()
+
+        with tqdm(desc=step or "teacher", unit="call", total=len(todo), mininterval=1.0, disable=step is None) as bar:
+            async with client:
+                workers = asyncio.gather(*(worker() for _ in range(min(self.concurrency, len(todo)))))
+                while not workers.done() and not self.stopped:
+                    await asyncio.wait([workers], timeout=0.5)
+                await asyncio.wait([workers], timeout=2)  # after Ctrl-C, since what is in flight is paid
+                if workers.done():
+                    workers.result()  # raises what ended a worker
+        return missing
+
+    async def _call(self, client, key: str, request: Request, step: str | None) -> str | None:
+        """Ask until the reply is in the cache. Returns why it is of no use, or "lost", or "refused by server"."""
         import openai
 
-        loop, failures, wait_s = asyncio.get_running_loop(), 0, self.first_wait_s
-        deadline = loop.time() + self.timeout_s
-        limit = "max_tokens" if self.base_url else "max_completion_tokens"  # OpenAI's newer models take only the latter
-        while True:
-            pause_s = wait_s * random.SystemRandom().uniform(0.5, 1)
-            try:
-                async with asyncio.timeout_at(deadline):  # the client's own timeout is per read: a slow drip outlives it
-                    raw = await client.chat.completions.with_raw_response.create(
-                        model=self.model, messages=request.messages, temperature=request.temperature, seed=int(key[:7], 16),
-                        **{limit: request.max_tokens})
-                return self._save(key, request, step, read_completion(raw.content))
-            except (openai.APIError, TimeoutError, ValueError) as error:  # ValueError: status 200, but no completion
-                status, cause = getattr(error, "status_code", 0), error.__cause__ or error  # a connection error's cause says more than it
-                text = " ".join(str(getattr(error, "body", None) or cause).replace(self.api_key, "<key>").split())
-                self.problem = f"{f'HTTP {status}' if status else type(cause).__name__}: {text[:200]}"
-                if status in (400, 413, 422) and re.search(r"context.{0,20}(length|size|window)|content_(filter|policy)", text, re.I):
-                    return "refused by server"  # the trouble of this prompt alone: too long, or offensive
-                if (status == 429 and "insufficient_quota" in text) or not (status in (0, 408, 409, 425, 429) or status >= 500):
-                    hint = ("the account has no credit left" if status in (402, 429)
-                            else "check OPENAI_API_KEY" if status in (401, 403)
-                            else "check the model's name and base_url (it usually ends in /v1)" if status == 404
-                            else "the request is refused")
-                    problem = "HTTP 401" if status == 401 else self.problem  # a 401 likes to quote the key, or half of it
-                    raise UserError(f"{self.name}: {hint} ({problem}); replies so far are in {self.path}") from None
-                failures += status != 429
-                pause_s += retry_after_s(error.response.headers) if status else 0
-                if failures >= self.tries or loop.time() + pause_s > deadline:
-                    return "lost"
-            await asyncio.sleep(pause_s)
-            wait_s = min(2 * wait_s, self.max_wait_s)
+        messages, n_garbage = json.loads(whole_text(json.dumps(request.messages, ensure_ascii=False))), 0
+        try:
+            async with asyncio.timeout(self.timeout_s):  # the client's own is per read: a slow drip outlives it
+                while not self.stopped:
+                    fields = self._fields(key, request)
+                    try:
+                        raw = await client.chat.completions.with_raw_response.create(
+                            model=self.model, messages=messages, extra_body=fields)
+                        return self._save(key, request, step, read_completion(raw.content))
+                    except ValueError as error:  # status 200, but no completion
+                        self.problem, n_garbage = hide_secrets(str(error)[:200]), n_garbage + 1
+                        if n_garbage == self.tries:
+                            break
+                        await asyncio.sleep(min(0.25 * 2**n_garbage, 8))
+                    except openai.APIStatusError as error:
+                        none = self._refusal(error, fields, key, request)
+                        if none != "gives way":
+                            return none
+        except TimeoutError:
+            self.problem = (f"no reply within --teacher-timeout {self.timeout_s:g} s: raise that, or lower "
+                            f"--concurrency {self.concurrency}")
+        except openai.APIConnectionError as error:
+            self.problem = hide_secrets(f"{type(error.__cause__).__name__}: {error.__cause__ or error}")
+        return "lost"
+
+    def _fields(self, key: str, request: Request) -> dict:
+        """What the server gets beside the messages: in self.learnt a field has another name, a lowest value or neither."""
+        fields = {"temperature": request.temperature, "seed": int(key[:7] or "0", 16), "max_tokens": request.max_tokens}
+        for name, learnt in self.learnt.items():
+            value = fields.pop(name)
+            if isinstance(learnt, str):
+                fields[learnt] = value
+            elif learnt is not None:
+                fields[name] = max(value, learnt)
+        return fields
+
+    def _refusal(self, error, fields: dict, key: str, request: Request) -> str:
+        """What an HTTP error means for its call: "refused by server", "lost", or "gives way": ask with other fields."""
+        status, text = error.status_code, hide_secrets(" ".join(str(error.body or error).split()))
+        self.problem = f"HTTP {status}" + ("" if status == 401 else f": {text[:200]}")  # a 401 may quote half the key
+        ours = re.sub(r"\bmax_\w*tokens\b", "", text)
+        if status == 413 or status in (400, 403, 422, 451, 500) and re.search(PROMPTS_FAULT, ours, LAX):
+            return "refused by server"
+        named = [name for name in fields if re.search(rf"\b{name}\b", text, LAX)]
+        if status in (400, 422) and named:
+            name = min(named, key=text.lower().find)
+            if self._fields(key, request).get(name) != fields[name]:
+                return "gives way"  # another call in flight has found out
+            if name.startswith("max_"):  # ours: swapped, never left out, because --max-usd counts on a limit
+                names = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+                learnt = None if self.swapped or re.search(r"\b(range|value|less)\b", text, LAX) else names[name]
+                self.swapped, name = True, "max_tokens"
+            else:
+                learnt = 0.01 if fields[name] == 0 and re.search(r"positive|greater|> ?0", text, LAX) else None
+            if learnt or name != "max_tokens":
+                self.learnt[name] = learnt
+                print(f"{self.name}: {self.problem}; from here on {name} is {learnt or 'left out'}", flush=True)
+                return "gives way"
+        if "insufficient_quota" not in text and (status in (408, 409, 425, 429) or status >= 500):
+            return "lost"
+        hint = {401: "check OPENAI_API_KEY", 403: "check OPENAI_API_KEY", 402: "no credit left", 429: "no credit left",
+                404: "check the model's name and --teacher-url (it usually ends in /v1)"}.get(status, "the request is refused")
+        raise UserError(f"{self.name}: {hint} ({self.problem}); replies so far are in {self.path}")
+
+    def _open(self, path: Path, write: bool) -> None:
+        """The cache: a row per reply, the last one counts. An earlier teacher.jsonl beside it is read in once."""
+        self.path = path.with_suffix(".sqlite") if path.suffix == ".jsonl" else path
+        old = self.path.with_suffix(".jsonl") if path.suffix == ".jsonl" or path.name == "teacher.sqlite" else None
+        self.lock, address = None, ":memory:"
+        try:
+            if write or self.path.exists():
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                address = self.path.resolve().as_uri()
+                self.lock = filelock.FileLock(f"{self.path}.lock", fallback_to_soft=False)
+                try:
+                    with self.lock.acquire(timeout=0):
+                        pass
+                except filelock.Timeout:
+                    pass  # another process asks
+                except (OSError, NotImplementedError) as error:
+                    print(f"{self.path}: no locks there ({error}); let no second process ask by it")
+                    self.lock, address = None, f"{address}?nolock=1"
+            self.db = sqlite3.connect(address, uri=True, timeout=60, check_same_thread=False)
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(f"teacher: the cache {self.path} cannot be opened: {error}") from None
+        self._sql("CREATE TABLE IF NOT EXISTS replies (server, key, model, step, max_tokens, text, finish, none, n_in, "
+                  "n_out, estimated, usd)")
+        if old and old.is_file() and self._sql("PRAGMA user_version").fetchone()[0] == 0:
+            self._sql("INSERT INTO replies VALUES ('', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows=read_old_cache(old))
+            self._sql("PRAGMA user_version = 1")
+        self._sql("CREATE INDEX IF NOT EXISTS draws ON replies (server, key)")
+        if self._sql("SELECT 1 FROM replies WHERE server = '' AND model = ? LIMIT 1", self.model).fetchone():
+            self._sql("UPDATE replies SET server = ? WHERE server = '' AND model = ?", self.url, self.model)
+
+    def _sql(self, command: str, *values, rows=None) -> sqlite3.Cursor:
+        try:
+            with self.db:  # commits
+                return self.db.executemany(command, rows) if rows else self.db.execute(command, values)
+        except sqlite3.Error as error:
+            raise UserError(f"teacher: the cache {self.path} cannot be used: {error}; make room, or name another by "
+                            "--cache") from None
+
+    @contextlib.contextmanager
+    def _alone(self):
+        """While this process asks no other does by the same cache; kill -9 frees the lock."""
+        try:
+            self.lock.acquire(timeout=0)
+        except filelock.Timeout:
+            print(f"{self.path}: another process asks by it; waiting for that to end", flush=True)
+            self.lock.acquire()
+        try:
+            yield
+        finally:
+            self.lock.release()
+
+    def _key(self, request: Request, seed: int | None = None) -> str:
+        """Hash of what moves the draw, the server apart: not max_tokens, which only says where it is cut off."""
+        seed = seed if seed is not None else self.seed if request.temperature else 0
+        drawn_from = [self.model, request.messages, float(request.temperature), seed, request.sample]
+        return hashlib.sha256(json.dumps(drawn_from, sort_keys=True).encode()).hexdigest()[:32]
+
+    def _split(self, requests: list[Request]) -> tuple[dict, dict[str, Request]]:
+        """What the cache knows, key -> (reply, why it is of no use), and what must be sent, key -> request."""
+        known, todo = {}, {}
+        for request in sorted(requests, key=lambda r: r.max_tokens):  # of duplicates the longest stays
+            key = self._key(request)
+            row = self._sql("SELECT text, n_in, n_out, estimated, finish, none, max_tokens FROM replies WHERE server = ? "
+                            "AND key IN (?, ?) ORDER BY rowid DESC LIMIT 1", self.url, key,
+                            self._key(request, self.seed)).fetchone()  # an earlier version's key had the seed at T = 0
+            if row:
+                text, n_in, n_out, estimated, finish, none, max_tokens = row
+                text, none = (text, none) if none == "refused" else read_reply(
+                    text, finish, not estimated and n_out >= max_tokens)
+                if none != "cut off" or request.max_tokens <= max_tokens:
+                    known[key] = Reply(text, n_in, n_out, bool(estimated)), none
+                    continue
+            todo[key] = request
+        return {key: row for key, row in known.items() if key not in todo}, todo
+
+    def _save(self, key: str, request: Request, step: str | None, new: dict) -> str | None:
+        if step is None:  # it was check()
+            return None
+        n_in, n_out = new["n_in"], new["n_out"]
+        estimated = not all(isinstance(n, int) and n > 0 for n in (n_in, n_out))
+        if estimated:
+            n_in, n_out = estimate_tokens(request.messages), estimate_tokens(new["text"])
+        usd = self._usd(n_in, n_out) if self.prices else None  # None counts at the prices of whoever reads the file
+        self._sql("INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self.url, key, self.model, step,
+                  request.max_tokens, new["text"], new["finish"], new["none"], n_in, n_out, estimated, usd)
+        self.spent += usd or 0.0
+        self.totals[step].update(calls=1, n_in=n_in, n_out=n_out, usd=usd or 0.0)
+        return new["none"] or read_reply(new["text"], new["finish"], not estimated and n_out >= request.max_tokens)[1]
 
     def _usd(self, n_in: int, n_out: int) -> float:
         return (n_in * self.prices[0] + n_out * self.prices[1]) / 1e6 if self.prices else 0.0
 
-    def _key(self, request: Request) -> str:
-        """Hash of all that moves the draw: not max_tokens, since a higher limit only goes on where a lower one cut off."""
-        drawn_from = [self.model, request.messages, float(request.temperature), self.seed, request.sample]
-        return hashlib.sha256(json.dumps(drawn_from, sort_keys=True).encode()).hexdigest()[:32]
+    @property
+    def recorded(self) -> dict[str, dict]:
+        """What was paid for in the file's whole life, by step."""
+        rows = self._sql("SELECT step, COUNT(*), SUM(n_in), SUM(n_out), SUM(COALESCE(usd, (n_in * ? + n_out * ?) / 1e6)) "
+                         "FROM replies GROUP BY step", *(self.prices or (0, 0)))
+        return {step: dict(zip(("calls", "n_in", "n_out", "usd"), row, strict=True)) for step, *row in rows}
 
-    def _todo(self, requests: list[Request]) -> dict[str, Request]:
-        """key -> request, each once, of what must be sent: not in the cache, or cut off there at a lower max_tokens."""
-        todo = {}
-        for request in sorted(requests, key=lambda r: r.max_tokens):  # of duplicates the longest stays
-            known = self.cache.get(key := self._key(request))
-            if known is None or (known["none"] == "cut off" and known["max_tokens"] < request.max_tokens):
-                todo[key] = request
-        return todo
+    @property
+    def spent_usd(self) -> float:
+        return sum(total["usd"] for total in self.recorded.values())
 
-    def _save(self, key: str, request: Request, step: str, reply: dict) -> None:
-        n_in, n_out = reply["n_in"], reply["n_out"]
-        if estimated := not all(isinstance(n, int) and n >= 0 for n in (n_in, n_out)):
-            n_in, n_out = estimate_tokens(request.messages), estimate_tokens(reply["text"])
-        usd = self._usd(n_in, n_out) if self.prices else None  # None counts at the prices of whoever reads the file
-        record = reply | {"key": key, "model": self.model, "step": step, "max_tokens": request.max_tokens, "n_in": n_in,
-                          "n_out": n_out, "estimated": estimated, "usd": usd}
-        self._load()
-        line = b"\n" * self.torn + json.dumps(record).encode() + b"\n"  # a torn last line (kill -9, full disk) stays on its own line
-        try:
-            if self.file.write(line) < len(line):
-                raise OSError(0, "the disk is full")
-        except OSError as error:
-            raise UserError(f"teacher: the cache {self.path} cannot be written: {error.strerror}") from None
-        self.totals[step].update(calls=1, n_in=n_in, n_out=n_out, usd=usd or 0.0)
-        self._load()
 
-    def _load(self) -> None:
-        """Take in the lines that this and other processes have added to the cache file; money is counted here, once."""
-        self.file.seek(self.offset)
-        *lines, rest = self.file.read().split(b"\n")
-        self.torn, n_bad = bool(rest), 0  # torn, or just being written by another process
-        for line in lines:
-            self.offset += len(line) + 1
+def read_old_cache(path: Path):
+    """The rows of a teacher.jsonl; whose keys lack the server."""
+    n, n_bad = 0, 0
+    with open(path, "rb") as file:
+        for line in file:
             try:
-                record = json.loads(line or b"{}")
-                usd = self._usd(record["n_in"], record["n_out"]) if record["usd"] is None else record["usd"]
-                self.cache[record["key"]] = {name: record[name] for name in (*Reply._fields, "none", "max_tokens")}
-                self.spent_usd += usd
-                self.recorded[record["step"]].update(calls=1, n_in=record["n_in"], n_out=record["n_out"], usd=usd)
+                row = json.loads(line)
+                n += 1
+                yield [row[name] for name in ("key", "model", "step", "max_tokens")] + [whole_text(row["text"])] + [
+                    row[name] for name in ("finish", "none", "n_in", "n_out", "estimated", "usd")]
             except (ValueError, LookupError, TypeError):
-                n_bad += bool(line)
-        if n_bad > 1 and not self.cache:
-            raise UserError(f"teacher: {self.path} is no cache of replies: none of its {n_bad} lines is one; name another file")
+                n_bad += 1  # torn by a kill
+    if n_bad > 1 and not n:
+        raise UserError(f"teacher: {path} is no cache of replies: none of its {n_bad} lines is one; name another")
+
+
+def read_tags(reply: str, tag: str) -> list[str]:
+    """The text of each <tag>...</tag>, from its innermost <tag> on.
+
+    >>> read_tags("The <skill> tag: <skill> factoring </skill>", "skill")
+    ['factoring']
+    """
+    found = re.findall(rf"<{tag}>((?:(?!<{tag}>).)*?)</{tag}>", reply, re.DOTALL | re.IGNORECASE)
+    return [text.strip() for text in found]
 
 
 def read_tag(reply: str, tag: str) -> str | None:
-    """The text of the last <tag>...</tag>, from its innermost <tag> on; None if there is none.
-
-    >>> read_tag("The <skill> tag: <skill> factoring </skill>", "skill")
-    'factoring'
-    """
-    found = re.findall(rf"<{tag}>((?:(?!<{tag}>).)*?)</{tag}>", reply, re.DOTALL | re.IGNORECASE)
-    return found[-1].strip() if found else None
+    """The text of the last <tag>...</tag>; None if there is none."""
+    return (read_tags(reply, tag) or [None])[-1]
 
 
 def open_teacher(args, write: bool = True) -> Teacher:
-    """The teacher that a method's flags name, its cache in the run directory. write=False, for a plan, makes no file."""
-    cache = Path(args.cache or Path(args.out, "teacher.jsonl"))
-    return Teacher(args.teacher, args.teacher_url, cache=cache if write or cache.exists() else os.devnull, concurrency=args.concurrency,
-                   max_usd=args.max_usd, usd_per_m_in=args.usd_per_m_in, usd_per_m_out=args.usd_per_m_out, seed=args.seed, max_lost=0.01)
+    """The teacher that a method's flags name, its cache in the run directory. write=False, for a plan: makes no file."""
+    return Teacher(args.teacher, args.teacher_url, args.cache or Path(args.out, "teacher.sqlite"), args.concurrency,
+                   args.max_usd, args.usd_per_m_in, args.usd_per_m_out, args.teacher_timeout, seed=args.seed,
+                   max_none=args.teacher_max_none, write=write, needs_key=not args.plan)
 
 
 # --- Scoring: the last \boxed, then "the answer is"; own normal form first, algebra in a process that can be killed. ------
@@ -1175,7 +1359,7 @@ def open_run(args, out: str | Path, how: tuple[str, ...] = ()) -> "Run":
         fcntl.flock(run.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it, even after kill -9
     except BlockingIOError:
         raise UserError(f"{path}: another process runs in this directory; wait for it or choose another --out") from None
-    new = json.loads(json.dumps(dataclasses.asdict(args), default=str))  # as the file gives it back: Path -> str, tuple -> list
+    new = json.loads(hide_secrets(json.dumps(dataclasses.asdict(args), default=str)))  # as the file gives it back: Path -> str, tuple -> list
     old = run.read("args.json") if "args.json" in there else new
     pairs = {k: [json.dumps(d[k]) if k in d else "absent" for d in (old, new)] for k in sorted({*old, *new} - {"out", *how})}
     changed = [f"{k} was {a}, is {b}" for k, (a, b) in pairs.items() if a != b and old.get(k, a) != new.get(k, b)]  # 1 equals 1.0
@@ -1195,7 +1379,7 @@ def _environment() -> dict:
     found = {d.name: d.version for d in importlib.metadata.distributions()}
     return {
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "argv": sys.argv,
+        "argv": [hide_secrets(word) for word in sys.argv],
         "commit": output("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),  # null outside a repository
         "gpu": output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or "cpu",  # torch may not be loaded yet
         "python": platform.python_version(),
