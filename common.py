@@ -57,22 +57,22 @@ class Reply(NamedTuple):
 
 OPENAI = "https://api.openai.com/v1"
 LAX = re.DOTALL | re.IGNORECASE
-THOUGHT = "|".join((  # where the thoughts begin that a server leaves in the text
+THOUGHT = "|".join((  # how the thoughts begin that a server leaves in the text
     r"<(?:\w+:)?(?:think|thinking|thoughts?)>|[\[◁]think[\]▷]",  # <think>Perhaps 5?</think> It is 4.
-    r"<\|channel\|?>(?:analysis|commentary|thought)|<\|START_THINKING\|>",  # <|channel|>analysis<|message|>Perhaps 5?
+    r"<\|channel\|?>(?:analysis|commentary|thought)|<\|START_THINKING\|>",  # <|channel|>analysis<|message|>5?
 ))
 THOUGHT_END = "|".join((
     r"</(?:\w+:)?(?:think|thinking|thoughts?)>|[\[◁]/think[\]▷]",
     r"<\|channel\|>final<\|message\|>|<channel\|>|<\|END_THINKING\|>",
-    r"assistantfinal",  # its marks were dropped: analysisPerhaps 5?assistantfinalIt is 4.
+    r"assistantfinal",  # its marks are lost: analysisPerhaps 5?assistantfinalIt is 4.
 ))
-END_OF_TURN = r"<[|｜][^<>|｜]*(?:end|eot|eom|return)[^<>|｜]*[|｜]>|<end_of_turn>|<eos>|</s>"  # It is 4.<|im_end|>
+END_OF_TURN = r"<[|｜][^<>|｜]*(?:end|eot|eom|return)[^<>|｜]*[|｜]>|<end_of_turn>|<eos>|</s>"  # 4<|im_end|>
 PROMPTS_FAULT = "|".join((  # a server's words for a prompt that is too long or offends
     r"context.{0,20}(?:length|size|window|limit)",  # This model's maximum context length is 4096 tokens
     r"too (?:long|large|many)|reduce the ",  # prompt is too long: 5000 tokens > 4096 maximum
     r"tokens?\b.{0,40}(?:<=|>|exceed|limit|maximum)",  # `inputs` tokens + `max_new_tokens` must be <= 4096
-    r"(?:exceed|longer|maximum|limit|at most).{0,60}(?:token|length|prompt|input)",  # exceeds the maximum length
-    r"content.{0,30}(?:filter|polic|risk|manage|violat|block|inspect|safety|restrict)",  # Content Exists Risk
+    r"(?:exceed|longer|maximum|limit|at most).{0,60}(?:token|length|prompt|input)",
+    r"content.{0,30}(?:filter|polic|risk|manage|violat|block|inspect|restrict)",  # Content Exists Risk
     r"inspection|moderation|inappropriate|flagged|unsafe|safety|harmful|prohibited|high risk",
     r"(?<!case.)sensitive|illegal content|invalid_prompt|usage (?:polic|guideline)|敏感|不安全|违规",
 ))
@@ -81,11 +81,6 @@ PROMPTS_FAULT = "|".join((  # a server's words for a prompt that is too long or 
 def estimate_tokens(messages: list[dict] | str) -> int:
     """Tokens guessed without a tokenizer: a third of the JSON's bytes; escapes and braces pass for the template."""
     return len(json.dumps(messages, ensure_ascii=False).encode(errors="replace")) // 3 + 1
-
-
-def whole_text(text: str) -> str:
-    """The text with U+FFFD for each half of a surrogate pair, which no server or file takes."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def hide_secrets(text: str) -> str:
@@ -111,30 +106,32 @@ def read_completion(body: bytes) -> dict:
         if re.search("error|abort", finish):
             raise ValueError(finish)
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise ValueError("not a chat completion: " + body[:2000].decode(errors="replace")) from None
+        raise ValueError("not a chat completion: " + body[:200].decode(errors="replace")) from None
     refused = refusal or re.search("filter|safety|refus|sensitive|prohibit", finish)
-    return {"text": whole_text(text or str(refusal or "")), "finish": finish, "none": "refused" if refused else None,
+    return {"text": text or str(refusal or ""), "finish": finish, "none": "refused" if refused else None,
             "n_in": usage.get("prompt_tokens"), "n_out": usage.get("completion_tokens")}
 
 
-def read_reply(text: str, finish: str | None, is_full: bool) -> tuple[str, str | None]:
-    """The text without thoughts and end of turn, and why it is of no use; is_full: no token was left to it."""
-    bare = re.sub(f"(?:{THOUGHT}).*?(?:{THOUGHT_END})", "", text, flags=LAX)
+def read_row(row: dict) -> tuple[Reply, str | None]:
+    """A reply of the cache without thoughts and end of turn, and why it is of no use."""
+    bare = re.sub(f"(?:{THOUGHT}).*?(?:{THOUGHT_END})", "", row["text"], flags=LAX)
     bare = re.sub(f"^.*(?:{THOUGHT_END})", "", bare, flags=LAX)  # a thought that began in the prompt
-    if is_full or re.search("length|max|limit", finish or "", LAX) or re.search(THOUGHT, bare, LAX):
-        return text, "cut off"
+    is_full = not row["estimated"] and row["n_out"] >= row["max_tokens"]
+    is_cut = is_full or re.search("length|max|limit", row["finish"] or "", LAX) or re.search(THOUGHT, bare, LAX)
     bare = re.split(END_OF_TURN, bare, maxsplit=1, flags=LAX)[0]
-    return (text if bare == text else bare.strip()), (None if bare.strip() else "empty")
+    none = "refused" if row["none"] == "refused" else "cut off" if is_cut else None if bare.strip() else "empty"
+    text = bare if bare == row["text"] else bare.strip()
+    return Reply(text, row["n_in"], row["n_out"], row["estimated"]), none
 
 
 class Teacher:
     """Asks `model`; each reply goes into the SQLite file `cache` as it comes and is never paid for again.
 
     base_url: e.g. http://localhost:8000/v1 (vLLM, llama.cpp, Ollama); None = OPENAI_BASE_URL, or OpenAI.
-    max_usd: caps what the whole file records. Calls in flight count at their worst (estimated input + max_tokens).
-        What a server bills for a call whose reply never came is unknown, and not counted.
-    timeout_s: limits a call with all its tries. seed: moves the draws at T > 0.
-    max_none: share of an ask's replies that may be None; one always may. plan: needs no key, makes no file.
+    max_usd: caps what the file records; calls in flight count at their worst (estimated input + max_tokens). What a
+        server bills for a call whose reply never came is unknown, and not counted.
+    timeout_s: limits a call with all its tries. seed: moves the draws at T > 0. write=False: makes no file.
+    max_none: share of an ask's replies that may be None; one always may.
     totals[step]: calls with n_in, n_out, usd; cached (known, or asked twice), cached_in, cached_out; None by reason.
     """
 
@@ -147,14 +144,14 @@ class Teacher:
         self.model, self.concurrency, self.max_usd, self.timeout_s = model, concurrency, max_usd, timeout_s
         self.tries, self.seed, self.max_none = tries, seed, max_none
         address = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
-        self.url = hide_secrets(address).rstrip("/")
         self.base_url, _, query = address.partition("?")
         self.query = dict(urllib.parse.parse_qsl(query))
+        self.url = hide_secrets(address).rstrip("/")
         self.name = f"teacher {model} at {self.url}"
         self.is_local = bool(re.match(r"https?://(localhost|127\.[\d.]+|\[::1\])(:|/|$)", self.url))
         key = os.environ.get("OPENAI_API_KEY", "").strip()
         self.api_key = key or ("" if self.url == OPENAI else "no-key")
-        is_plain = self.url.startswith("http://") and not self.is_local
+        is_open = self.url.startswith("http:") and not self.is_local and not base_url
         self.prices = None if usd_per_m_in is None or usd_per_m_out is None else (usd_per_m_in, usd_per_m_out)
         is_priced = (max_usd, usd_per_m_in, usd_per_m_out) != (None, None, None)
         for wrong, sentence in (
@@ -162,27 +159,28 @@ class Teacher:
              f"--teacher-url must be like http://localhost:8000/v1, not {self.url.rpartition('@')[2]!r}"),
             (needs_key and not self.api_key, "OPENAI_API_KEY is not set: export your key, or give --teacher-url"),
             (not (key.isascii() and key.isprintable()), "OPENAI_API_KEY holds what no key does: copy it again"),
-            (needs_key and key and is_plain and not base_url, f"OPENAI_BASE_URL {self.url} gets OPENAI_API_KEY over "
-             "plain http only if --teacher-url names it too; give that, or take https"),
+            (needs_key and key and is_open, f"OPENAI_BASE_URL {self.url} gets OPENAI_API_KEY over plain http only "
+                                            "where --teacher-url names it too; give that, or take https"),
             (is_priced and not self.prices, "--max-usd needs --usd-per-m-in and --usd-per-m-out, both"),
         ):
             if wrong:
                 raise UserError(f"teacher: {sentence}")
-        self.learnt = {} if self.url != OPENAI else {"max_tokens": "max_completion_tokens"}
-        self.swapped = False  # the limit's name, by a refusal
+        # What the server refused of our fields: another name, a lowest value, or None for left out.
+        self.learnt = {"max_tokens": "max_completion_tokens"} if self.url == OPENAI else {}
+        self.is_swapped = False
         self.totals = defaultdict(lambda: Counter(calls=0, cached=0, n_in=0, n_out=0, usd=0.0))
         self.spent, self.problem, self.stopped = 0.0, "", False
         self._open(Path(cache), write)
 
     def plan(self, steps: dict[str, list[Request]], show: bool = False) -> int:
-        """Print what `steps` will cost at most; show: also each step's first prompt. Returns the number of calls."""
-        print(f"{self.name}: at most this (tokens in: a guess, a third of the bytes; tokens out: the limit)")
-        print(f"{'step':<24}{'calls':>9}{'cached':>9}{'tokens in':>14}{'tokens out':>14}{'usd':>12}")
+        """Print what `steps` cost at most; show: also each step's first prompt. Returns the number of calls."""
+        print(f"{self.name}: at most this (tokens in: a guess, a third of the bytes; tokens out: the limit)\n"
+              f"{'step':<24}{'calls':>9}{'cached':>9}{'tokens in':>14}{'tokens out':>14}{'usd':>14}")
         for step, requests in [*steps.items(), ("total", list(itertools.chain(*steps.values())))]:
             todo = self._split(requests)[1].values()
             n_in, n_out = sum(estimate_tokens(r.messages) for r in todo), sum(r.max_tokens for r in todo)
             usd = f"{self._usd(n_in, n_out):,.4f}" if self.prices else "no price"
-            print(f"{step:<24}{len(todo):>9,}{len(requests) - len(todo):>9,}{n_in:>14,}{n_out:>14,}{usd:>12}")
+            print(f"{step:<24}{len(todo):>9,}{len(requests) - len(todo):>9,}{n_in:>14,}{n_out:>14,}{usd:>14}")
         if self.max_usd is not None:
             print(f"cap: ${self.max_usd:g}, of which ${self.spent_usd:.4f} is spent according to {self.path}")
         for step, requests in steps.items() if show else ():
@@ -207,7 +205,8 @@ class Teacher:
         if todo:
             with self._alone() if self.lock else contextlib.nullcontext():
                 known, todo = self._split(requests)  # another process may have asked meanwhile
-                self.spent, useless = self.spent_usd, sum(none is not None for _, none in known.values())
+                useless = sum(none is not None for _, none in known.values())
+                self.spent = self.spent_usd
                 missing = self._send(todo, step, allowed - useless + 1)
         total["cached"] += len(requests) - len(todo)
         for reply, _ in known.values():
@@ -221,14 +220,15 @@ class Teacher:
         print(f"{step or 'teacher'}: {new['calls']:,} calls, {new['cached']:,} cached, {new['n_in']:,} tokens in, "
               f"{new['n_out']:,} out, {usd}None: {told}, {time.monotonic() - start:.1f} s", flush=True)
         if nones["not asked"] or nones.total() > allowed or 0 < len(requests) == nones["lost"]:
-            for key, (_, none) in known.items():  # ours: asked again by a rerun, because another draw may be of use
+            for key, (_, none) in known.items():  # ours: asked again by a rerun, since another draw may be of use
                 if none in ("empty", "refused"):
                     self._sql("UPDATE replies SET key = NULL WHERE server = ? AND key = ?", self.url, key)
+            problem = f" (the last problem: {self.problem})" if self.problem else ""
             raise UserError(
-                f"{step or 'teacher'}: of {len(requests)} teacher replies {told}"
-                f"{self.problem and f' (the last problem: {self.problem})'}; --teacher-max-none {limit:g} lets {allowed} "
-                "be of no use; if cut off raise --teacher-max-tokens, if lost --teacher-timeout or lower --concurrency; "
-                f"the others are in {self.path}, and the same command asks only for what is missing")
+                f"{step or 'teacher'}: of {len(requests)} teacher replies {told}{problem}; --teacher-max-none "
+                f"{limit:g} lets {allowed} be of no use; if cut off raise --teacher-max-tokens, if lost "
+                f"--teacher-timeout or lower --concurrency; the others are in {self.path}, and the same command asks "
+                "only for what is missing")
         return [None if none else reply for reply, none in found]
 
     def _send(self, todo: dict[str, Request], step: str | None, enough: int) -> dict[str, str]:
@@ -244,11 +244,11 @@ class Teacher:
         import openai  # a second, so only where it is needed
 
         queue, missing, in_flight, lost_in_row = deque(todo.items()), {}, [], 0
-        try:  # one client for each event loop; it tries again by itself after 408, 409, 429, 5xx and broken connections
+        try:  # a client for each event loop; it tries again after 408, 409, 429, 5xx and broken connections
             http = openai.DefaultAsyncHttpxClient(timeout=self.timeout_s, trust_env=not self.is_local)
-            client = openai.AsyncOpenAI(api_key=self.api_key, base_url=self.base_url, default_query=self.query,
-                                        max_retries=2 if step is None else self.tries - 1,
-                                        timeout=self.timeout_s, http_client=http)
+            client = openai.AsyncOpenAI(
+                api_key=self.api_key, base_url=self.base_url, default_query=self.query, http_client=http,
+                timeout=self.timeout_s, max_retries=2 if step is None else self.tries - 1)
         except (ImportError, ValueError) as error:
             raise UserError(f"{self.name}: the proxy in HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot be used "
                             f"({hide_secrets(str(error))}); unset it, or add the host to NO_PROXY") from None
@@ -273,7 +273,7 @@ class Teacher:
                 in_flight.remove(worst)
                 bar.update()
 
-        with tqdm(desc=step or "teacher", unit="call", total=len(todo), mininterval=1.0, disable=step is None) as bar:
+        with tqdm(desc=step or "teacher", unit="call", total=len(todo), disable=step is None) as bar:
             async with client:
                 workers = asyncio.gather(*(worker() for _ in range(min(self.concurrency, len(todo)))))
                 while not workers.done() and not self.stopped:
@@ -287,69 +287,64 @@ class Teacher:
         """Ask until the reply is in the cache. Returns why it is of no use, or "lost", or "refused by server"."""
         import openai
 
-        messages, n_garbage = json.loads(whole_text(json.dumps(request.messages, ensure_ascii=False))), 0
+        n_garbage, text = 0, json.dumps(request.messages, ensure_ascii=False)
+        messages = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))  # \ud835 alone
         try:
             async with asyncio.timeout(self.timeout_s):  # the client's own is per read: a slow drip outlives it
-                while not self.stopped:
+                while not self.stopped and n_garbage < self.tries:
                     fields = self._fields(key, request)
                     try:
                         raw = await client.chat.completions.with_raw_response.create(
                             model=self.model, messages=messages, extra_body=fields)
                         return self._save(key, request, step, read_completion(raw.content))
-                    except ValueError as error:  # status 200, but no completion
-                        self.problem, n_garbage = hide_secrets(str(error)[:200]), n_garbage + 1
-                        if n_garbage == self.tries:
-                            break
-                        await asyncio.sleep(min(0.25 * 2**n_garbage, 8))
                     except openai.APIStatusError as error:
-                        none = self._refusal(error, fields, key, request)
-                        if none != "gives way":
+                        if none := self._refusal(error, fields, key, request):
                             return none
+                    except ValueError as error:  # status 200, but no completion
+                        self.problem, n_garbage = hide_secrets(str(error)), n_garbage + 1
+                        await asyncio.sleep(min(0.25 * 2**n_garbage, 8))
         except TimeoutError:
             self.problem = (f"no reply within --teacher-timeout {self.timeout_s:g} s: raise that, or lower "
                             f"--concurrency {self.concurrency}")
         except openai.APIConnectionError as error:
-            self.problem = hide_secrets(f"{type(error.__cause__).__name__}: {error.__cause__ or error}")
+            self.problem = hide_secrets(f"{type(error.__cause__).__name__}: {error.__cause__}")
         return "lost"
 
     def _fields(self, key: str, request: Request) -> dict:
-        """What the server gets beside the messages: in self.learnt a field has another name, a lowest value or neither."""
         fields = {"temperature": request.temperature, "seed": int(key[:7] or "0", 16), "max_tokens": request.max_tokens}
         for name, learnt in self.learnt.items():
             value = fields.pop(name)
-            if isinstance(learnt, str):
-                fields[learnt] = value
-            elif learnt is not None:
-                fields[name] = max(value, learnt)
+            if learnt is not None:
+                fields |= {learnt: value} if isinstance(learnt, str) else {name: max(value, learnt)}
         return fields
 
-    def _refusal(self, error, fields: dict, key: str, request: Request) -> str:
-        """What an HTTP error means for its call: "refused by server", "lost", or "gives way": ask with other fields."""
+    def _refusal(self, error, fields: dict, key: str, request: Request) -> str | None:
+        """What an HTTP error means for its call: "refused by server", "lost", or None: ask with other fields."""
         status, text = error.status_code, hide_secrets(" ".join(str(error.body or error).split()))
         self.problem = f"HTTP {status}" + ("" if status == 401 else f": {text[:200]}")  # a 401 may quote half the key
-        ours = re.sub(r"\bmax_\w*tokens\b", "", text)
-        if status == 413 or status in (400, 403, 422, 451, 500) and re.search(PROMPTS_FAULT, ours, LAX):
+        of_prompt = re.search(PROMPTS_FAULT, re.sub(r"\bmax_\w*tokens\b", "", text), LAX)
+        if status == 413 or status in (400, 403, 422, 451, 500) and of_prompt:
             return "refused by server"
         named = [name for name in fields if re.search(rf"\b{name}\b", text, LAX)]
         if status in (400, 422) and named:
             name = min(named, key=text.lower().find)
             if self._fields(key, request).get(name) != fields[name]:
-                return "gives way"  # another call in flight has found out
-            if name.startswith("max_"):  # ours: swapped, never left out, because --max-usd counts on a limit
-                names = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
-                learnt = None if self.swapped or re.search(r"\b(range|value|less)\b", text, LAX) else names[name]
-                self.swapped, name = True, "max_tokens"
-            else:
-                learnt = 0.01 if fields[name] == 0 and re.search(r"positive|greater|> ?0", text, LAX) else None
-            if learnt or name != "max_tokens":
-                self.learnt[name] = learnt
-                print(f"{self.name}: {self.problem}; from here on {name} is {learnt or 'left out'}", flush=True)
-                return "gives way"
+                return None  # another call in flight has found out
+            other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}.get(name)
+            if other is None:
+                is_above_zero = fields[name] == 0 and re.search(r"positive|greater|> ?0", text, LAX)
+                self.learnt[name] = 0.01 if is_above_zero else None
+            elif not self.is_swapped and not re.search(r"\b(range|value|less)\b", text, LAX):
+                self.learnt["max_tokens"], self.is_swapped = other, True  # never left out: --max-usd counts on a limit
+            if self._fields(key, request).get(name) != fields[name]:
+                print(f"{self.name}: {self.problem}; from here on {name} is changed or left out", flush=True)
+                return None
         if "insufficient_quota" not in text and (status in (408, 409, 425, 429) or status >= 500):
             return "lost"
         hint = {401: "check OPENAI_API_KEY", 403: "check OPENAI_API_KEY", 402: "no credit left", 429: "no credit left",
-                404: "check the model's name and --teacher-url (it usually ends in /v1)"}.get(status, "the request is refused")
-        raise UserError(f"{self.name}: {hint} ({self.problem}); replies so far are in {self.path}")
+                404: "check the model's name and --teacher-url (it usually ends in /v1)"}
+        raise UserError(f"{self.name}: {hint.get(status, 'the request is refused')} ({self.problem}); replies so far "
+                        f"are in {self.path}")
 
     def _open(self, path: Path, write: bool) -> None:
         """The cache: a row per reply, the last one counts. An earlier teacher.jsonl beside it is read in once."""
@@ -360,10 +355,9 @@ class Teacher:
             if write or self.path.exists():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 address = self.path.resolve().as_uri()
-                self.lock = filelock.FileLock(f"{self.path}.lock", fallback_to_soft=False)
                 try:
-                    with self.lock.acquire(timeout=0):
-                        pass
+                    self.lock = filelock.FileLock(f"{self.path}.lock", fallback_to_soft=False)
+                    self.lock.acquire(timeout=0).lock.release()
                 except filelock.Timeout:
                     pass  # another process asks
                 except (OSError, NotImplementedError) as error:
@@ -372,19 +366,21 @@ class Teacher:
             self.db = sqlite3.connect(address, uri=True, timeout=60, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             raise UserError(f"teacher: the cache {self.path} cannot be opened: {error}") from None
-        self._sql("CREATE TABLE IF NOT EXISTS replies (server, key, model, step, max_tokens, text, finish, none, n_in, "
-                  "n_out, estimated, usd)")
-        if old and old.is_file() and self._sql("PRAGMA user_version").fetchone()[0] == 0:
-            self._sql("INSERT INTO replies VALUES ('', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows=read_old_cache(old))
-            self._sql("PRAGMA user_version = 1")
+        self._sql("CREATE TABLE IF NOT EXISTS replies (server, key, row)")  # row: JSON
         self._sql("CREATE INDEX IF NOT EXISTS draws ON replies (server, key)")
-        if self._sql("SELECT 1 FROM replies WHERE server = '' AND model = ? LIMIT 1", self.model).fetchone():
-            self._sql("UPDATE replies SET server = ? WHERE server = '' AND model = ?", self.url, self.model)
+        if old and old.is_file() and not self._sql("PRAGMA user_version").fetchone()[0]:
+            with open(old, encoding="utf-8", errors="replace") as lines:  # a line that a kill tore is no JSON
+                self._sql("INSERT INTO replies SELECT '', json_extract(?1, '$.key'), ?1 WHERE json_valid(?1) AND "
+                          "json_extract(?1, '$.n_in') >= 0", many=((line,) for line in lines))
+            self._sql("PRAGMA user_version = 1")
+        own = " server = '' AND json_extract(row, '$.model') = ?"  # earlier keys lack the server: this is it
+        if self._sql(f"SELECT 1 FROM replies WHERE {own}", self.model).fetchone():
+            self._sql(f"UPDATE replies SET server = ? WHERE {own}", self.url, self.model)
 
-    def _sql(self, command: str, *values, rows=None) -> sqlite3.Cursor:
+    def _sql(self, command: str, *values, many=None) -> sqlite3.Cursor:
         try:
             with self.db:  # commits
-                return self.db.executemany(command, rows) if rows else self.db.execute(command, values)
+                return self.db.executemany(command, many) if many else self.db.execute(command, values)
         except sqlite3.Error as error:
             raise UserError(f"teacher: the cache {self.path} cannot be used: {error}; make room, or name another by "
                             "--cache") from None
@@ -412,63 +408,43 @@ class Teacher:
         """What the cache knows, key -> (reply, why it is of no use), and what must be sent, key -> request."""
         known, todo = {}, {}
         for request in sorted(requests, key=lambda r: r.max_tokens):  # of duplicates the longest stays
-            key = self._key(request)
-            row = self._sql("SELECT text, n_in, n_out, estimated, finish, none, max_tokens FROM replies WHERE server = ? "
-                            "AND key IN (?, ?) ORDER BY rowid DESC LIMIT 1", self.url, key,
-                            self._key(request, self.seed)).fetchone()  # an earlier version's key had the seed at T = 0
-            if row:
-                text, n_in, n_out, estimated, finish, none, max_tokens = row
-                text, none = (text, none) if none == "refused" else read_reply(
-                    text, finish, not estimated and n_out >= max_tokens)
-                if none != "cut off" or request.max_tokens <= max_tokens:
-                    known[key] = Reply(text, n_in, n_out, bool(estimated)), none
-                    continue
-            todo[key] = request
-        return {key: row for key, row in known.items() if key not in todo}, todo
+            key, earlier = self._key(request), self._key(request, self.seed)  # once the seed counted at T = 0 too
+            row = self._sql("SELECT row FROM replies WHERE server = ? AND key IN (?, ?) ORDER BY rowid DESC LIMIT 1",
+                            self.url, key, earlier).fetchone()
+            row = row and json.loads(row[0])
+            known[key] = read_row(row) if row else (None, "cut off")
+            if known[key][1] == "cut off" and request.max_tokens > (row["max_tokens"] if row else 0):
+                todo[key] = request
+        return {key: known[key] for key in known.keys() - todo.keys()}, todo
 
-    def _save(self, key: str, request: Request, step: str | None, new: dict) -> str | None:
+    def _save(self, key: str, request: Request, step: str | None, row: dict) -> str | None:
         if step is None:  # it was check()
             return None
-        n_in, n_out = new["n_in"], new["n_out"]
-        estimated = not all(isinstance(n, int) and n > 0 for n in (n_in, n_out))
+        estimated = not all(isinstance(row[n], int) and row[n] > 0 for n in ("n_in", "n_out"))
         if estimated:
-            n_in, n_out = estimate_tokens(request.messages), estimate_tokens(new["text"])
-        usd = self._usd(n_in, n_out) if self.prices else None  # None counts at the prices of whoever reads the file
-        self._sql("INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self.url, key, self.model, step,
-                  request.max_tokens, new["text"], new["finish"], new["none"], n_in, n_out, estimated, usd)
+            row |= {"n_in": estimate_tokens(request.messages), "n_out": estimate_tokens(row["text"])}
+        usd = self._usd(row["n_in"], row["n_out"]) if self.prices else None  # None: at the prices of who reads it
+        row |= {"model": self.model, "step": step, "max_tokens": request.max_tokens, "estimated": estimated, "usd": usd}
+        self._sql("INSERT INTO replies VALUES (?, ?, ?)", self.url, key, json.dumps(row))
         self.spent += usd or 0.0
-        self.totals[step].update(calls=1, n_in=n_in, n_out=n_out, usd=usd or 0.0)
-        return new["none"] or read_reply(new["text"], new["finish"], not estimated and n_out >= request.max_tokens)[1]
+        self.totals[step].update(calls=1, n_in=row["n_in"], n_out=row["n_out"], usd=usd or 0.0)
+        return read_row(row)[1]
 
     def _usd(self, n_in: int, n_out: int) -> float:
         return (n_in * self.prices[0] + n_out * self.prices[1]) / 1e6 if self.prices else 0.0
 
     @property
-    def recorded(self) -> dict[str, dict]:
+    def recorded(self) -> dict[str, Counter]:
         """What was paid for in the file's whole life, by step."""
-        rows = self._sql("SELECT step, COUNT(*), SUM(n_in), SUM(n_out), SUM(COALESCE(usd, (n_in * ? + n_out * ?) / 1e6)) "
-                         "FROM replies GROUP BY step", *(self.prices or (0, 0)))
-        return {step: dict(zip(("calls", "n_in", "n_out", "usd"), row, strict=True)) for step, *row in rows}
+        found = defaultdict(Counter)
+        for step, n_in, n_out, usd in self._sql("SELECT " + ", ".join(
+                f"json_extract(row, '$.{name}')" for name in ("step", "n_in", "n_out", "usd")) + " FROM replies"):
+            found[step].update(calls=1, n_in=n_in, n_out=n_out, usd=self._usd(n_in, n_out) if usd is None else usd)
+        return found
 
     @property
     def spent_usd(self) -> float:
         return sum(total["usd"] for total in self.recorded.values())
-
-
-def read_old_cache(path: Path):
-    """The rows of a teacher.jsonl; whose keys lack the server."""
-    n, n_bad = 0, 0
-    with open(path, "rb") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-                n += 1
-                yield [row[name] for name in ("key", "model", "step", "max_tokens")] + [whole_text(row["text"])] + [
-                    row[name] for name in ("finish", "none", "n_in", "n_out", "estimated", "usd")]
-            except (ValueError, LookupError, TypeError):
-                n_bad += 1  # torn by a kill
-    if n_bad > 1 and not n:
-        raise UserError(f"teacher: {path} is no cache of replies: none of its {n_bad} lines is one; name another")
 
 
 def read_tags(reply: str, tag: str) -> list[str]:
@@ -477,8 +453,7 @@ def read_tags(reply: str, tag: str) -> list[str]:
     >>> read_tags("The <skill> tag: <skill> factoring </skill>", "skill")
     ['factoring']
     """
-    found = re.findall(rf"<{tag}>((?:(?!<{tag}>).)*?)</{tag}>", reply, re.DOTALL | re.IGNORECASE)
-    return [text.strip() for text in found]
+    return [text.strip() for text in re.findall(rf"<{tag}>((?:(?!<{tag}>).)*?)</{tag}>", reply, LAX)]
 
 
 def read_tag(reply: str, tag: str) -> str | None:
@@ -487,7 +462,7 @@ def read_tag(reply: str, tag: str) -> str | None:
 
 
 def open_teacher(args, write: bool = True) -> Teacher:
-    """The teacher that a method's flags name, its cache in the run directory. write=False, for a plan: makes no file."""
+    """The teacher that a method's flags name. write=False, for a plan: makes no file."""
     return Teacher(args.teacher, args.teacher_url, args.cache or Path(args.out, "teacher.sqlite"), args.concurrency,
                    args.max_usd, args.usd_per_m_in, args.usd_per_m_out, args.teacher_timeout, seed=args.seed,
                    max_none=args.teacher_max_none, write=write, needs_key=not args.plan)

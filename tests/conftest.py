@@ -1,6 +1,7 @@
 """Shared fixtures: a small toy world, and the real data where REAL_DATA names a folder that holds it."""
 import contextlib
 import importlib
+import json
 import os
 import sqlite3
 import subprocess
@@ -20,8 +21,7 @@ def read_cache(path) -> list[dict]:
     if not Path(path).exists():
         return []
     with contextlib.closing(sqlite3.connect(path)) as db, contextlib.suppress(sqlite3.OperationalError):
-        db.row_factory = sqlite3.Row
-        return [dict(row) for row in db.execute("SELECT * FROM replies")]
+        return [{"server": server, "key": key, **json.loads(row)} for server, key, row in db.execute("SELECT * FROM replies")]
     return []
 
 

@@ -145,14 +145,14 @@ def old_line(prompt, text, temperature=0.0, seed=0, **changes):
 @pytest.mark.parametrize("name", ["teacher.sqlite", "teacher.jsonl"])
 def test_an_earlier_teacher_jsonl_is_read_in_once(make, tmp_path, name):
     (tmp_path / "teacher.jsonl").write_text(old_line("a", "A", seed=3) + old_line("b", "B \ud800", seed=7) + old_line("c", "C", 0.7, seed=7)
-                                            + old_line("d", "half", finish="length", none="cut off") + '[1]\n{"key"')
+                                            + old_line("d", "half", finish="length", none="cut off") + '[1]\n{"key": "x"}\n\n{"a{"b": 1}\n{"key"')
     requests = [ask_for("a"), ask_for("b"), ask_for("c", temperature=0.7)]
     with BadServer() as server, BadServer() as another:
         planned = make(server, seed=7, write=False)
         assert planned.plan({"label": requests}) == 1 and not (tmp_path / "teacher.sqlite").exists()  # the seed of a was 3
         for _ in range(2):
             teacher = make(server, seed=7, cache=tmp_path / name, **PRICES)
-            assert texts(teacher.ask(requests)) == ["echo a", "B \ufffd", "C"]
+            assert texts(teacher.ask(requests)) == ["echo a", "B \ud800", "C"]
             assert teacher.spent_usd == 4 * 2 + 5 and teacher.recorded["label"]["calls"] == 4
         assert server.prompts == ["a"] and len(rows(tmp_path / "teacher.sqlite")) == 5
         assert texts(make(server).ask([ask_for("d", max_tokens=99)])) == [None] and len(server.log) == 1
@@ -190,7 +190,7 @@ def test_half_a_surrogate_pair_is_replaced(make):
     with BadServer() as server:
         assert texts(make(server).ask([ask_for("x \ud835 y"), ask_for("\ud835\udd38")])) == ["echo x \ufffd y", "echo 𝔸"]
         server.script = lambda prompt, nth: (200, completion("\ud835"))
-        assert texts(make(server).ask([ask_for("z")])) == ["\ufffd"]
+        assert texts(make(server).ask([ask_for("z")])) == texts(make(server).ask([ask_for("z")])) == ["\ud835"]
 
 
 def test_100_000_replies_open_quickly(make, tmp_path):
@@ -198,8 +198,9 @@ def test_100_000_replies_open_quickly(make, tmp_path):
     with BadServer() as server:
         teacher = make(server)
         with teacher.db:
-            teacher.db.executemany("INSERT INTO replies VALUES (?, ?, 'm', 's', 99, ?, 'stop', NULL, 9, 9, 0, 0.1)",
-                                   ((teacher.url, f"{i:032x}", "x" * 1000) for i in range(100_000)))
+            row = json.dumps({"text": "x" * 1000, "finish": "stop", "none": None, "n_in": 9, "n_out": 9, "model": "m", "step": "s",
+                              "max_tokens": 99, "estimated": False, "usd": 0.1})
+            teacher.db.executemany("INSERT INTO replies VALUES (?, ?, ?)", ((teacher.url, f"{i:032x}", row) for i in range(100_000)))
     script = """
 import resource, sys, time, common, openai
 start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
