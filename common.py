@@ -40,7 +40,7 @@ class UserError(Exception):
     """What the user can mend, in one sentence: where, what was expected, what came, what to do. The command line prints it and exits with 2."""
 
 
-# --- Teacher: cached, capped calls to any OpenAI-compatible chat server. ------------------------------------
+# --- Teacher: cached, capped calls to any OpenAI-compatible chat server. ---
 class Request(NamedTuple):
     messages: list[dict]  # [{"role": ..., "content": ...}, ...]
     temperature: float = 0.0
@@ -57,7 +57,7 @@ class Reply(NamedTuple):
 
 OPENAI = "https://api.openai.com/v1"
 LAX = re.DOTALL | re.IGNORECASE
-THOUGHT = "|".join((  # how the thoughts begin that a server leaves in the text
+THOUGHT = "|".join((  # how thoughts begin that a server leaves in the text
     r"<(?:\w+:)?(?:think|thinking|thoughts?)>|[\[◁]think[\]▷]",  # <think>Perhaps 5?</think> It is 4.
     r"<\|channel\|?>(?:analysis|commentary|thought)|<\|START_THINKING\|>",  # <|channel|>analysis<|message|>5?
 ))
@@ -79,7 +79,7 @@ PROMPTS_FAULT = "|".join((  # a server's words for a prompt that is too long or 
 
 
 def estimate_tokens(messages: list[dict] | str) -> int:
-    """Tokens guessed without a tokenizer: a third of the JSON's bytes; escapes and braces pass for the template."""
+    """Tokens guessed without a tokenizer: a third of the JSON's bytes."""
     return len(json.dumps(messages, ensure_ascii=False).encode(errors="replace")) // 3 + 1
 
 
@@ -90,7 +90,8 @@ def hide_secrets(text: str) -> str:
     'at http://host:8000/v1 now'
     """
     key = os.environ.get("OPENAI_API_KEY", "").strip()
-    text = text.replace(key, "<key>") if len(key) >= 12 else text  # "EMPTY" is no secret, and part of other words
+    if len(key) >= 12:  # "EMPTY" is no secret, and part of other words
+        text = text.replace(key, "<key>")
     return re.sub(r"""://(?:[^\s"']*@)?([^\s"'?]*)(?:\?[^\s"']*)?""", r"://\1", text)
 
 
@@ -116,23 +117,21 @@ def read_row(row: dict) -> tuple[Reply, str | None]:
     """A reply of the cache without thoughts and end of turn, and why it is of no use."""
     bare = re.sub(f"(?:{THOUGHT}).*?(?:{THOUGHT_END})", "", row["text"], flags=LAX)
     bare = re.sub(f"^.*(?:{THOUGHT_END})", "", bare, flags=LAX)  # a thought that began in the prompt
-    is_full = not row["estimated"] and row["n_out"] >= row["max_tokens"]
-    is_cut = is_full or re.search("length|max|limit", row["finish"] or "", LAX) or re.search(THOUGHT, bare, LAX)
+    is_cut = re.search("length|max|limit", row["finish"] or "", LAX) or re.search(THOUGHT, bare, LAX)
+    is_full = row["n_out"] >= row["max_tokens"] and not row["estimated"]
     bare = re.split(END_OF_TURN, bare, maxsplit=1, flags=LAX)[0]
-    none = "refused" if row["none"] == "refused" else "cut off" if is_cut else None if bare.strip() else "empty"
+    none = "cut off" if is_cut or is_full else None if bare.strip() else "empty"
     text = bare if bare == row["text"] else bare.strip()
-    return Reply(text, row["n_in"], row["n_out"], row["estimated"]), none
+    return Reply(text, row["n_in"], row["n_out"], row["estimated"]), row["none"] or none
 
 
 class Teacher:
     """Asks `model`; each reply goes into the SQLite file `cache` as it comes and is never paid for again.
 
     base_url: e.g. http://localhost:8000/v1 (vLLM, llama.cpp, Ollama); None = OPENAI_BASE_URL, or OpenAI.
-    max_usd: caps what the file records; calls in flight count at their worst (estimated input + max_tokens). What a
-        server bills for a call whose reply never came is unknown, and not counted.
-    timeout_s: limits a call with all its tries. seed: moves the draws at T > 0. write=False: makes no file.
-    max_none: share of an ask's replies that may be None; one always may.
-    totals[step]: calls with n_in, n_out, usd; cached (known, or asked twice), cached_in, cached_out; None by reason.
+    max_usd: caps what the file records, calls in flight at their worst; a bill for a lost reply is unknown.
+    timeout_s: of a call with all its tries. max_none: share of an ask that may be None; one always may.
+    totals[step]: calls with n_in, n_out, usd; cached, cached_in, cached_out; None by reason.
     """
 
     max_lost_in_row = 20  # then the server is given up
@@ -142,39 +141,37 @@ class Teacher:
                  usd_per_m_out: float | None = None, timeout_s: float = 600.0, tries: int = 20, seed: int = 0,
                  max_none: float = 0.05, write: bool = True, needs_key: bool = True):
         self.model, self.concurrency, self.max_usd, self.timeout_s = model, concurrency, max_usd, timeout_s
-        self.tries, self.seed, self.max_none = tries, seed, max_none
+        self.tries, self.seed, self.max_none, prices = tries, seed, max_none, (usd_per_m_in, usd_per_m_out)
         address = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
         self.base_url, _, query = address.partition("?")
-        self.query = dict(urllib.parse.parse_qsl(query))
-        self.url = hide_secrets(address).rstrip("/")
+        self.query, self.url = dict(urllib.parse.parse_qsl(query)), hide_secrets(address).rstrip("/")
         self.name = f"teacher {model} at {self.url}"
         self.is_local = bool(re.match(r"https?://(localhost|127\.[\d.]+|\[::1\])(:|/|$)", self.url))
         key = os.environ.get("OPENAI_API_KEY", "").strip()
         self.api_key = key or ("" if self.url == OPENAI else "no-key")
-        is_open = self.url.startswith("http:") and not self.is_local and not base_url
-        self.prices = None if usd_per_m_in is None or usd_per_m_out is None else (usd_per_m_in, usd_per_m_out)
-        is_priced = (max_usd, usd_per_m_in, usd_per_m_out) != (None, None, None)
+        is_open = key and self.url.startswith("http:") and not self.is_local and not base_url
+        self.prices = None if None in prices else prices
         for wrong, sentence in (
             (not re.match(r"https?://([\w.-]+|\[[\da-fA-F:]+\])(:[1-6]?\d{1,4})?(/|$)", self.url),
              f"--teacher-url must be like http://localhost:8000/v1, not {self.url.rpartition('@')[2]!r}"),
-            (needs_key and not self.api_key, "OPENAI_API_KEY is not set: export your key, or give --teacher-url"),
-            (not (key.isascii() and key.isprintable()), "OPENAI_API_KEY holds what no key does: copy it again"),
-            (needs_key and key and is_open, f"OPENAI_BASE_URL {self.url} gets OPENAI_API_KEY over plain http only "
-                                            "where --teacher-url names it too; give that, or take https"),
-            (is_priced and not self.prices, "--max-usd needs --usd-per-m-in and --usd-per-m-out, both"),
+            (needs_key and not self.api_key, "OPENAI_API_KEY is not set: export it, or give --teacher-url"),
+            (not (key.isascii() and key.isprintable()), "OPENAI_API_KEY holds odd characters: copy it again"),
+            (needs_key and is_open, f"OPENAI_BASE_URL {self.url} gets OPENAI_API_KEY over plain http only if "
+                                    "--teacher-url names it too; give that, or take https"),
+            (not self.prices and {max_usd, *prices} != {None},
+             "--max-usd needs --usd-per-m-in and --usd-per-m-out, both"),
         ):
             if wrong:
                 raise UserError(f"teacher: {sentence}")
         # What the server refused of our fields: another name, a lowest value, or None for left out.
         self.learnt = {"max_tokens": "max_completion_tokens"} if self.url == OPENAI else {}
-        self.is_swapped = False
+        self.is_swapped, self.stopped, self.spent, self.problem = False, False, 0.0, ""
         self.totals = defaultdict(lambda: Counter(calls=0, cached=0, n_in=0, n_out=0, usd=0.0))
-        self.spent, self.problem, self.stopped = 0.0, "", False
         self._open(Path(cache), write)
 
     def plan(self, steps: dict[str, list[Request]], show: bool = False) -> int:
-        """Print what `steps` cost at most; show: also each step's first prompt. Returns the number of calls."""
-        print(f"{self.name}: at most this (tokens in: a guess, a third of the bytes; tokens out: the limit)\n"
+        """Print what `steps` cost at most; show: and each step's first prompt. Returns the number of calls."""
+        print(f"{self.name}: at most this (tokens in: a guess; tokens out: the limit)\n"
               f"{'step':<24}{'calls':>9}{'cached':>9}{'tokens in':>14}{'tokens out':>14}{'usd':>14}")
         for step, requests in [*steps.items(), ("total", list(itertools.chain(*steps.values())))]:
             todo = self._split(requests)[1].values()
@@ -190,11 +187,11 @@ class Teacher:
 
     def check(self) -> None:
         """One short call, kept nowhere: a wrong key or a dead server shows now, not after hours."""
-        self.spent = self.spent_usd
         if self._send({"": Request([{"role": "user", "content": "Say yes."}], max_tokens=16)}, None, 1):
             raise UserError(f"{self.name}: a first short call failed ({self.problem})")
 
-    def ask(self, requests: list[Request], step: str = "", max_none: float | None = None) -> list[Reply | None]:
+    def ask(self, requests: list[Request], step: str = "", max_none: float | None = None
+            ) -> list[Reply | None]:
         """The replies, in order; None where one is cut off, empty, refused, refused by server, or lost.
 
         More None than max_none allows end the run; a rerun asks only for what is missing.
@@ -203,11 +200,10 @@ class Teacher:
         limit, missing, self.problem = self.max_none if max_none is None else max_none, {}, ""
         allowed, (known, todo) = max(1, int(limit * len(requests))), self._split(requests)
         if todo:
-            with self._alone() if self.lock else contextlib.nullcontext():
+            with self._alone():
                 known, todo = self._split(requests)  # another process may have asked meanwhile
-                useless = sum(none is not None for _, none in known.values())
-                self.spent = self.spent_usd
-                missing = self._send(todo, step, allowed - useless + 1)
+                n_useless = sum(none is not None for _, none in known.values())
+                missing = self._send(todo, step, allowed - n_useless + 1)
         total["cached"] += len(requests) - len(todo)
         for reply, _ in known.values():
             total.update(cached_in=reply.n_in, cached_out=reply.n_out)
@@ -216,24 +212,23 @@ class Teacher:
         nones = Counter(none for _, none in found if none)
         total.update(nones)
         new, told = total - before, ", ".join(f"{n} {none}" for none, n in nones.items()) or "0"
-        usd = f"${new['usd']:.4f}, " if self.prices else ""
-        print(f"{step or 'teacher'}: {new['calls']:,} calls, {new['cached']:,} cached, {new['n_in']:,} tokens in, "
+        usd, step = f"${new['usd']:.4f}, " if self.prices else "", step or "teacher"
+        print(f"{step}: {new['calls']:,} calls, {new['cached']:,} cached, {new['n_in']:,} tokens in, "
               f"{new['n_out']:,} out, {usd}None: {told}, {time.monotonic() - start:.1f} s", flush=True)
         if nones["not asked"] or nones.total() > allowed or 0 < len(requests) == nones["lost"]:
-            for key, (_, none) in known.items():  # ours: asked again by a rerun, since another draw may be of use
+            for key, (_, none) in known.items():  # ours: a rerun asks again, since another draw may be of use
                 if none in ("empty", "refused"):
                     self._sql("UPDATE replies SET key = NULL WHERE server = ? AND key = ?", self.url, key)
-            problem = f" (the last problem: {self.problem})" if self.problem else ""
             raise UserError(
-                f"{step or 'teacher'}: of {len(requests)} teacher replies {told}{problem}; --teacher-max-none "
-                f"{limit:g} lets {allowed} be of no use; if cut off raise --teacher-max-tokens, if lost "
-                f"--teacher-timeout or lower --concurrency; the others are in {self.path}, and the same command asks "
-                "only for what is missing")
+                f"{step}: of {len(requests)} teacher replies {told} ({self.problem or 'see above'}); "
+                f"--teacher-max-none {limit:g} allows {allowed}; if cut off raise --teacher-max-tokens, if lost "
+                f"--teacher-timeout, or lower --concurrency; {self.path} keeps the others, and the same command "
+                "asks only for what is missing")
         return [None if none else reply for reply, none in found]
 
     def _send(self, todo: dict[str, Request], step: str | None, enough: int) -> dict[str, str]:
         """Asks for `todo` until `enough` came to nothing; key -> why, for those."""
-        self.stopped = False
+        self.stopped, self.spent = False, self.spent_usd
         with ThreadPoolExecutor(1) as pool:  # because a notebook's event loop runs in this thread
             try:
                 return pool.submit(asyncio.run, self._work(todo, step, enough)).result()
@@ -250,8 +245,8 @@ class Teacher:
                 api_key=self.api_key, base_url=self.base_url, default_query=self.query, http_client=http,
                 timeout=self.timeout_s, max_retries=2 if step is None else self.tries - 1)
         except (ImportError, ValueError) as error:
-            raise UserError(f"{self.name}: the proxy in HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot be used "
-                            f"({hide_secrets(str(error))}); unset it, or add the host to NO_PROXY") from None
+            raise UserError(f"{self.name}: the proxy in ALL_PROXY or HTTP(S)_PROXY cannot be used "
+                            f"({hide_secrets(str(error))}); unset it, or name the host in NO_PROXY") from None
 
         async def worker() -> None:
             nonlocal lost_in_row
@@ -260,15 +255,15 @@ class Teacher:
                 worst = self._usd(estimate_tokens(request.messages), request.max_tokens)
                 if self.max_usd is not None and self.spent + sum(in_flight) + worst > self.max_usd:
                     if not in_flight:
-                        raise UserError(f"teacher: ${self.spent:.4f} of --max-usd ${self.max_usd:g} is spent and the "
-                                        f"next call may cost ${worst:.4f}; {self.path} keeps every reply: the same "
-                                        "command with a higher --max-usd goes on")
+                        raise UserError(f"teacher: ${self.spent:.4f} of --max-usd ${self.max_usd:g} is spent, "
+                                        f"the next call may cost ${worst:.4f}; {self.path} keeps every reply: "
+                                        "the same command with a higher --max-usd goes on")
                     await asyncio.sleep(0.02)
                     continue
                 queue.popleft()
                 in_flight.append(worst)
-                if none := await self._call(client, key, request, step):
-                    missing[key] = none
+                none = await self._call(client, key, request, step)
+                missing.update({key: none} if none else {})
                 lost_in_row = lost_in_row + 1 if none == "lost" else 0
                 in_flight.remove(worst)
                 bar.update()
@@ -284,18 +279,18 @@ class Teacher:
         return missing
 
     async def _call(self, client, key: str, request: Request, step: str | None) -> str | None:
-        """Ask until the reply is in the cache. Returns why it is of no use, or "lost", or "refused by server"."""
+        """Ask until the reply is in the cache. Returns why it is None, or "lost", "refused by server"."""
         import openai
 
         n_garbage, text = 0, json.dumps(request.messages, ensure_ascii=False)
-        messages = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))  # \ud835 alone
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half a pair: \ud835
         try:
-            async with asyncio.timeout(self.timeout_s):  # the client's own is per read: a slow drip outlives it
+            async with asyncio.timeout(self.timeout_s):  # the client's own is per read: a drip outlives it
                 while not self.stopped and n_garbage < self.tries:
                     fields = self._fields(key, request)
                     try:
                         raw = await client.chat.completions.with_raw_response.create(
-                            model=self.model, messages=messages, extra_body=fields)
+                            model=self.model, messages=json.loads(text), extra_body=fields)
                         return self._save(key, request, step, read_completion(raw.content))
                     except openai.APIStatusError as error:
                         if none := self._refusal(error, fields, key, request):
@@ -311,7 +306,8 @@ class Teacher:
         return "lost"
 
     def _fields(self, key: str, request: Request) -> dict:
-        fields = {"temperature": request.temperature, "seed": int(key[:7] or "0", 16), "max_tokens": request.max_tokens}
+        fields = {"temperature": request.temperature, "seed": int(key[:7] or "0", 16),
+                  "max_tokens": request.max_tokens}
         for name, learnt in self.learnt.items():
             value = fields.pop(name)
             if learnt is not None:
@@ -319,61 +315,53 @@ class Teacher:
         return fields
 
     def _refusal(self, error, fields: dict, key: str, request: Request) -> str | None:
-        """What an HTTP error means for its call: "refused by server", "lost", or None: ask with other fields."""
+        """What an HTTP error means: "refused by server", "lost", or None: ask again with other fields."""
         status, text = error.status_code, hide_secrets(" ".join(str(error.body or error).split()))
-        self.problem = f"HTTP {status}" + ("" if status == 401 else f": {text[:200]}")  # a 401 may quote half the key
+        text = text if status != 401 else "wrong key"  # a 401 likes to quote half of the key
+        self.problem = f"HTTP {status}: {text[:200]}"
         of_prompt = re.search(PROMPTS_FAULT, re.sub(r"\bmax_\w*tokens\b", "", text), LAX)
         if status == 413 or status in (400, 403, 422, 451, 500) and of_prompt:
             return "refused by server"
         named = [name for name in fields if re.search(rf"\b{name}\b", text, LAX)]
         if status in (400, 422) and named:
             name = min(named, key=text.lower().find)
+            other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}.get(name)
             if self._fields(key, request).get(name) != fields[name]:
                 return None  # another call in flight has found out
-            other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}.get(name)
             if other is None:
                 is_above_zero = fields[name] == 0 and re.search(r"positive|greater|> ?0", text, LAX)
                 self.learnt[name] = 0.01 if is_above_zero else None
             elif not self.is_swapped and not re.search(r"\b(range|value|less)\b", text, LAX):
-                self.learnt["max_tokens"], self.is_swapped = other, True  # never left out: --max-usd counts on a limit
+                self.learnt["max_tokens"], self.is_swapped = other, True  # kept, since --max-usd counts on it
             if self._fields(key, request).get(name) != fields[name]:
                 print(f"{self.name}: {self.problem}; from here on {name} is changed or left out", flush=True)
                 return None
         if "insufficient_quota" not in text and (status in (408, 409, 425, 429) or status >= 500):
             return "lost"
-        hint = {401: "check OPENAI_API_KEY", 403: "check OPENAI_API_KEY", 402: "no credit left", 429: "no credit left",
-                404: "check the model's name and --teacher-url (it usually ends in /v1)"}
-        raise UserError(f"{self.name}: {hint.get(status, 'the request is refused')} ({self.problem}); replies so far "
-                        f"are in {self.path}")
+        hint = {401: "check OPENAI_API_KEY", 403: "check OPENAI_API_KEY", 402: "no credit left",
+                429: "no credit left", 404: "check the model's name and --teacher-url, often .../v1"}
+        raise UserError(f"{self.name}: {hint.get(status, 'the request is refused')} ({self.problem}); replies "
+                        f"so far are in {self.path}")
 
     def _open(self, path: Path, write: bool) -> None:
-        """The cache: a row per reply, the last one counts. An earlier teacher.jsonl beside it is read in once."""
+        """The cache: a row per reply, the last one counts. An earlier teacher.jsonl is read in once."""
         self.path = path.with_suffix(".sqlite") if path.suffix == ".jsonl" else path
-        old = self.path.with_suffix(".jsonl") if path.suffix == ".jsonl" or path.name == "teacher.sqlite" else None
-        self.lock, address = None, ":memory:"
+        old = path if path.name != "teacher.sqlite" else path.with_suffix(".jsonl")
         try:
-            if write or self.path.exists():
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                address = self.path.resolve().as_uri()
-                try:
-                    self.lock = filelock.FileLock(f"{self.path}.lock", fallback_to_soft=False)
-                    self.lock.acquire(timeout=0).lock.release()
-                except filelock.Timeout:
-                    pass  # another process asks
-                except (OSError, NotImplementedError) as error:
-                    print(f"{self.path}: no locks there ({error}); let no second process ask by it")
-                    self.lock, address = None, f"{address}?nolock=1"
-            self.db = sqlite3.connect(address, uri=True, timeout=60, check_same_thread=False)
+            if write:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            file = self.path if write or self.path.exists() else ":memory:"
+            self.db = sqlite3.connect(file, timeout=60, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             raise UserError(f"teacher: the cache {self.path} cannot be opened: {error}") from None
         self._sql("CREATE TABLE IF NOT EXISTS replies (server, key, row)")  # row: JSON
         self._sql("CREATE INDEX IF NOT EXISTS draws ON replies (server, key)")
-        if old and old.is_file() and not self._sql("PRAGMA user_version").fetchone()[0]:
-            with open(old, encoding="utf-8", errors="replace") as lines:  # a line that a kill tore is no JSON
-                self._sql("INSERT INTO replies SELECT '', json_extract(?1, '$.key'), ?1 WHERE json_valid(?1) AND "
-                          "json_extract(?1, '$.n_in') >= 0", many=((line,) for line in lines))
+        if old.suffix == ".jsonl" and old.is_file() and not self._sql("PRAGMA user_version").fetchone()[0]:
+            with open(old, encoding="utf-8", errors="replace") as lines:  # one that a kill tore is no JSON
+                self._sql("INSERT INTO replies SELECT '', json_extract(?1, '$.key'), ?1 WHERE json_valid(?1) "
+                          "AND json_extract(?1, '$.n_in') >= 0", many=((line,) for line in lines))
             self._sql("PRAGMA user_version = 1")
-        own = " server = '' AND json_extract(row, '$.model') = ?"  # earlier keys lack the server: this is it
+        own = "server = '' AND json_extract(row, '$.model') = ?"  # earlier keys lack the server: this is it
         if self._sql(f"SELECT 1 FROM replies WHERE {own}", self.model).fetchone():
             self._sql(f"UPDATE replies SET server = ? WHERE {own}", self.url, self.model)
 
@@ -382,38 +370,41 @@ class Teacher:
             with self.db:  # commits
                 return self.db.executemany(command, many) if many else self.db.execute(command, values)
         except sqlite3.Error as error:
-            raise UserError(f"teacher: the cache {self.path} cannot be used: {error}; make room, or name another by "
-                            "--cache") from None
+            raise UserError(f"teacher: the cache {self.path} cannot be used: {error}; make room, or name "
+                            "another by --cache") from None
 
     @contextlib.contextmanager
     def _alone(self):
         """While this process asks no other does by the same cache; kill -9 frees the lock."""
+        lock = filelock.FileLock(f"{self.path}.lock", fallback_to_soft=False)
         try:
-            self.lock.acquire(timeout=0)
+            lock.acquire(timeout=0)
         except filelock.Timeout:
             print(f"{self.path}: another process asks by it; waiting for that to end", flush=True)
-            self.lock.acquire()
+            lock.acquire()
+        except (OSError, NotImplementedError) as error:
+            print(f"{self.path}: no locks there ({error}); let no second process ask by it", flush=True)
         try:
             yield
         finally:
-            self.lock.release()
+            lock.release()
 
     def _key(self, request: Request, seed: int | None = None) -> str:
-        """Hash of what moves the draw, the server apart: not max_tokens, which only says where it is cut off."""
+        """Hash of what moves the draw, the server apart; max_tokens only says where it is cut off."""
         seed = seed if seed is not None else self.seed if request.temperature else 0
         drawn_from = [self.model, request.messages, float(request.temperature), seed, request.sample]
         return hashlib.sha256(json.dumps(drawn_from, sort_keys=True).encode()).hexdigest()[:32]
 
     def _split(self, requests: list[Request]) -> tuple[dict, dict[str, Request]]:
-        """What the cache knows, key -> (reply, why it is of no use), and what must be sent, key -> request."""
+        """What the cache knows, key -> (reply, why it is None), and what must be sent, key -> request."""
         known, todo = {}, {}
         for request in sorted(requests, key=lambda r: r.max_tokens):  # of duplicates the longest stays
-            key, earlier = self._key(request), self._key(request, self.seed)  # once the seed counted at T = 0 too
-            row = self._sql("SELECT row FROM replies WHERE server = ? AND key IN (?, ?) ORDER BY rowid DESC LIMIT 1",
-                            self.url, key, earlier).fetchone()
-            row = row and json.loads(row[0])
-            known[key] = read_row(row) if row else (None, "cut off")
-            if known[key][1] == "cut off" and request.max_tokens > (row["max_tokens"] if row else 0):
+            key, earlier = self._key(request), self._key(request, self.seed)  # earlier the seed counted at T = 0
+            row = self._sql("SELECT row FROM replies WHERE server = ? AND key IN (?, ?) ORDER BY rowid DESC "
+                            "LIMIT 1", self.url, key, earlier).fetchone()
+            row = json.loads(row[0]) if row else {"max_tokens": 0}
+            known[key] = read_row(row) if "text" in row else (None, "cut off")
+            if known[key][1] == "cut off" and request.max_tokens > row["max_tokens"]:
                 todo[key] = request
         return {key: known[key] for key in known.keys() - todo.keys()}, todo
 
@@ -423,8 +414,9 @@ class Teacher:
         estimated = not all(isinstance(row[n], int) and row[n] > 0 for n in ("n_in", "n_out"))
         if estimated:
             row |= {"n_in": estimate_tokens(request.messages), "n_out": estimate_tokens(row["text"])}
-        usd = self._usd(row["n_in"], row["n_out"]) if self.prices else None  # None: at the prices of who reads it
-        row |= {"model": self.model, "step": step, "max_tokens": request.max_tokens, "estimated": estimated, "usd": usd}
+        usd = self._usd(row["n_in"], row["n_out"]) if self.prices else None
+        row |= {"model": self.model, "step": step, "max_tokens": request.max_tokens, "estimated": estimated,
+                "usd": usd}  # None counts at the prices of whoever reads it
         self._sql("INSERT INTO replies VALUES (?, ?, ?)", self.url, key, json.dumps(row))
         self.spent += usd or 0.0
         self.totals[step].update(calls=1, n_in=row["n_in"], n_out=row["n_out"], usd=usd or 0.0)
@@ -437,9 +429,10 @@ class Teacher:
     def recorded(self) -> dict[str, Counter]:
         """What was paid for in the file's whole life, by step."""
         found = defaultdict(Counter)
-        for step, n_in, n_out, usd in self._sql("SELECT " + ", ".join(
-                f"json_extract(row, '$.{name}')" for name in ("step", "n_in", "n_out", "usd")) + " FROM replies"):
-            found[step].update(calls=1, n_in=n_in, n_out=n_out, usd=self._usd(n_in, n_out) if usd is None else usd)
+        names = ", ".join(f"json_extract(row, '$.{name}')" for name in ("step", "n_in", "n_out", "usd"))
+        for step, n_in, n_out, usd in self._sql(f"SELECT {names} FROM replies"):
+            usd = self._usd(n_in, n_out) if usd is None else usd
+            found[step].update(calls=1, n_in=n_in, n_out=n_out, usd=usd)
         return found
 
     @property
@@ -463,9 +456,9 @@ def read_tag(reply: str, tag: str) -> str | None:
 
 def open_teacher(args, write: bool = True) -> Teacher:
     """The teacher that a method's flags name. write=False, for a plan: makes no file."""
-    return Teacher(args.teacher, args.teacher_url, args.cache or Path(args.out, "teacher.sqlite"), args.concurrency,
-                   args.max_usd, args.usd_per_m_in, args.usd_per_m_out, args.teacher_timeout, seed=args.seed,
-                   max_none=args.teacher_max_none, write=write, needs_key=not args.plan)
+    return Teacher(args.teacher, args.teacher_url, args.cache or Path(args.out, "teacher.sqlite"),
+                   args.concurrency, args.max_usd, args.usd_per_m_in, args.usd_per_m_out, args.teacher_timeout,
+                   seed=args.seed, max_none=args.teacher_max_none, write=write, needs_key=not args.plan)
 
 
 # --- Scoring: the last \boxed, then "the answer is"; own normal form first, algebra in a process that can be killed. ------
