@@ -80,7 +80,7 @@ class Args:
     teacher_max_tokens: int = 2048  # length limit of a teacher's reply; raise it for a model that thinks aloud
     teacher_timeout: float = 600.0  # seconds for one call with all its retries
     teacher_max_none: float = 0.05  # share of a step's replies that may be cut off, empty, refused or lost (ours: a healthy teacher stays below)
-    cache: str | None = None  # file of teacher replies; default: teacher.sqlite in the run directory
+    cache: str | None = None  # file of teacher replies, each good for its server alone; default: teacher.sqlite in the run directory
     concurrency: int = 16  # teacher calls in flight
     usd_per_m_in: float | None = None  # price of a million input tokens
     usd_per_m_out: float | None = None  # price of a million output tokens

@@ -355,14 +355,15 @@ class Teacher:
         except (OSError, sqlite3.Error) as error:
             raise UserError(f"teacher: the cache {self.path} cannot be opened: {error}") from None
         self._sql("CREATE TABLE IF NOT EXISTS replies (server, key, row)")  # row: JSON
-        self._sql("CREATE INDEX IF NOT EXISTS draws ON replies (server, key)")
         if old.suffix == ".jsonl" and old.is_file() and not self._sql("PRAGMA user_version").fetchone()[0]:
             with open(old, encoding="utf-8", errors="replace") as lines:  # one that a kill tore is no JSON
-                self._sql("INSERT INTO replies SELECT '', json_extract(?1, '$.key'), ?1 WHERE json_valid(?1) "
-                          "AND json_extract(?1, '$.n_in') >= 0", many=((line,) for line in lines))
+                self._sql("INSERT INTO replies SELECT iif(json_extract(?1, '$.model') = ?2, ?3, ''), "
+                          "json_extract(?1, '$.key'), ?1 WHERE json_valid(?1) AND json_extract(?1, '$.n_in') >= 0",
+                          many=((line, self.model, self.url) for line in lines))
             self._sql("PRAGMA user_version = 1")
+        self._sql("CREATE INDEX IF NOT EXISTS draws ON replies (server, key)")
         own = "server = '' AND json_extract(row, '$.model') = ?"  # earlier keys lack the server: this is it
-        if self._sql(f"SELECT 1 FROM replies WHERE {own}", self.model).fetchone():
+        if self._sql(f"SELECT 1 FROM replies WHERE {own} LIMIT 1", self.model).fetchone():
             self._sql(f"UPDATE replies SET server = ? WHERE {own}", self.url, self.model)
 
     def _sql(self, command: str, *values, many=None) -> sqlite3.Cursor:
