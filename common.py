@@ -228,6 +228,7 @@ class Teacher:
 
     def _send(self, todo: dict[str, Request], step: str | None, enough: int) -> dict[str, str]:
         """Asks for `todo` until `enough` came to nothing; key -> why, for those."""
+        self._sql("DELETE FROM replies WHERE rowid < 0")  # what cannot be written shows before a call is paid
         self.stopped, self.spent = False, self.spent_usd
         with ThreadPoolExecutor(1) as pool:  # because a notebook's event loop runs in this thread
             try:
@@ -273,6 +274,7 @@ class Teacher:
                 workers = asyncio.gather(*(worker() for _ in range(min(self.concurrency, len(todo)))))
                 while not workers.done() and not self.stopped:
                     await asyncio.wait([workers], timeout=0.5)
+                self.stopped = True  # where one worker has failed the others send nothing more
                 await asyncio.wait([workers], timeout=2)  # after Ctrl-C, since what is in flight is paid
                 if workers.done():
                     workers.result()  # raises what ended a worker
@@ -329,7 +331,7 @@ class Teacher:
             if self._fields(key, request).get(name) != fields[name]:
                 return None  # another call in flight has found out
             if other is None:
-                is_above_zero = fields[name] == 0 and re.search(r"positive|greater|> ?0", text, LAX)
+                is_above_zero = fields[name] == 0 and re.search(r"positive|greater|> ?0|\(0,", text, LAX)
                 self.learnt[name] = 0.01 if is_above_zero else None
             elif not self.is_swapped and not re.search(r"\b(range|value|less)\b", text, LAX):
                 self.learnt["max_tokens"], self.is_swapped = other, True  # kept, since --max-usd counts on it

@@ -179,6 +179,14 @@ def test_a_full_disk_stops_in_one_sentence_and_a_rerun_goes_on(make):
         assert [prompt[0] for prompt in server.prompts] == ["a", "b", "b"]
 
 
+def test_a_cache_that_cannot_be_written_is_found_before_a_call_is_paid(make):
+    with BadServer() as server:
+        teacher = make(server)
+        teacher.db.execute("PRAGMA query_only = 1")
+        stop(teacher, [ask_for("a")], "readonly", "--cache")
+        assert server.log == []
+
+
 def test_text_of_any_kind_survives_the_cache(make):
     text = "é ☃ 漢字 \u2028 \x85 \r\n \\frac \" 𝔸"
     with BadServer() as server:
@@ -356,6 +364,7 @@ FIELDS = {  # what a server says to (field and whether it is bad there), and wha
     "deprecated": ([("temperature", openai_says("`temperature` is deprecated for this model."))], {"temperature": None}),
     "tgi": ([("cold", (422, {"error": "Input validation error: `temperature` must be strictly positive",
                              "error_type": "validation"}))], {"temperature": 0.01}),
+    "half open": ([("cold", openai_says("temperature must be in (0, 2]"))], {"temperature": 0.01}),
     "above zero": ([("cold", (422, {"detail": [{"loc": ["body", "temperature"], "msg": "Input should be greater than 0"}]}))],
                    {"temperature": 0.01}),
     "completion": ([("max_tokens", openai_says(OTHER, "max_tokens", "unsupported_parameter"))],
