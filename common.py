@@ -170,7 +170,7 @@ class Teacher:
         self._open(Path(cache), write)
 
     def plan(self, steps: dict[str, list[Request]], show: bool = False) -> int:
-        """Print what `steps` cost at most; show: and each step's first prompt. Returns the number of calls."""
+        """Print what `steps` cost at most; show: and each step's first prompt. Returns how many calls."""
         print(f"{self.name}: at most this (tokens in: a guess; tokens out: the limit)\n"
               f"{'step':<24}{'calls':>9}{'cached':>9}{'tokens in':>14}{'tokens out':>14}{'usd':>14}")
         for step, requests in [*steps.items(), ("total", list(itertools.chain(*steps.values())))]:
@@ -221,9 +221,9 @@ class Teacher:
                     self._sql("UPDATE replies SET key = NULL WHERE server = ? AND key = ?", self.url, key)
             raise UserError(
                 f"{step}: of {len(requests)} teacher replies {told} ({self.problem or 'see above'}); "
-                f"--teacher-max-none {limit:g} allows {allowed}; if cut off raise --teacher-max-tokens, if lost "
-                f"--teacher-timeout, or lower --concurrency; {self.path} keeps the others, and the same command "
-                "asks only for what is missing")
+                f"--teacher-max-none {limit:g} allows {allowed}; if cut off raise --teacher-max-tokens, "
+                f"if lost --teacher-timeout, or lower --concurrency; {self.path} keeps the others, and the "
+                "same command asks only for what is missing")
         return [None if none else reply for reply, none in found]
 
     def _send(self, todo: dict[str, Request], step: str | None, enough: int) -> dict[str, str]:
@@ -257,8 +257,8 @@ class Teacher:
                 if self.max_usd is not None and self.spent + sum(in_flight) + worst > self.max_usd:
                     if not in_flight:
                         raise UserError(f"teacher: ${self.spent:.4f} of --max-usd ${self.max_usd:g} is spent, "
-                                        f"the next call may cost ${worst:.4f}; {self.path} keeps every reply: "
-                                        "the same command with a higher --max-usd goes on")
+                                        f"the next call may cost ${worst:.4f}; {self.path} keeps all: the same"
+                                        " command with a higher --max-usd goes on")
                     await asyncio.sleep(0.02)
                     continue
                 queue.popleft()
@@ -340,10 +340,8 @@ class Teacher:
                 return None
         if "insufficient_quota" not in text and (status in (408, 409, 425, 429) or status >= 500):
             return "lost"
-        hint = {401: "check OPENAI_API_KEY", 403: "check OPENAI_API_KEY", 402: "no credit left",
-                429: "no credit left", 404: "check the model's name and --teacher-url, often .../v1"}
-        raise UserError(f"{self.name}: {hint.get(status, 'the request is refused')} ({self.problem}); replies "
-                        f"so far are in {self.path}")
+        raise UserError(f"{self.name}: the request is refused ({self.problem}); check OPENAI_API_KEY, credit, "
+                        f"the model's name and --teacher-url (often .../v1); {self.path} keeps what came")
 
     def _open(self, path: Path, write: bool) -> None:
         """The cache: a row per reply, the last one counts. An earlier teacher.jsonl is read in once."""
@@ -360,8 +358,8 @@ class Teacher:
         if old.suffix == ".jsonl" and old.is_file() and not self._sql("PRAGMA user_version").fetchone()[0]:
             with open(old, encoding="utf-8", errors="replace") as lines:  # one that a kill tore is no JSON
                 self._sql("INSERT INTO replies SELECT iif(json_extract(?1, '$.model') = ?2, ?3, ''), "
-                          "json_extract(?1, '$.key'), ?1 WHERE json_valid(?1) AND json_extract(?1, '$.n_in') >= 0",
-                          many=((line, self.model, self.url) for line in lines))
+                          "json_extract(?1, '$.key'), ?1 WHERE json_valid(?1) AND "
+                          "json_extract(?1, '$.n_in') >= 0", many=((line, self.model, self.url) for line in lines))
             self._sql("PRAGMA user_version = 1")
         self._sql("CREATE INDEX IF NOT EXISTS draws ON replies (server, key)")
         own = "server = '' AND json_extract(row, '$.model') = ?"  # earlier keys lack the server: this is it
@@ -402,7 +400,7 @@ class Teacher:
         """What the cache knows, key -> (reply, why it is None), and what must be sent, key -> request."""
         known, todo = {}, {}
         for request in sorted(requests, key=lambda r: r.max_tokens):  # of duplicates the longest stays
-            key, earlier = self._key(request), self._key(request, self.seed)  # earlier the seed counted at T = 0
+            key, earlier = self._key(request), self._key(request, self.seed)  # once with the seed at T = 0
             row = self._sql("SELECT row FROM replies WHERE server = ? AND key IN (?, ?) ORDER BY rowid DESC "
                             "LIMIT 1", self.url, key, earlier).fetchone()
             row = json.loads(row[0]) if row else {"max_tokens": 0}
