@@ -158,6 +158,7 @@ class Teacher:
             (not (key.isascii() and key.isprintable()), "OPENAI_API_KEY holds odd characters: copy it again"),
             (needs_key and is_open, f"OPENAI_BASE_URL {self.url} gets OPENAI_API_KEY over plain http only if "
                                     "--teacher-url names it too; give that, or take https"),
+            (min(self.prices or (0,)) < 0, f"a price is below zero: {prices}"),
             (not self.prices and {max_usd, *prices} != {None},
              "--max-usd needs --usd-per-m-in and --usd-per-m-out, both"),
         ):
@@ -256,9 +257,9 @@ class Teacher:
                 worst = self._usd(estimate_tokens(request.messages), request.max_tokens)
                 if self.max_usd is not None and self.spent + sum(in_flight) + worst > self.max_usd:
                     if not in_flight:
-                        raise UserError(f"teacher: ${self.spent:.4f} of --max-usd ${self.max_usd:g} is spent, "
-                                        f"the next call may cost ${worst:.4f}; {self.path} keeps all: the same"
-                                        " command with a higher --max-usd goes on")
+                        raise UserError(f"teacher: ${self.spent:.4f} of --max-usd ${self.max_usd:g} is spent "
+                                        f"and the next call may cost ${worst:.4f}; {self.path} keeps all: the "
+                                        "same command with a higher --max-usd goes on")
                     await asyncio.sleep(0.02)
                     continue
                 queue.popleft()
@@ -340,8 +341,8 @@ class Teacher:
                 return None
         if "insufficient_quota" not in text and (status in (408, 409, 425, 429) or status >= 500):
             return "lost"
-        raise UserError(f"{self.name}: the request is refused ({self.problem}); check OPENAI_API_KEY, credit, "
-                        f"the model's name and --teacher-url (often .../v1); {self.path} keeps what came")
+        raise UserError(f"{self.name}: the request is refused ({self.problem}); check OPENAI_API_KEY, "
+                        f"credit, the model's name and --teacher-url (often .../v1); {self.path} keeps what came")
 
     def _open(self, path: Path, write: bool) -> None:
         """The cache: a row per reply, the last one counts. An earlier teacher.jsonl is read in once."""
@@ -359,7 +360,8 @@ class Teacher:
             with open(old, encoding="utf-8", errors="replace") as lines:  # one that a kill tore is no JSON
                 self._sql("INSERT INTO replies SELECT iif(json_extract(?1, '$.model') = ?2, ?3, ''), "
                           "json_extract(?1, '$.key'), ?1 WHERE json_valid(?1) AND "
-                          "json_extract(?1, '$.n_in') >= 0", many=((line, self.model, self.url) for line in lines))
+                          "json_extract(?1, '$.n_in') >= 0",
+                          many=((line, self.model, self.url) for line in lines))
             self._sql("PRAGMA user_version = 1")
         self._sql("CREATE INDEX IF NOT EXISTS draws ON replies (server, key)")
         own = "server = '' AND json_extract(row, '$.model') = ?"  # earlier keys lack the server: this is it
