@@ -29,7 +29,7 @@ Run     python active_loop.py --data gsm8k --teacher gpt-4o-mini                
 Writes  runs/active_loop/  args.json env.json 0_fingerprint.json 0_questions.jsonl;
         of each round (r<t>_answers.jsonl) r<t>_selected.json r<t>_items.json
         train_r<t>.jsonl loss_r<t>.jsonl adapter/r<t>/ r<t>_test_answers.jsonl r<t>_test.jsonl (r<t>_child_answers.jsonl r<t>_child_losses.json);
-        (teacher_answers.json) teacher.jsonl metrics.jsonl result.json
+        (teacher_answers.json) teacher.sqlite metrics.jsonl result.json
 """
 import functools
 import gc
@@ -50,8 +50,8 @@ import common
 from common import Request, UserError
 
 # May differ between the starts of one run. The batch sizes move the draws of dropout and of sampling: what is there already is kept.
-HOW = ("teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd", "usd_per_m_in", "usd_per_m_out", "plan", "micro_batch", "sample_batch",
-       "checkpointing")
+HOW = ("teacher_url", "teacher_max_tokens", "teacher_timeout", "teacher_max_none", "cache", "concurrency", "max_usd", "usd_per_m_in", "usd_per_m_out",
+       "plan", "micro_batch", "sample_batch", "checkpointing")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,9 @@ class Args:
     teacher: str = "gpt-4o-mini"  # model that writes the items, and judges
     teacher_url: str | None = None  # address of any OpenAI-compatible server; default: OpenAI, key from OPENAI_API_KEY
     teacher_max_tokens: int = 2048  # length limit of a teacher's reply; raise it for a model that thinks aloud
-    cache: str | None = None  # file of teacher replies; default: teacher.jsonl in the run directory
+    teacher_timeout: float = 600.0  # seconds for one call with all its retries
+    teacher_max_none: float = 0.05  # share of a step's replies that may be cut off, empty, refused or lost (ours: a healthy teacher stays below)
+    cache: str | None = None  # file of teacher replies, each good for its server alone; default: teacher.sqlite in the run directory
     concurrency: int = 16  # teacher calls in flight
     usd_per_m_in: float | None = None  # price of a million input tokens
     usd_per_m_out: float | None = None  # price of a million output tokens
@@ -361,9 +363,11 @@ def write(args, run, t: int, teacher, order: list[dict], tested: dict, seen: dic
         n = args.n_solutions if args.verify == "sc" else 1
         while (missing := args.per_round - sum(not row["dropped"] for row in rows)) > 0 and len(rows) < len(order):
             part = order[len(rows):len(rows) + missing]
+            # ours: of the few that are asked after the first part any share may come to nothing, because other seeds stand in for them
+            max_none = 1.0 if rows else None
             # ours: at T = 1, because a seed that is selected again is to give another question
             replies = teacher.ask([Request([{"role": "user", "content": NEW_PROMPT.format(problem=row["problem"])}], 1.0, args.teacher_max_tokens,
-                                           asked_before[row["id"]]) for row in part], f"r{t} write")
+                                           asked_before[row["id"]]) for row in part], f"r{t} write", max_none)
             new = []
             for row, reply in zip(part, replies, strict=True):
                 found = read_question(reply and reply.text)
@@ -378,7 +382,7 @@ def write(args, run, t: int, teacher, order: list[dict], tested: dict, seen: dic
                             "dropped": why, "matched": matched})
             left = [row for row in new if not row["dropped"]]
             asked = requests(args, SOLVE_PROMPT, [row | {"subject": None, "solution": None} for row in left], n=n, temperature=float(n > 1))
-            solved = [read_solution(reply and reply.text) for reply in teacher.ask(asked, f"r{t} solve")]
+            solved = [read_solution(reply and reply.text) for reply in teacher.ask(asked, f"r{t} solve", max_none)]
             for i, row in enumerate(left):
                 some = solved[n * i:n * i + n]
                 group = agreeing([None if one["fault"] else one["answer"] for one in some])
@@ -583,7 +587,8 @@ def plan(args, seeds: list[dict]) -> None:
 
 
 def main(args: Args) -> None:
-    common.check_args(args, lr=1, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9, sampling=1e9)
+    common.check_args(args, lr=1, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9, teacher_max_none=1,
+                      teacher_timeout=1e9, sampling=1e9)
     common.template_head(args.chat_template_kwargs)  # refuses what is not JSON
     if args.n_agreeing > args.n_solutions:
         raise UserError(f"--n-agreeing: expected at most --n-solutions {args.n_solutions}, came {args.n_agreeing}")
@@ -615,6 +620,8 @@ def main(args: Args) -> None:
     common.check_questions(run, parts)
     run.step("0_questions.jsonl", lambda: [{"id": row["id"], "part": part, "problem": row["problem"]} for part in parts for row in parts[part]])
     teacher, tested = common.open_teacher(args), {mark: row["problem"] for row in tests for mark in fingerprints(row["problem"])}
+    if not (run.path / "result.json").exists() and not (run.path / f"r{args.rounds - 1}_items.json").exists():
+        teacher.check()  # now, not after the student has answered for hours
     by_id, seen = {row["id"]: row for row in seeds}, {common.plain(row["problem"]): row["problem"] for row in seeds}
     items, asked_before, selected, tokens, curve = [], Counter(), [], [0, 0], []
     student = functools.cache(lambda: None)

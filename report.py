@@ -22,8 +22,9 @@ from pathlib import Path
 from common import UserError, read_json, read_jsonl
 
 MAY_DIFFER = (  # between the runs of one table
-    "prm", "data", "skills", "seed", "out", "teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd", "usd_per_m_in", "usd_per_m_out",
-    "plan", "micro_batch", "sample_batch", "prm_batch", "checkpointing", "profile_from", "writer_url", "writer_usd_per_m_in", "writer_usd_per_m_out")
+    "prm", "data", "skills", "seed", "out", "teacher_url", "teacher_max_tokens", "teacher_timeout", "teacher_max_none", "cache",
+    "concurrency", "max_usd", "usd_per_m_in", "usd_per_m_out", "plan", "micro_batch", "sample_batch", "prm_batch", "checkpointing",
+    "profile_from", "writer_url", "writer_usd_per_m_in", "writer_usd_per_m_out")
 TAU1, TAU2 = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95), (0.5, 0.6, 0.7, 0.8)  # the grid that Table 8 is compared with
 
 

@@ -30,7 +30,7 @@ Run     python stat_sel.py --teacher gpt-4o-mini                                
 Writes  runs/stat_sel/  args.json env.json 0_fingerprint.json
         0_questions.jsonl 1_answers.jsonl (1_samples.jsonl 2_rewards.jsonl) 2_graded.jsonl
         3_skill_map.jsonl 4_profile.jsonl (5_nearest.json) 5_rewrites.jsonl train_<arm>.jsonl loss_<arm>.jsonl adapter/<arm>/
-        7_answers_<arm>_<set>.jsonl 7_test_<arm>.jsonl teacher.jsonl metrics.jsonl result.json
+        7_answers_<arm>_<set>.jsonl 7_test_<arm>.jsonl teacher.sqlite metrics.jsonl result.json
 """
 import functools
 import itertools
@@ -50,8 +50,8 @@ import common
 from common import Request, UserError
 
 # May differ between the starts of one run. The batch sizes move the draws of dropout and of sampling: what is there already is kept.
-HOW = ("teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd", "usd_per_m_in", "usd_per_m_out", "plan", "micro_batch", "sample_batch",
-       "prm_batch", "checkpointing")
+HOW = ("teacher_url", "teacher_max_tokens", "teacher_timeout", "teacher_max_none", "cache", "concurrency", "max_usd", "usd_per_m_in", "usd_per_m_out",
+       "plan", "micro_batch", "sample_batch", "prm_batch", "checkpointing")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ class Args:
     teacher: str = "gpt-4o-mini"  # model that labels, diagnoses and rewrites (§C.3)
     teacher_url: str | None = None  # address of any OpenAI-compatible server; default: OpenAI, key from OPENAI_API_KEY
     teacher_max_tokens: int = 2048  # length limit of a teacher's reply; raise it for a model that thinks aloud
-    cache: str | None = None  # file of teacher replies; default: teacher.jsonl in the run directory
+    teacher_timeout: float = 600.0  # seconds for one call with all its retries
+    teacher_max_none: float = 0.05  # share of a step's replies that may be cut off, empty, refused or lost (ours: a healthy teacher stays below)
+    cache: str | None = None  # file of teacher replies, each good for its server alone; default: teacher.sqlite in the run directory
     concurrency: int = 16  # teacher calls in flight
     usd_per_m_in: float | None = None  # price of a million input tokens
     usd_per_m_out: float | None = None  # price of a million output tokens
@@ -241,10 +243,11 @@ def read_skills(text: str, subject: str, names: list[str]) -> tuple[list[str], l
 
 def read_profile(reply: str, subject: str, names: list[str]) -> dict:
     """Judge and missing skills of one reply (§2.2, §C.3.2). `fault` says why a reply puts nothing into the profile."""
-    judge, text = common.read_tag(reply, "judge"), common.read_tag(reply, "skill")
-    known, unknown = read_skills(text or "", subject, names)
-    judge = re.sub(r"[^a-z]", "", (judge or "").casefold())
-    if text is None or judge not in ("correct", "incorrect"):
+    judge, skills = common.read_tag(reply, "judge") or "", common.read_tags(reply, "skill")
+    known, unknown = read_skills(", ".join(skills), subject, names)
+    verdict = re.match(r"\W*(in|not )?correct\b(?!\W*or\b|/)", judge, re.IGNORECASE)  # "Incorrect (wrong sign)", not "correct or incorrect"
+    judge = judge if not verdict else "incorrect" if verdict[1] else "correct"
+    if not skills or not verdict:
         fault = "malformed"
     elif judge == "correct":
         fault = "judged correct"  # ours: out of the profile even if skills are named, because a right answer shows no lack
@@ -621,8 +624,9 @@ def label(args, run, teacher, rows: list[dict], skills) -> dict[str, list[str]]:
             given = read_lists(args.skill_map, "--skill-map", "question id")
             texts = ["\n".join(given.get(row["id"], [])) for row in rows]
         else:
-            texts = [reply and common.read_tag(reply.text, "skill") for reply in teacher.ask(requests(args, LABEL_PROMPT, rows, skills), "3 label")]
-        read = [read_skills(text or "", row["subject"], skills[row["subject"]]) for row, text in zip(rows, texts, strict=True)]
+            replies = teacher.ask(requests(args, LABEL_PROMPT, rows, skills), "3 label")
+            texts = [", ".join(common.read_tags(reply.text, "skill")) if reply else "" for reply in replies]
+        read = [read_skills(text, row["subject"], skills[row["subject"]]) for row, text in zip(rows, texts, strict=True)]
         most = None if args.skill_map else 5
         return [{"id": row["id"], "skills": known[:most], "unknown": unknown} for row, (known, unknown) in zip(rows, read, strict=True)]
     labels = run.step("3_skill_map.jsonl", make)
@@ -752,7 +756,8 @@ def show(tested: dict[str, list[dict]], hard: set[str]) -> None:
 
 
 def main(args: Args) -> None:
-    common.check_args(args, lr=1, temperature=100, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9, tau1=1, tau2=1)
+    common.check_args(args, lr=1, temperature=100, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9, teacher_max_none=1,
+                      teacher_timeout=1e9, tau1=1, tau2=1)
     common.template_head(args.chat_template_kwargs)  # refuses what is not JSON
     skills = read_lists(args.skills, "--skills", "subject") if args.skills else MATH_SKILLS
     skill_map = read_lists(args.skill_map, "--skill-map", "question id") if args.skill_map else {}
@@ -773,7 +778,7 @@ def main(args: Args) -> None:
                 raise UserError(f"{flag}: subject {min(unknown)!r} is not in the skill list ({', '.join(skills)}); give a list by --skills")
         longest = ["(the student's response)"] + ["x" * 3 * args.max_new_tokens] * (len(val) - 1)  # the first is shown; three bytes count as a token
         to_label = (pool if targeted else []) + tests * args.label_test
-        common.open_teacher(args, write=False).plan({
+        n_calls = common.open_teacher(args, write=False).plan({
             "3 label": [] if args.skill_map else requests(args, LABEL_PROMPT, to_label, skills),
             "4 diagnose, at most": requests(args, PROFILE_PROMPT, val, skills, longest) if targeted else [],
             "5 rewrite, at most": requests(args, REWRITE_PROMPT, pool, n=args.n_rewrites, temperature=1.0)}, show=args.plan)
@@ -785,6 +790,8 @@ def main(args: Args) -> None:
     run.step("0_questions.jsonl", lambda: [
         {"id": row["id"], "part": part, "subject": row["subject"], "level": row["level"], "skills": own[row["id"]]}
         for part, rows in (("P", pool), ("Q_val", val), ("Q_test", tests)) for own in [own_skills(rows, skills)] for row in rows])
+    if taught and n_calls and not (run.path / "2_graded.jsonl").exists():
+        teacher.check()  # now, not after the student has answered for hours
     student = functools.cache(lambda: common.load_student(args.student, args.adapter, args.chat_template_kwargs))
     graded = grade(args, run, student, val, tests)
     hard = {row["id"] for row in graded if row["difficult"]}

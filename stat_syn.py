@@ -22,14 +22,14 @@ Differs What stat_sel.py says of MATH^D, the learning rate, batches, the 112 ski
         teacher for novel questions; here what is not novel, or stands in a test set, is dropped. It does not say how many questions Embed-Syn writes
         for a difficult question: here as many in all as STAT-Syn, or n_new where the run has no profile.
 Run     python stat_syn.py --teacher gpt-4o-mini --writer gpt-4o                          # the paper's sizes and models, one GPU
-        python stat_syn.py --profile-from runs/stat_sel --cache runs/stat_sel/teacher.jsonl   # after stat_sel.py; pays nothing twice
+        python stat_syn.py --profile-from runs/stat_sel --cache runs/stat_sel/teacher.sqlite   # after stat_sel.py; pays nothing twice
         python stat_syn.py --plan                                                        # calls, tokens, one prompt of each kind; sends nothing
         python stat_syn.py --teacher MODEL --teacher-url http://localhost:8000/v1 --limit 100   # any OpenAI-compatible server, a small slice
         python -m toyworld stat_syn                                                      # no GPU, no key, minutes
 Writes  runs/stat_syn/  args.json env.json 0_fingerprint.json
         0_questions.jsonl 1_answers.jsonl (1_samples.jsonl 2_rewards.jsonl) 2_graded.jsonl
         3_skill_map.jsonl 4_profile.jsonl (5_nearest.json) (5_rewrites.jsonl) 5_written.jsonl 5_solutions.jsonl dropped.jsonl train_<arm>.jsonl
-        loss_<arm>.jsonl adapter/<arm>/ 7_answers_<arm>_<set>.jsonl 7_test_<arm>.jsonl teacher.jsonl metrics.jsonl result.json
+        loss_<arm>.jsonl adapter/<arm>/ 7_answers_<arm>_<set>.jsonl 7_test_<arm>.jsonl teacher.sqlite metrics.jsonl result.json
 """
 import dataclasses
 import functools
@@ -50,8 +50,9 @@ import common
 from common import Request, UserError
 
 # Arguments that may differ between the starts of one run. The batch sizes move the draws of dropout and of sampling: what is there already is kept.
-HOW = ("teacher_url", "teacher_max_tokens", "cache", "concurrency", "max_usd", "usd_per_m_in", "usd_per_m_out", "plan", "micro_batch", "sample_batch",
-       "prm_batch", "checkpointing", "profile_from", "writer_url", "writer_usd_per_m_in", "writer_usd_per_m_out")
+HOW = ("teacher_url", "teacher_max_tokens", "teacher_timeout", "teacher_max_none", "cache", "concurrency", "max_usd", "usd_per_m_in", "usd_per_m_out",
+       "plan", "micro_batch", "sample_batch", "prm_batch", "checkpointing", "profile_from", "writer_url", "writer_usd_per_m_in",
+       "writer_usd_per_m_out")
 # Arguments that steps 1 to 4 follow from: these must agree with the run that --profile-from names.
 PROFILED_BY = ("student", "adapter", "chat_template_kwargs", "data", "val", "skills", "skill_map", "label_test", "seed", "limit",
                "teacher", "n_val", "difficulty", "prm", "compare", "tau1", "tau2", "length_words", "temperature", "max_new_tokens")
@@ -81,7 +82,9 @@ class Args:
     teacher_max_tokens: int = 2048  # length limit of a teacher's reply; raise it for a model that thinks aloud
     writer: str | None = None  # stronger model that writes the new questions (§C.3.3: gpt-4o); else the teacher
     writer_url: str | None = None  # its address, if it is not the teacher's (OpenAI: https://api.openai.com/v1); both get the same key
-    cache: str | None = None  # file of teacher replies; default: teacher.jsonl in the run directory
+    teacher_timeout: float = 600.0  # seconds for one call with all its retries
+    teacher_max_none: float = 0.05  # share of a step's replies that may be cut off, empty, refused or lost (ours: a healthy teacher stays below)
+    cache: str | None = None  # file of teacher replies, each good for its server alone; default: teacher.sqlite in the run directory
     concurrency: int = 16  # teacher calls in flight
     usd_per_m_in: float | None = None  # price of a million input tokens
     usd_per_m_out: float | None = None  # price of a million output tokens
@@ -340,7 +343,9 @@ def ask_twice(teacher, asked: list[Request], read, step: str) -> list[dict]:
     found = [read(reply and reply.text) for reply in teacher.ask(asked, step)]
     again = [i for i, row in enumerate(found) if row["fault"]]
     retries = [asked[i]._replace(sample=-1 - asked[i].sample) for i in again]  # negative: no first attempt has that number
-    for i, reply in zip(again, teacher.ask(retries, f"{step}, 2nd attempt") if again else [], strict=True):
+    # ours: any share of these may come to nothing, because they are what came to nothing before
+    second = teacher.ask(retries, f"{step}, 2nd attempt", max_none=1.0) if again else []
+    for i, reply in zip(again, second, strict=True):
         found[i] = read(reply and reply.text) | {"first_fault": found[i]["fault"]}
     firsts, lasts = Counter(found[i]["first_fault"] for i in again), Counter(found[i]["fault"] for i in again if found[i]["fault"])
     print(f"  {step}: asked again for {dict(firsts) or 'none'}; given up: {dict(lasts) or 'none'}")
@@ -531,10 +536,11 @@ def read_skills(text: str, subject: str, names: list[str]) -> tuple[list[str], l
 # Copied from stat_sel.read_profile
 def read_profile(reply: str, subject: str, names: list[str]) -> dict:
     """Judge and missing skills of one reply (§2.2, §C.3.2). `fault` says why a reply puts nothing into the profile."""
-    judge, text = common.read_tag(reply, "judge"), common.read_tag(reply, "skill")
-    known, unknown = read_skills(text or "", subject, names)
-    judge = re.sub(r"[^a-z]", "", (judge or "").casefold())
-    if text is None or judge not in ("correct", "incorrect"):
+    judge, skills = common.read_tag(reply, "judge") or "", common.read_tags(reply, "skill")
+    known, unknown = read_skills(", ".join(skills), subject, names)
+    verdict = re.match(r"\W*(in|not )?correct\b(?!\W*or\b|/)", judge, re.IGNORECASE)  # "Incorrect (wrong sign)", not "correct or incorrect"
+    judge = judge if not verdict else "incorrect" if verdict[1] else "correct"
+    if not skills or not verdict:
         fault = "malformed"
     elif judge == "correct":
         fault = "judged correct"  # ours: out of the profile even if skills are named, because a right answer shows no lack
@@ -917,8 +923,9 @@ def label(args, run, teacher, rows: list[dict], skills) -> dict[str, list[str]]:
             given = read_lists(args.skill_map, "--skill-map", "question id")
             texts = ["\n".join(given.get(row["id"], [])) for row in rows]
         else:
-            texts = [reply and common.read_tag(reply.text, "skill") for reply in teacher.ask(requests(args, LABEL_PROMPT, rows, skills), "3 label")]
-        read = [read_skills(text or "", row["subject"], skills[row["subject"]]) for row, text in zip(rows, texts, strict=True)]
+            replies = teacher.ask(requests(args, LABEL_PROMPT, rows, skills), "3 label")
+            texts = [", ".join(common.read_tags(reply.text, "skill")) if reply else "" for reply in replies]
+        read = [read_skills(text, row["subject"], skills[row["subject"]]) for row, text in zip(rows, texts, strict=True)]
         most = None if args.skill_map else 5
         return [{"id": row["id"], "skills": known[:most], "unknown": unknown} for row, (known, unknown) in zip(rows, read, strict=True)]
     labels = run.step("3_skill_map.jsonl", make)
@@ -1010,8 +1017,9 @@ def test(args, run, student, questions, arm: str) -> list[dict]:
     return run.step(f"7_test_{arm}.jsonl", make)
 
 
-def plan(args, writer_args, pool: list[dict], val: list[dict], to_label: list[dict], skills, new_arms: list[str], targeted: bool) -> None:
-    """Print what teacher and writer will cost at most, before the first paid call; write and solve are guessed until there is a profile."""
+def plan(args, writer_args, pool: list[dict], val: list[dict], to_label: list[dict], skills, new_arms: list[str], targeted: bool) -> int:
+    """Print what teacher and writer will cost at most, before the first paid call; write and solve are guessed until there is a profile.
+    Returns the number of calls."""
     file, asked, guess = Path(args.profile_from or args.out, "4_profile.jsonl"), {}, common.rng(args.seed, "plan")
     known = targeted and file.is_file()
     if to_label and not args.skill_map and not file.with_name("3_skill_map.jsonl").is_file():
@@ -1032,13 +1040,15 @@ def plan(args, writer_args, pool: list[dict], val: list[dict], to_label: list[di
         print(f"5 write, 5 solve: by {n} missing skills {f'in {file}' if known else 'as a guess'}; what comes malformed is asked for once more, "
               "on top of this")
         asked |= {"5 write": write, "5 solve": solve}
+    n_calls = 0
     if args.writer:
-        common.open_teacher(writer_args, write=False).plan({"5 write": asked.pop("5 write", [])}, show=args.plan)
-    common.open_teacher(args, write=False).plan(asked, show=args.plan)
+        n_calls += common.open_teacher(writer_args, write=False).plan({"5 write": asked.pop("5 write", [])}, show=args.plan)
+    return n_calls + common.open_teacher(args, write=False).plan(asked, show=args.plan)
 
 
 def main(args: Args) -> None:
-    common.check_args(args, lr=1, temperature=100, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9, tau1=1, tau2=1)
+    common.check_args(args, lr=1, temperature=100, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9, teacher_max_none=1,
+                      teacher_timeout=1e9, tau1=1, tau2=1)
     common.template_head(args.chat_template_kwargs)  # refuses what is not JSON
     for small, large in (("min_agreeing", "n_solutions"), ("n_references", "n_nearest")):
         if getattr(args, small) > getattr(args, large):
@@ -1051,8 +1061,8 @@ def main(args: Args) -> None:
     if args.writer and unknown and (len(unknown) < 4 or args.max_usd is not None):
         raise UserError("--writer: expected prices of both models or of none, and with --max-usd of both; "
                         f"--{unknown[0].replace('_', '-')} is missing")
-    if args.profile_from and args.cache and not Path(args.cache).is_file():
-        raise UserError(f"--cache {args.cache}: no such file; give the teacher.jsonl of the run that --profile-from names, or leave --cache out")
+    if args.profile_from and args.cache and not any(Path(args.cache).with_suffix(end).is_file() for end in (".sqlite", ".jsonl")):
+        raise UserError(f"--cache {args.cache}: no such file; give the teacher.sqlite of the run that --profile-from names, or leave --cache out")
     writer_args = dataclasses.replace(args, teacher=args.writer, teacher_url=args.writer_url or args.teacher_url,
                                       usd_per_m_in=args.writer_usd_per_m_in, usd_per_m_out=args.writer_usd_per_m_out) if args.writer else args
     skills = read_lists(args.skills, "--skills", "subject") if args.skills else MATH_SKILLS
@@ -1081,7 +1091,7 @@ def main(args: Args) -> None:
         for flag, rows in ((f"--data {args.data}", pool + tests), (f"--val {args.val}", val)):
             if unknown := {str(row["subject"]) for row in rows} - skills.keys():
                 raise UserError(f"{flag}: subject {min(unknown)!r} is not in the skill list ({', '.join(skills)}); give a list by --skills")
-        plan(args, writer_args, pool, val, to_label, skills, new_arms, targeted)
+        n_calls = plan(args, writer_args, pool, val, to_label, skills, new_arms, targeted)
     if args.plan:
         return
     run = common.open_run(args, args.out, HOW)
@@ -1091,6 +1101,9 @@ def main(args: Args) -> None:
         take_over(args, run)
     teacher = common.open_teacher(args) if taught else None
     writer = common.open_teacher(writer_args) if taught and args.writer else teacher
+    if taught and n_calls and not (run.path / "2_graded.jsonl").exists():
+        for one in dict.fromkeys((teacher, writer)):
+            one.check()  # now, not after the student has answered for hours
     student = functools.cache(lambda: common.load_student(args.student, args.adapter, args.chat_template_kwargs))
     graded = grade(args, run, student, val, tests)
     hard = {row["id"] for row in graded if row["difficult"]}

@@ -1,6 +1,7 @@
-"""A chat server on loopback that misbehaves on request: BadServer(script) with script(prompt, nth) -> the name of what to do.
+"""A chat server on loopback that misbehaves on request: BadServer(script) with script(prompt, nth) -> what to do.
 
-prompt: the last message's content; nth: how often this prompt has come, from 1. The names are listed in BadServer.reply.
+prompt: the last message's content; nth: how often this prompt has come, from 1. What to do: a name listed in
+BadServer.reply, or (status, body as JSON). Where `script` takes three arguments, the third is the whole request.
 """
 
 import json
@@ -58,13 +59,14 @@ class BadServer:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
         prompt = body["messages"][-1]["content"]
         with self.lock:
-            self.log.append(body | {"_time": time.monotonic(), "_key": handler.headers["Authorization"]})
+            self.log.append(body | {"_time": time.monotonic(), "_key": handler.headers["Authorization"], "_path": handler.path})
             nth = Counter(self.prompts)[prompt]
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
         time.sleep(self.delay_s)
         try:
-            self.reply(handler, self.script(prompt, nth), prompt)
+            takes_body = self.script.__code__.co_argcount == 3
+            self.reply(handler, self.script(prompt, nth, body) if takes_body else self.script(prompt, nth), prompt)
         finally:
             with self.lock:
                 self.in_flight -= 1
@@ -89,7 +91,7 @@ class BadServer:
             handler.close_connection = True
             return handler.connection.close() if name == "reset" else None
         error = {"error": {"message": f"this is {name}", "type": "bad", "code": None}}
-        status, headers, body = {
+        status, headers, body = (name[0], {}, name[1]) if isinstance(name, tuple) else {
             "ok": (200, {}, good),
             "slow": (200, {}, good),
             "no usage": (200, {}, completion("echo " + prompt, usage=False)),
@@ -103,7 +105,7 @@ class BadServer:
             "403": (403, {}, {"error": {"message": "no access for " + handler.headers["Authorization"]}}),
             "404": (404, {}, {"error": {"message": "The model does not exist", "code": "model_not_found"}}),
             "404 html": (404, {}, b"<html>\n<h1>Not Found</h1>\n</html>"),
-            "400": (400, {}, {"error": {"message": "temperature must be >= 0", "code": None}}),
+            "400": (400, {}, {"error": {"message": "messages must alternate", "code": None}}),
             "too long": (400, {}, {"object": "error", "message": "This model's maximum context length is 4096 tokens.", "code": 400}),
             "too long llama.cpp": (400, {}, {"error": {"code": 400, "message": "exceeded", "type": "exceed_context_size_error"}}),
             "too long or rude": (400, {}, {"error": {"code": "content_filter", "message": "The prompt was filtered"}}),

@@ -71,7 +71,7 @@ def run_method(args, method, rest: list[str], seed: int, family: str = "mathemat
     flags += ["--out", str(Path(f"runs/toy_{args.method}{run}", family if args.method == "active_loop" else "", part))]
     earlier = Path(f"runs/toy_stat_sel{run}")
     if args.method == "stat_syn" and "--profile-from" not in given and (earlier / "result.json").exists():
-        goes_on = ["--profile-from", str(earlier), "--cache", f"{earlier}/teacher.jsonl"]
+        goes_on = ["--profile-from", str(earlier), "--cache", f"{earlier}/teacher.sqlite"]
         try:
             method.check_source(tyro.cli(method.Args, args=[*flags, *rest, *goes_on]))
             flags += goes_on
