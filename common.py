@@ -14,6 +14,7 @@ import importlib.metadata
 import io
 import itertools
 import json
+import marshal
 import math
 import os
 import platform
@@ -309,69 +310,130 @@ def open_teacher(args, write: bool = True) -> Teacher:
                    max_usd=args.max_usd, usd_per_m_in=args.usd_per_m_in, usd_per_m_out=args.usd_per_m_out, seed=args.seed, max_lost=0.01)
 
 
-# --- Scoring: the last \boxed, then "the answer is"; own normal form first, algebra in a process that can be killed. ------
-# Chosen where careful graders differ. A unit, $ or ° may be missing but not contradict. 50% is 50 and, a share being at most 1,
-# also 1/2. 101_2 is not 101. A bare list has no order unless compared with (1,2), which is neither {1,2} nor [1,2].
-# Numbers are exact: 0.333 is not 1/3, nor 3.14159265 pi; but a decimal of six places that shows its period twice recurs.
+# --- Scoring: the last box, else what follows a marker; own normal form first, algebra in a process of its own. ---
+# Chosen where careful graders differ: a unit may be missing but not contradict. 50% is 50 and, a share being at
+# most 1, also 1/2. 101_2 is not 101. A bare list has no order unless compared with (1,2), which is not {1,2}.
 MAX_ANSWER_CHARS = 600  # longer answers are compared as they are; the longest of MATH has 159 characters
-ALGEBRA_SECONDS = 1.0  # for all of one pair; a pair that needs more counts as different
-_NUMERALS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
-_UNITS = {word: unit.split()[0] for unit in (  # spellings of one unit; other words of 3 letters may be dropped after a space
-    "% percent pct percentage|° degree deg|m meter metre|cm centimeter|mm millimeter|km kilometer|inch in inche|foot ft feet|yard yd|"
-    "mile mi|g gram gm|kg kilogram|pound lb|second s sec|minute min|hour h hr|day|week|month|year yr|dollar usd|cent|euro|l liter|ml|"
-    "radian rad|am|pm|sq|cu").split("|") for word in unit.split()}
-_UNICODE = {ord(char): new for chars, new in (
-    ("−–—‐", "-"), ("×", r"\times "), ("·⋅", r"\cdot "), ("∗", "*"), ("÷", "/"), ("∞", r"\infty "), ("⩽", "≤"), ("⩾", "≥"), ("∪", r"\cup "),
-    ("∅", r"\emptyset "), ("π", r"\pi "), ("θ", r"\theta "), ("º", "°"), ("√", r"\sqrt "), ("±", r"\pm "), ("≈", r"\approx "),
-    ("ℝ", r"\mathbb{R}"), ("′’‘", "'"), ("“”\x00", ""), ("〈⟨", "("), ("〉⟩", ")")) for char in chars}
-_GROUP = functools.reduce(lambda inner, _: rf"\{{(?:[^{{}}]|{inner})*\}}", range(5), r"\{[^{}]*\}")  # balanced braces, six deep
+ALGEBRA_CPU_S = 0.5  # the worker's own time for all of one pair; a pair that needs more counts as different
+ALGEBRA_WALL_S = 1.8  # comes first only on a machine loaded several times over
+
+
+def _by_spelling(table: dict[str, str]) -> dict[str, str]:
+    return {spelling: one for one, spellings in table.items() for spelling in spellings.split()}
+
+
+_UNICODE = str.maketrans(_by_spelling({
+    "-": "− – — ‐", r"\times ": "×", r"\cdot ": "· ⋅", "*": "∗", "/": "÷", r"\infty ": "∞", "≤": "⩽", "≥": "⩾",
+    r"\cup ": "∪", r"\emptyset ": "∅", r"\pi ": "π", r"\theta ": "θ", "°": "º", r"\sqrt ": "√", r"\pm ": "±",
+    r"\approx ": "≈", r"\mathbb{R}": "ℝ", "'": "′ ’ ‘", "": "“ ” \0", "(": "〈 ⟨", ")": "〉 ⟩"}))
+_COMMANDS = _by_spelling({
+    r"\frac": "dfrac tfrac cfrac", r"\binom": "dbinom tbinom", r"\emptyset": "varnothing", "≤": "le leq leqslant",
+    "≥": "ge geq geqslant", "≠": "ne neq", "<": "lt", ">": "gt", "∈": "in", "/": "div", "(": "langle",
+    ")": "rangle", r"\{": "lbrace", r"\}": "rbrace", "|": "vert lvert rvert mid", "°": "degree", " ": "quad qquad",
+    "": "left right middle big bigl bigr Big Bigl Bigr displaystyle limits rm bf"})
+_UNITS = _by_spelling({
+    "%": "% percent", "°": "° degrees", "m": "m meters", "cm": "cm centimeters", "mm": "mm", "km": "km kilometers",
+    "in": "in inch inches", "ft": "ft feet foot", "mi": "mi miles", "g": "g gm grams", "kg": "kg kilograms",
+    "s": "s seconds", "min": "min minutes", "h": "h hours", "days": "day days", "dollars": "dollar dollars",
+    "cents": "cent cents", "rad": "radians", "am": "am", "pm": "pm"})
+_NUMERALS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen").split()
+_ZEROS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9}
 _TRIG = r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)"
 _FUNCTION = rf"{_TRIG}|log|ln|exp|sqrt"
-_REWRITES = [(re.compile(pattern), new) for pattern, new in (  # in this order; afterwards ";" ends an item, "," may be a thousand's
-    (r"[¼-¾⅐-⅞]", lambda m: "\\frac{" + unicodedata.normalize("NFKC", m[0]).replace("⁄", "}{") + "}"),
-    (r"[⁻⁰¹²³⁴-⁹]+", lambda m: "^{" + unicodedata.normalize("NFKC", m[0]).replace("−", "-") + "}"),
-    (r"[₀-₉]+", lambda m: "_{" + unicodedata.normalize("NFKC", m[0]) + "}"), (r"^(['\"`*]+)(.+?)\1$", r"\2"),
-    *[(rf"\\f?box(?:ed)?\s*({_GROUP})", lambda m: m[1][1:-1]),
-      (r"(?<=[_^])\s*\\(?:text[a-z]*|[mh]box|math(?:rm|bf|it|sf|tt|normal))\s*(?=\{)", ""),
-      (rf"\\(?:textcolor\s*\{{\w+\}}|text[a-z]*|[mh]box|math(?:rm|bf|it|sf|tt|normal)|boldsymbol|bm|underline)\s*({_GROUP})",
-       lambda m: f" {m[1][1:-1]} ")] * 2,
-    (r"(?:\{,\}|,\s*\\!)\s*(?=\d{3})", ""),
-    (r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|rm|bf|phantom)(?![a-zA-Z])|\\!|\\?\$|€|£|(?<!\\)\\[][()]", ""),
-    (r"(?:(?<!\\)\\[,;:\s]|\\q?quad(?![a-z])|~|\s)+", " "), (r"\\[dtc]?(frac|binom)(?![a-z])", r"\\\1"), (r"\\bar(?![a-z])", r"\\overline"),
-    (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"), (r"\\leq?(?:slant)?(?![a-z])|<=", "≤"), (r"\\geq?(?:slant)?(?![a-z])|>=", "≥"),
-    (r"\\neq?(?![a-z])|!=|\\not ?=", "≠"), (r"\\in(?![a-z])", "∈"), (r"\\lt(?![a-z])", "<"), (r"\\gt(?![a-z])", ">"),
-    (r"\\div(?![a-z])", "/"), (r"\\lbrace", r"\\{"), (r"\\rbrace", r"\\}"), (r"\\langle", "("), (r"\\rangle", ")"),
-    (r"\\[lr]?vert(?![a-z])", "|"), (r"\\varnothing|\\\{ ?\\\}", r"\\emptyset"),
-    (r"\^ ?\{? ?\\circ ?\}?|\\degree(?![a-z])", "°"), (r"\\%", "%"),
-    (rf"(?<![\\a-zA-Z])(pi|infinity|inf|{_FUNCTION})(?![a-zA-Z])", r"\\\1"), (r"\+? ?\\inf(?:ini?ty)?(?![a-z])", r"\\infty"),
-    (r"(\\sqrt|\^) ?\(([^()]*)\)", r"\1{\2}"), (r"\\overline ?\{([A-Z]+)\}", r"\1"),
-    (r"^\\\{ ?[a-z](?: ?∈[^:|]*)? ?(?:\\mid|\||:)(.*)\\\}$", r"\1"),
-    (r"(?i)(?<![\\a-z])all real(?: number)?s|\\mathbb ?\{?R\}?", r"(-\\infty;\\infty)"),
-    (r"\(-\\infty;\\infty\) ?(?:\\setminus|\\backslash|-) ?\\\{([^,;{}]*)\\\}", r"(-\\infty;\1)\\cup (\1;\\infty)"),
-    (r"^[A-Za-z ]*\b(?:is|are|equals)(?![a-z]):? ?(?=\S)|^ ?(?:\\approx|about|approximately) ?", ""),
-    (r"(?<=[\d}]) ?\(([a-zA-Z. ]+)\) ?$", r" \1"), (r"(?<![a-zA-Z\\])[a-zA-Z]\([a-z]\) ?=", "y="),
-    (r",? ?(?<![\\a-zA-Z])(?:and|or)(?![a-zA-Z]) ?|, |;", ";"), (r"(?<![\w.])\.(?=\d)", "0."),
-    (r"(?<![\d,./])\d{1,3}(?: \d{3})+(?![\d/]| ?\\frac)", lambda m: m[0].replace(" ", "")),
-    (r"\\sqrt ?(\[[^]]*\])? ?(\d+|[a-zA-Z]|\\[a-z]+)", r"\\sqrt\1{\2}"), (r"\\(frac|binom) ?([\da-zA-Z]|\\[a-z]+)", r"\\\1{\2}"),
-    (rf"(\\(?:frac|binom) ?{_GROUP}) ?([\da-zA-Z]|\\[a-z]+)", r"\1{\2}"), (r"_ ?(\d+|[a-zA-Z])", r"_{\1}"), (r"(?<=\d)_\{10\}$", ""),
-    (rf"\^ ?([-+]?\d+(?:\.\d+)?|[a-zA-Z]|\\[a-z]+(?:{_GROUP})*)", r"^{\1}"), (r"(?<![\w})\]°%]) +| +(?!\w)|(?<=\}) +(?=\{)", ""))]
-_D = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?"
-_FRACTION = re.compile(rf"([+-]?)(?:(\d+) ?(?=\\| \d))? ?(?:\\frac\{{(-?{_D})\}}\{{(-?{_D})\}}|({_D})/({_D}))")
-_DECIMAL = re.compile(rf"([+-]?)({_D})(?:\\overline\{{(\d+)\}})?(?:[eE]([+-]?\d+)|(?:\\times|\\cdot|\*) ?10\^\{{([+-]?\d+)\}})?")
-_BASE = re.compile(r"\(?([\dA-Za-z.,]*\d[\dA-Za-z.,]*)\)? ?(?:_\{\(?(?:base)? ?(\w+) ?\)?\}|\(?base ?(\w+)\)?)")
-_UNIT = re.compile(r"(.*\d.*?|.*\\.*?)(\s*[°%] ?[CF]?|(?<![\\A-Za-z])\s*[A-Za-z][A-Za-z./ ]*)(?:\^\{[23]\})?")
-_NAME = re.compile(  # may stand left of "=" without being part of the answer: x, f(2), P(X=1), a_{37}, (p,q), |AB|, S:T, Area
-    rf"(?!.*\\(?:{_FUNCTION}|infty|pi)(?![a-z]))(?=.*[a-zA-Z])(?:[A-Za-z\\{{}}()|:/,;'° ]|_\{{[\w ]+\}}|(?<=[A-Zf-h])\([^()]*\))+")
-_SIGNS = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "≠": "≠", "=": "=", "∈": "∈"}  # and what they become when the sides change places
-_HOSTILE = re.compile(r"\d{5,}\W*!|!\W*!|\^\W*\d{5}|\d\W*\^[^-+*]*\d\W*\^|\^[^-+*]*\^[^-+*]*\^|binom\W*\d{5}")  # towers, 10!!!, 7^{10^8}
+_TEXT = r"\\(?:text[a-z]*|[mh]box|math(?:rm|bf|it|sf|tt|normal)|boldsymbol|bm|underline)"
+_D = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?"  # 1,234.5
+_GROUP = functools.reduce(lambda inner, _: rf"\{{(?:[^{{}}]|{inner})*\}}", range(5), r"\{[^{}]*\}")  # {..}, six deep
 
+
+def _plain(m: re.Match) -> str:
+    return unicodedata.normalize("NFKC", m[0]).replace("⁄", "}{").replace("−", "-")
+
+
+def _unit(m: re.Match) -> str:
+    """~ and the unit as _UNITS spells it; nothing of a word like "ways", of which nothing is known."""
+    words = re.findall("[a-z]+|[°%]", m[1].lower().replace(".", ""))
+    known = [_UNITS[word] for word in words if word in _UNITS]
+    if len(m[1]) == 1 and m[1].isalpha() or re.search(rf"\\{_TRIG}", m.string):
+        return m[0]  # 5m may be a product
+    if not known:
+        return "" if m[1][0] == " " and max(map(len, words)) > 2 else m[0]
+    power = "^2" if "square" in words else "^3" if "cubic" in words else f"^{m[2]}" if m[2] else ""
+    return f"~{known[0]}{power}"
+
+
+_RULES = [(re.compile(pattern), new) for pattern, new in (  # in this order; afterwards ";" ends an item
+    (r"[¼-¾⅐-⅞]", lambda m: rf"\frac{{{_plain(m)}}}"),  # ½
+    (r"[⁻⁰¹²³⁴-⁹]+", lambda m: f"^{{{_plain(m)}}}"),  # x²
+    (r"^(['\"`*]+)(.+?)\1$", r"\2"),  # **5**
+    (r"(?<!\\)\\\\(?=[a-zA-Z]{2})", r"\\"),  # \\frac, escaped once too often
+    (rf"\\f?box(?:ed)?\s*({_GROUP})", lambda m: m[1][1:-1]),  # \boxed{5}
+    (rf"{_TEXT}\s*({_GROUP})", lambda m: f" {m[1][1:-1]} "),  # \text{odd}
+    (r"(?:\{,\}|,\s*\\!)\s*(?=\d{3})", ""),  # 1{,}000
+    (rf"(?:\\\$|^\$(?=[^$]*$))\s*({_D})", r"\1 dollar "),  # \$5
+    (r"\\!|\\?\$|(?<!\\)\\[][()]", ""),  # \(5\)
+    (r"\\([a-zA-Z]+)", lambda m: _COMMANDS.get(m[1], m[0])),  # \dfrac
+    (r"(?:(?<!\\)\\[,;:\s]|~|\s)+", " "),  # 1\,234
+    (r"[<>!]=|\\not ?=", lambda m: "≤≥≠≠"["<>!\\".index(m[0][0])]),  # x<=2
+    (r"\^ ?\{? ?\\circ ?\}?", "°"),  # 45^\circ
+    (r"\\%", "%"),  # 50\%
+    (r"(?i)(?<![\\a-z])all real(?: number)?s|\\mathbb ?\{?R\}?", r"(-\\infty;\\infty)"),  # all reals
+    (r"\(-\\infty;\\infty\) ?(?:\\setminus|\\backslash|-) ?\\\{([^,;{}]*)\\\}", r"(-\\infty;\1)\\cup (\1;\\infty)"),  # R\{2}
+    (r"^[A-Za-z ]*\b(?:is|are|equals)(?![a-z]):? ?(?=\S)|^ ?(?:option|choice) ", ""),  # the sum is 5
+    (r"^ ?(?:[A-Za-z]? ?\\approx|about|approximately) ?", ""),  # x \approx 5
+    (r"(?<=[\w})%]),? ?\(?(?:or )?(?:\\approx|approximately|about)(?![a-z]).*$", ""),  # 1/3 or approximately 0.33
+    (r"(\d) ?(?:\^ ?\{? ?)?(?:st|nd|rd|th)(?![a-z])(?: ?\})?", r"\1"),  # 12^{th} grade
+    (rf"(?i)^({'|'.join(_NUMERALS)})(?= [a-z]|$)", lambda m: str(_NUMERALS.index(m[0].lower()))),  # three boxes
+    (r"(?<=\d) ?(hundred|thousand|million|billion)(?![a-z])", lambda m: rf"\cdot 10^{_ZEROS[m[1]]}"),  # 5 million
+    (r"(?<=\d)[eE]([-+]?\d+)$", r"\\cdot 10^{\1}"),  # 1.5e3
+    (r"(?<![a-zA-Z\\])[a-zA-Z]\([a-z](?:, ?[a-z])*\) ?=", "y="),  # f(x) = 2x
+    (r"(?<![\\a-zA-Z])[A-Za-z]{2,}: (?=\S)", ""),  # Anna: 7, Bob: 14
+    (r",? ?(?<![\\a-zA-Z])(?:and|or)(?![a-zA-Z]) ?|, |;", ";"),  # 1, 2 and 3
+    (r"(?<![\w.])\.(?=\d)", "0."),  # .5
+    (r"(?<![\d,./])\d{1,3}(?: \d{3})+(?![\d/]| ?\\frac)", lambda m: m[0].replace(" ", "")),  # 1 234
+    (r"\\sqrt ?(\[[^]]*\])? ?(\d+|[a-zA-Z]|\\[a-z]+)", r"\\sqrt\1{\2}"),  # \sqrt2
+    (r"\\(frac|binom) ?([\da-zA-Z]|\\[a-z]+)", r"\\\1{\2}"),  # \frac12
+    (rf"(\\(?:frac|binom) ?{_GROUP}) ?([\da-zA-Z]|\\[a-z]+)", r"\1{\2}"),  # \frac{1}2
+    (r"(?<![\w.}/,^])(\d+)/(\d+)(?![\w./,])", r"\\frac{\1}{\2}"),  # 1/2
+    (r"(?<![\d.}])(\d+) ?(\\frac\{\d+\}\{\d+\})", r"(\1+\2)"),  # 3\frac{1}{2}
+    (r"(\d*\.(\d*))\\overline ?\{(\d+)\}", lambda m: (
+        rf"({m[1]}0+\frac{{{m[3]}}}{{{'9' * len(m[3])}{'0' * len(m[2])}}})")),  # 0.\overline{3}
+    (r"_ ?(\d+|[a-zA-Z]|\\[a-z]+)", r"_{\1}"),  # 11_2
+    (rf"\^ ?([-+]?\d+(?:\.\d+)?|[a-zA-Z]|\\[a-z]+(?:{_GROUP})*)", r"^{\1}"),  # x^2
+    (r"\(?([\dA-Z.]*\d[\dA-Z.]*)\)? ?(?:_\{[ (]*(?:base )?|\(?base )(\w+)[ )]*\}?", lambda m: (
+        f"{m[1].lstrip('0')}_{{{_NUMERALS.index(m[2]) if m[2] in _NUMERALS else m[2]}}}")),  # 11 (base two)
+    (r"(?<=\d)_\{10\}$", ""),  # 11_{10}
+    (r"(?<=\d)\((\d+)\)", r"\\cdot \1"),  # 1000(26)
+    (r"(?<=[\d})°.])( ?[°%]| ?[A-Za-z][A-Za-z./ ]*)(?:\^\{([23])\})?(?=;|$)", _unit),  # 5 \text{ square feet}
+    (r"^ ?(?:\(?([A-J])\)|([A-J])[.:] ) ?\w.*$", r"\1\2"),  # (C) 12
+    (r"(?<![\w})\]°%]) +| +(?!\w)|(?<=\}) +(?=\{)", ""),  # x + 1
+    (r"^[a-zA-Z]∈", ""),  # x \in [1,2)
+    (r"^[a-zA-Z]≠([^;=]+)$", r"(-\\infty;\1)\\cup (\1;\\infty)"),  # x \ne 3
+    (r"^\(?([A-J]|[a-d])\)?$", lambda m: m[1].upper()),  # (c)
+    (r"^(?:an?|the) (?=[A-Za-z])", ""))]  # an ellipse
+
+
+@functools.lru_cache(maxsize=1 << 12)
 def _normal(s: str) -> str:
     """The one spelling of an answer that the functions below read."""
     s = s.translate(_UNICODE).strip().rstrip("\\").strip()
-    s = s if "\\begin" in s else re.sub(r"\\\\(?=[a-zA-Z])", r"\\", s)  # escaped once too often; in a matrix \\ ends a row
-    for i, (pattern, new) in enumerate(_REWRITES):
-        s = pattern.sub(new, unicodedata.normalize("NFKC", s) if i == 3 else s)
+    for pattern, new in _RULES:
+        s = pattern.sub(new, s)
     return s.strip(" .,:;")
+
+
+_NUMBER = re.compile(rf"(-?)(?:({_D})|\\frac\{{(-?{_D})\}}\{{(-?{_D})\}})")  # -1,000.5 or -\frac{1}{2}
+_MATRIX = re.compile(r"[([]?\\begin\{(?:([vV])|[pbB]|small)?(?:matrix|array)\}(?:\{[clr| ]*\})?(.*)\\end\{[a-zA-Z]*\}[])]?")
+_TURNED = str.maketrans("<>≤≥", "><≥≤")
+_TOWER = re.compile(r"\^\{[^{}]*(?:\^|\}\^)|\d{5}\W*!|!\W*!|\^\{\W*\d{5}|binom\{\D*\d{5}")  # 9^{9^{9}}, 10!!
+
+
+def _number(s: str) -> Fraction | None:
+    m = _NUMBER.fullmatch(s)
+    if not m:
+        return None
+    over, under = (Fraction((x or "1").replace(",", "")) for x in (m[2] or m[3], m[4]))
+    return over / under * (-1 if m[1] else 1) if under else None
+
 
 def _split(s: str, separator: str) -> list[str]:
     """Parts of s between separators (a pattern) outside all brackets; [] where brackets do not match."""
@@ -386,172 +448,125 @@ def _split(s: str, separator: str) -> list[str]:
             parts[-1] += token
     return [part.strip() for part in parts] if depth == 0 else []
 
-def _parts(s: str) -> tuple[str, list[str]]:
-    """("", items) of a bare list, ("[)", items), ("{}", items), ("cup", sets), ("matrix2", cells), or ("leaf", [s])."""
-    if m := re.fullmatch(r"[([]?\\begin\{(?:([vV])|[pbB]|small)?(?:matrix|array)\}(?:\{[clr| ]*\})?(.*)\\end\{[a-zA-Z]*\}[])]?", s):
+
+def _plus_minus(s: str) -> list[str]:
+    if not 0 < s.count(r"\pm") < 5:
+        return [s]
+    return [one for sign in "+-" for one in _plus_minus(s.replace(r"\pm", sign, 1))]
+
+
+def _is_name(s: str, value: str = "") -> bool:
+    """Whether s may stand left of "=" and be no part of the answer: x, f(2), a_{n+1}; of a number also BC^{2}, \\sin A."""
+    rest = re.sub(r"_\{[^{}]*\}|(?<=[A-Zf-h])\([^()]*\)", "", s)
+    if not re.match(r"[^\d-]*[a-zA-Z]", rest):
+        return False
+    return not re.search("[-+]" if _number(value) is not None else rf"[-+*^\d]|\\(?:{_FUNCTION}|pi|infty)(?![a-z])", rest)
+
+
+def _read(s: str) -> tuple[str, list[str]]:
+    """Kind and parts: ("list", items), ("{}", items), ("()", items), ("[)", ends), ("cup", sets), (":", parts),
+    ("=", sides), ("<≤", sides), ("matrix2", cells), or ("leaf", [s])."""
+    if m := _MATRIX.fullmatch(s):
         rows = re.sub(r"\\\\ ?$|\\hline", "", m[2].strip()).split("\\\\")
-        return f"{m[1] or 'matrix'}{len(rows)}", [cell.strip() for row in rows for cell in row.split("&")]
-    for kind, separator in (("cup", r"\\cup(?![a-z])"), ("", "[,;]")):
-        if len(items := _split(s, separator)) > 1:
-            return kind, items
-    m = re.fullmatch(r"(\\?[([{])(.*?)(\\?[])}])", s)
+        return f"{m[1] or ''}matrix{len(rows)}", [cell.strip() for row in rows for cell in row.split("&")]
+    items = _split(s, "[,;]")
+    if len(items) > 1 and _number(s.rpartition("~")[0] or s) is None:
+        if all(re.search("[<>≤≥]", item) for item in items):
+            return "cup", items
+        return "list", [one for item in items for one in _plus_minus(item)]
+    for kind, separator in (("=", "="), ("cup", r"\\cup(?![a-z])"), (":", ":")):
+        if len(parts := _split(s, separator)) > 1:
+            return kind, parts
+    parts = re.split("([<>≤≥])", s)
+    if re.search("[>≥]", s):
+        parts = [part.translate(_TURNED) for part in parts[::-1]]
+    sides, signs = parts[::2], "".join(parts[1::2])
+    if len(sides) == 2:
+        sides, signs = ([r"-\infty", *sides], "<" + signs) if _is_name(sides[0]) else ([*sides, r"\infty"], signs + "<")
+    if len(sides) == 3 and _is_name(sides[1]) and "|" not in sides[1]:
+        return ("[" if signs[0] == "≤" else "(") + ("]" if signs[1] == "≤" else ")"), sides[::2]
+    if signs:
+        return signs, sides
+    if len(both := _plus_minus(s)) > 1:
+        return "list", both
+    m = re.fullmatch(r"\\?([\[({])(.*?)\\?([])}])", s)
     items = _split(m[2], "[,;]") if m else []
-    if len(items) == 1 and m[1] + m[3] in ("()", "{}"):
-        return _parts(items[0])
-    return ((m[1] + m[3]).replace("\\", ""), items) if items else ("leaf", [s])
+    if len(items) == 1 and m[1] in "({":
+        return _read(items[0])
+    return (m[1] + m[3], [one for item in items for one in _plus_minus(item)]) if items else ("leaf", [s])
 
-def _number(s: str) -> Fraction | None:
-    r"""1,000.5, 3\frac{1}{2}, 1 1/2, -2/3, 1.5e-7, 0.\overline{3} as an exact number; None for anything else."""
-    if m := _FRACTION.fullmatch(s):
-        over, under = (Fraction(x.replace(",", "")) for x in (m[3] or m[5], m[4] or m[6]))
-        if under == 0 or m[2] and not 0 < over < under:
-            return None
-        value = int(m[2] or 0) + over / under
-    elif (m := _DECIMAL.fullmatch(s)) and len(m[4] or m[5] or "") < 4:
-        value = Fraction(m[2].replace(",", "")) * Fraction(10) ** int(m[4] or m[5] or 0)
-        value += Fraction(int(m[3] or 0), (10 ** len(m[3] or "1") - 1) * 10 ** len(m[2].partition(".")[2]))
-    else:
-        return None
-    return -value if m[1] == "-" else value
 
-def _equal_numbers(a: str, b: str, x: Fraction, y: Fraction) -> bool:
-    """x == y, the numbers of a and b, or one is written as a decimal that shows the period of the other twice."""
-    for text, shown, q in ((a, x, y), (b, y, x)):
-        n = len(text.partition(".")[2])
-        if 6 <= n < 50 and abs(shown - q) * 10**n < 1:
-            if any((10**p - 1) * 10 ** (n - 2 * p) * q % 1 == 0 for p in range(1, n // 2 + 1)):
-                return True
-    return x == y
+def _value(sides: list[str], ask) -> str:
+    """"5" of x = 5, BC^{2} = 5 and 2+3 = 5; "" of 5 = 7."""
+    first, last = sides[0], sides[-1]
+    if _is_name(first, last):
+        return last
+    if _is_name(last, first):
+        return first
+    return last if all(_equal(first, side, ask) for side in sides[1:]) else ""
 
-def _base(s: str) -> tuple[str, str] | None:
-    """("2A", "11") of 2A_{11} or "2A (base eleven)"; None without a base."""
-    if m := _BASE.fullmatch(s):
-        base = (m[2] or m[3]).lower()
-        return m[1].replace(",", "").lstrip("0").upper(), str(_NUMERALS.index(base)) if base in _NUMERALS else base
 
-def _unit(s: str) -> tuple[str, set[str]]:
-    """The answer without its unit, and what is known of the unit: nothing of a word like "ways"."""
-    if (m := _UNIT.fullmatch(s)) and not re.search(rf"\\{_TRIG}", s) and m[1].strip():
-        words = [word.rstrip("s") if len(word) > 2 else word for word in re.findall(r"[a-z]+|[°%]", m[2].lower().replace(".", ""))]
-        known, spaced = words[0] in _UNITS, m[2][0] == " "
-        if known and (spaced or words[0] in "°%" or len(words[0]) > 1) or spaced and len(words[0]) > 1 and max(map(len, words)) > 2:
-            return m[1].strip(), {_UNITS[word] for word in words if word in _UNITS}
-    return s, set()
+def _in_order(xs: list[str], ys: list[str], ask) -> bool:
+    return len(xs) == len(ys) and all(_equal(x, y, ask) for x, y in zip(xs, ys, strict=True))
 
-def _chain(s: str) -> tuple[list[str], list[str]]:
-    """Sides and signs of a relation, inequalities turned to "<": (["2", "x"], ["<"]) of x > 2."""
-    sides = _split(s, "[<>≤≥≠=∈]")
-    signs = re.findall("[<>≤≥≠=∈]", s) if len(sides) > 1 else []
-    return (sides[::-1], [_SIGNS[sign] for sign in signs[::-1]]) if signs and signs[0] in ">≥" else (sides, signs)
 
-def _as_set(s: str) -> str:
-    r"""(-\infty;2] of x ≤ 2, (1;5) of 1 < x < 5, a union of "x < 2 or x > 3"; s itself where it is no such thing."""
-    if len(items := _split(s, "[,;]")) > 1:
-        sets = [_as_set(item) for item in items]
-        return s if any(map(str.__eq__, sets, items)) else r"\cup ".join(sets)
-    sides, signs = _chain(s)
-    if len(sides) == 2 and _NAME.fullmatch(sides[0]):
-        sides, signs = [r"-\infty", *sides], ["<", *signs]
-    elif len(sides) == 2:
-        sides, signs = [*sides, r"\infty"], [*signs, "<"]
-    if len(sides) != 3 or not _NAME.fullmatch(sides[1]) or not set(signs) <= set("<≤≠"):
-        return s
-    text = f"{'(['[signs[0] == '≤']}{sides[0]};{sides[2]}{')]'[signs[1] == '≤']}"
-    return rf"{text}\cup ({sides[2]};\infty)" if "≠" in signs else text
-
-def _plus_minus(s: str) -> str:
-    r"""A list with the first \pm of every item written out: 1+\sqrt{2};1-\sqrt{2} of 1\pm\sqrt{2}."""
-    kind, items = _parts(s)
-    items = items if kind in ("", "{}") else [s]
-    return ";".join(item.replace(r"\pm", sign, 1) for item in items for sign in ("+-" if r"\pm" in item else "+"))
-
-def _equal_bags(xs: list[str], ys: list[str], ask) -> bool:
-    """Whether two lists hold the same answers in any order."""
-    left = list(ys)
+def _in_any_order(xs: list[str], ys: list[str], ask) -> bool:
+    left = list(ys) if len(xs) == len(ys) else []
     for x in xs:
         match = x if x in left else next((y for y in left[:20] if _equal(x, y, ask)), None)
         if match is None:
             return False
         left.remove(match)
-    return not left
+    return True
+
 
 def _equal(a: str, b: str, ask) -> bool:
     """Whether two normal forms mean the same; ask(mode, a, b) does the algebra."""
     if a == b or not a or not b:
         return a == b != ""
-    for x, y in ((a, b), (b, a)):
-        m = re.fullmatch(r"(\()?([A-J])(?:\)|[.:]) ?(.+)", x)
-        if m and (m[2] == y or m[1] and not y.startswith("(") and _equal(m[3], y, ask)):
-            return True  # "(A) 12" is A, and 12
-    if 0 < max(a.count(r"\pm"), b.count(r"\pm")) < 5:
-        return _equal(_plus_minus(a), _plus_minus(b), ask)
-    if _base(a) or _base(b):
-        return _base(a) == _base(b)
-    a, b = (sides[-1 if _NAME.fullmatch(sides[0]) else 0] for sides in (_split(s, r"\\approx(?![a-z])") or [s] for s in (a, b)))
-    (a, unit_a), (b, unit_b) = _unit(a), _unit(b)
-    if unit_a and unit_b and not unit_a & unit_b:
+    (kind, xs), (other, ys) = _read(a), _read(b)
+    if "=" in (kind, other) and kind != other:
+        return _equal(_value(xs, ask), b, ask) if kind == "=" else _equal(a, _value(ys, ask), ask)
+    kinds = {kind, other}
+    if kinds <= {"list", "{}"} or kinds == {"cup"}:
+        return _in_any_order(xs, ys, ask)
+    if kinds == {"leaf"}:
+        return _equal_leaves(xs[0], ys[0], ask)
+    if len(kinds) == 1 or kinds in ({"list", "()"}, {"()", f"matrix{len(xs)}"}):
+        if _in_order(xs, ys, ask) or kind != "=" or len(xs + ys) > 4:
+            return _in_order(xs, ys, ask)
+        return ask("ratio", "({})-({})".format(*xs), "({})-({})".format(*ys))
+    if kinds <= {"list", "{}", "leaf"}:  # 100,200 is a number, unless the other one is the list 100; 200
+        number, items = (a, ys) if kind == "leaf" else (b, xs)
+        return ",0" not in number and _in_any_order(number.split(","), items, ask)
+    return "leaf" in kinds and "matrix" in kind + other and ask("value", a, b)
+
+
+def _equal_leaves(a: str, b: str, ask) -> bool:
+    """Numbers and words, with their units or without; the rest by algebra."""
+    (a, _, unit), (b, _, other) = a.partition("~"), b.partition("~")
+    if unit and other and unit != other:
         return False
     x, y = _number(a), _number(b)
     if x is not None and y is not None:
-        share = unit_a ^ unit_b == {"%"} and (x / 100 == y <= 1 if unit_a else y / 100 == x <= 1)
-        if share or _equal_numbers(a, b, x, y) or "," not in a + b:
-            return share or _equal_numbers(a, b, x, y)
-    elif x is not None or y is not None:  # so its commas are thousands, unless the other one is a list: 100,200 and 100, 200
-        a, b = (s.replace(",", "") if q is not None and (",0" in s or len(_split(other, "[,;]")) == 1) else s
-                for s, q, other in ((a, x, b), (b, y, a)))
-    verdict = _equal_relations(a, b, ask)
-    return _equal_parts(a, b, ask) if verdict is None else verdict
-
-def _equal_relations(a: str, b: str, ask) -> bool | None:
-    """The verdict where a or b is an equation, inequality or membership; None where neither is, or where one is a list."""
-    (xs, signs), (ys, others) = _chain(a), _chain(b)
-    sets = [
-        sides[-1] if len(sides) == 2 and sign[0] in "=∈" and _NAME.fullmatch(sides[0]) else _as_set(s)
-        for s, sides, sign in ((a, xs, signs), (b, ys, others))
-    ]
-    if any(len(_split(s, "[,;]")) > 1 and (len(sides) != 2 or _number(sides[1]) is None) for s, sides in ((a, xs), (b, ys))):
-        return _equal(*sets, ask) if (sets[0] == a) != (sets[1] == b) else None
-    if signs == others and signs:
-        mode = "factor" if signs[0] in "<≤" else "ratio"
-        return (len(xs) == len(ys) and all(_equal(x, y, ask) for x, y in zip(xs, ys, strict=True))) or (
-            len(xs) == len(ys) == 2 and signs != ["∈"] and ask(mode, "({})-({})".format(*xs), "({})-({})".format(*ys)))
-    if "=" in signs + others:
-        sides, other = (xs, b) if signs else (ys, a)
-        if (signs and others) or _NAME.fullmatch(sides[0]):
-            return not (signs and others) and _equal(sides[-1], other, ask)
-        numbers = all(_number(_unit(side)[0]) is not None for side in sides)  # 0.56 = 56%
-        return bool(numbers or _NAME.fullmatch(sides[-1])) and _equal(sides[0], other, ask)
-    return (sets != [a, b] and _equal(*sets, ask)) if signs or others else None
-
-def _equal_parts(a: str, b: str, ask) -> bool:
-    """Lists, sets, tuples, intervals, unions and matrices by their elements; words; the rest by algebra."""
-    (kind, xs), (other, ys) = _parts(a), _parts(b)
-    if len(xs) == len(ys) == 1 and {kind, other} <= {"leaf", "{}"} and (xs, ys) != ([a], [b]):
-        return _equal(xs[0], ys[0], ask)
-    if {kind, other} <= {"", "{}"} or kind == other == "cup":
-        return _equal_bags(xs, ys, ask)
-    alike = kind == other or {kind, other} in ({"", "()"}, {"()", f"matrix{len(xs)}"})  # a tuple without brackets, or as a column
-    if alike and kind != "leaf":
-        return len(xs) == len(ys) and all(_equal(x, y, ask) for x, y in zip(xs, ys, strict=True))
-    if not alike:
-        return "leaf" in (kind, other) and "matrix" in kind + other and ask("value", a, b)
-    a, b = (str(_NUMERALS.index(s.lower())) if s.lower() in _NUMERALS else s for s in (a, b))
-    words = [re.sub(r"^(?:an?|the) |[^a-z]", "", s.lower()) if re.fullmatch(r"[A-Za-z][A-Za-z' .-]*", s) else "" for s in (a, b)]
-    if len(a) == len(b) == 1:
-        return a == b or a.upper() == b.upper() and a.upper() in "ABCD"  # the choices, in either case
-    if all(words) and (words[0] == words[1] or max(map(len, words)) > 2):
-        return words[0] == words[1]  # so abc is a word, xy a product
-    if ":" in a + b:  # ratios and times
-        xs, ys = a.split(":"), b.split(":")
-        return len(xs) == len(ys) and all(_equal(x.strip(), y.strip(), ask) for x, y in zip(xs, ys, strict=True))
+        if {unit, other} == {"%", ""} and (x / 100 == y <= 1 if unit else y / 100 == x <= 1):
+            return True
+        places = max(len(s.partition(".")[2]) for s in (a, b))
+        return x == y or places >= 12 and abs(x - y) * 10**places < 1  # a float as printed: 0.16923076923076924
+    if a == b or len(a) == len(b) == 1 or re.search(r"\d_\{", a + b):
+        return a == b
+    if all(re.fullmatch(r"[A-Za-z][A-Za-z' .-]*", s) for s in (a, b)) and max(len(a), len(b)) > 2:
+        return re.sub("[^a-z]", "", a.lower()) == re.sub("[^a-z]", "", b.lower())  # abc is a word, xy a product
     return ask("value", a, b)
+
 
 @functools.lru_cache(maxsize=1 << 16)
 def _is_equiv(a: str, b: str) -> bool:
     try:
-        return bool(_equal(_normal(a), _normal(b), functools.partial(_ask, [ALGEBRA_SECONDS])))
+        return _equal(_normal(a), _normal(b), functools.partial(_ask, {"cpu": ALGEBRA_CPU_S, "wall": ALGEBRA_WALL_S}))
     except (RecursionError, TimeoutError, BrokenPipeError):
         return False
+
 
 def is_equiv(pred: str, gold: str) -> bool:
     r"""Whether two bare answers mean the same. Symmetric; returns within two seconds and raises for no input.
@@ -564,21 +579,27 @@ def is_equiv(pred: str, gold: str) -> bool:
     a, b = sorted((pred.strip(), gold.strip()))
     return _is_equiv(a, b) if a != b and max(len(a), len(b)) <= MAX_ANSWER_CHARS else a == b != ""
 
-def score(text: str, gold: str) -> bool | None:
-    """Whether the answer in a reply is the gold one; None where the reply holds no answer."""
-    answer, boxes = extract_answer(text), read_boxes(text)
-    if answer is None or is_equiv(answer, gold):
-        return None if answer is None else True
-    n = next((n for n in range(1, len(boxes)) if not _BETWEEN.fullmatch(text, boxes[-n - 1][1], boxes[-n][0])), len(boxes))
-    return n > 1 and is_equiv("; ".join(content for _, _, content in boxes[-n:]), gold)
 
+_THOUGHT = re.compile(r"\A.*</think>|<think>.*", re.DOTALL)
+_CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _BOX = re.compile(r"\\{1,2}(?:boxed|fbox)\s*(\{|-?\d[\d.,/]*|[A-Z](?![A-Za-z]))|\\.|[{}]", re.DOTALL)
-_BETWEEN = re.compile(r"(?:[\s$,;\\()\[\]]|and|or|\\q?quad|\\text\{ ?(?:and|or) ?\})*")  # "\boxed{1} and \boxed{2}" are one answer
-_MARK = re.compile(
-    r"\banswers?[*_\s]{0,9}(?:(?:is|are|should be|must be|would be|[:=])[*_:\s]{0,9}|(?=\$|\\[(\[])|(?<=\n)|(?<=\*\*))"
-    r"|^\#{4}\s{0,9}(?=\S*[\d\\$]\S*\s*$|[A-Z]\s*$)", re.IGNORECASE | re.MULTILINE)
+_OPEN_BOX = re.compile(rf"\\boxed\s*\{{((?:[^{{}}$\n]|{_GROUP})+?)(?:\$|\\[])]|\n|\Z)")  # \boxed{42$
+_MINUS = re.compile(r"(?:[=$(:]|\bis|\bare)\s*[-−]\s*\Z")  # x = -\boxed{5}
+_ABOUT = re.compile(r"[\s$,;(\\]*(?:or )?(?:approximately|about|approx|≈)[\s$(\\]*")  # \boxed{1/3} \approx \boxed{0.33}
+_AND = re.compile(r"(?:[\s$,;\\()\[\]]|and|or|\\q?quad|\\text\{ ?(?:and|or) ?\})*")  # \boxed{1} and \boxed{2}
+_NEXT = re.compile(r"[^.\d]{0,60}|\W*\n\s*(?:[-*•]|\d+\.)[^.\d]{0,60}")  # * a = \boxed{1}\n* b = \boxed{2}
+_MARKS = [re.compile(pattern, re.IGNORECASE | re.MULTILINE) for pattern in (
+    r"<answer>",  # <answer>5</answer>
+    r"\"(?:final_?)?answer\"\s*:",  # {"answer": 5}
+    r"^\#{4}\s{0,9}(?=.*\d|[A-Z]\s*$)(?!step\b)",  # #### 5 clips
+    r"^A:",  # A: 5
+    r"\banswers?(?: to [^.\n:]{1,60})?[*_\s]{0,9}(?:\b(?:is|are|should be|must be|would be)\b|[:=])(?! correct)",  # the answer is 5
+    r"\banswers?[*_\s]{0,9}(?=\$|\\[(\[])",  # the answer $5$
+    r"^\W{0,9}(?:final )?answer\W{0,9}\n")]  # **Final Answer**
 _MATH = r"\$\$?([^$]*)\$\$?|\\\((.*?)\\\)|\\\[(.*?)\\\]"
-_STOP = re.compile(_MATH + r"|(\.(?=[\s*\"<]|$)|\n|<\||,?\s(?:since|because|which|where|so)\b)", re.DOTALL)
+_STOP = re.compile(_MATH + r"|(\.(?=[\s*\"<]|$)|\n|<[|/a-z]|\"|,?\s(?:since|because|which|where|so)\b)", re.DOTALL)
+_PROSE = re.compile(r"(?:[A-Za-z'-]+[ ,:]+){1,12}((?:\\[(\[]|\$)?-?[\d.,/]+(?![\d.,/])\D*)")  # approximately 500 feet
+
 
 def read_boxes(text: str) -> list[tuple[int, int, str]]:
     """Start, end and content of every balanced, non-empty box, in order of their ends."""
@@ -588,9 +609,54 @@ def read_boxes(text: str) -> list[tuple[int, int, str]]:
             opened.append(m if m[1] else None)  # a box, or any other brace
         elif m[1]:
             boxes.append((m.start(), m.end(), m[1].rstrip(".,/")))
-        elif m[0] == "}" and opened and (box := opened.pop()) and text[box.end() : m.start()].strip(" .…$\n"):
-            boxes.append((box.start(), m.end(), text[box.end() : m.start()].strip()))
+        elif m[0] == "}" and opened and (box := opened.pop()) and text[box.end():m.start()].strip(" .…$\n"):
+            boxes.append((box.start(), m.end(), text[box.end():m.start()].strip()))
     return boxes
+
+
+def _boxed(text: str) -> list[str]:
+    """The last box, or the list that the last boxes are; then what else a grader may take the boxes for."""
+    outside = _CODE.sub("", text)
+    text = outside if read_boxes(outside) else text
+    boxes = read_boxes(text)
+    boxes = [box for i, box in enumerate(boxes) if i + 1 == len(boxes) or box[0] < boxes[i + 1][0]]  # no inner ones
+    if not boxes:
+        m = _OPEN_BOX.search(text, max(text.rfind("\\boxed"), 0))
+        return [m[1].strip()] if m else []
+    while len(boxes) > 1 and _ABOUT.fullmatch(text, boxes[-2][1], boxes[-1][0]):
+        boxes.pop()
+    contents = ["-" * bool(_MINUS.search(text[max(start - 12, 0):start])) + content for start, _, content in boxes]
+    found = []
+    for between in (_AND, _NEXT):
+        n = 1
+        while n < len(boxes) and between.fullmatch(text, boxes[-n - 1][1], boxes[-n][0]):
+            n += 1
+        found.append(", ".join(dict.fromkeys(contents[-n:])))
+    if found[0] == ", ".join(contents[-2:]) and re.search("and|or", text[boxes[-2:][0][1]:boxes[-1][0]]):
+        found.append(contents[-1])  # MATH's gold is the last of two
+    return found
+
+
+def _marked(text: str) -> str:
+    """What follows the last marker that something follows."""
+    for start in sorted(m.end() for mark in _MARKS for m in mark.finditer(text))[:-20:-1]:
+        line = text[start:start + MAX_ANSWER_CHARS].lstrip(" *_:\n\"")
+        line = line[:next((stop.start() for stop in _STOP.finditer(line) if stop[4]), len(line))]
+        if line.count("}") > line.count("{"):
+            line = line.rstrip(" \n}]")  # {"answer": 5}
+        line = re.sub(r"^.*\b(?:is|are|equals)\b\s*", "", line, flags=re.DOTALL).strip(" *_,")
+        prose = _PROSE.fullmatch(line)
+        line = prose[1] if prose else line
+        math = re.fullmatch(_MATH, line, re.DOTALL)
+        if answer := next(filter(None, math.groups()), "").strip(" .") if math else line:
+            return answer
+    return ""
+
+
+def _readings(text: str) -> list[str]:
+    text = _THOUGHT.sub("", text) if isinstance(text, str) else ""
+    return _boxed(text) or list(filter(None, [_marked(text)]))
+
 
 def extract_answer(text: str) -> str | None:
     r"""The last balanced, non-empty \boxed{...}, else what follows the last "answer is", "Answer:" or "####"; else None.
@@ -598,100 +664,136 @@ def extract_answer(text: str) -> str | None:
     >>> extract_answer(r"So \boxed{\frac{1}{2}}, as asked in \boxed{} form."), extract_answer("The answer is $3.5$. Done")
     ('\\frac{1}{2}', '3.5')
     """
-    if boxes := read_boxes(text):
-        return boxes[-1][2]
-    answer = ""
-    for m in list(_MARK.finditer(text if isinstance(text, str) else ""))[:-20:-1]:
-        line = text[m.end() : m.end() + MAX_ANSWER_CHARS].lstrip(" *_:\n")
-        line = line[: next((stop.start() for stop in _STOP.finditer(line) if stop[4]), len(line))]
-        line = re.sub(r"^.*\b(?:is|are|equals)\b\s*", "", line, flags=re.DOTALL).strip(" *_\"")
-        math = re.fullmatch(_MATH, line, re.DOTALL)
-        if answer := next(filter(None, math.groups()), "").strip(" .") if math else line:
-            break
-    return answer or None
+    return next(iter(_readings(text)), None)
 
-_workers = {}  # process id: lock and worker; a forked child finds neither, and starts its own
 
-def _ask(seconds_left: list[float], mode: str, a: str, b: str) -> bool:
-    """The worker's verdict on two LaTeX expressions. When seconds_left[0] run out it is killed, and TimeoutError raised."""
-    if any(len(s) > MAX_ANSWER_CHARS // 2 or _HOSTILE.search(s) for s in (a, b)):
+def _is_copied(answer: str, gold: str, question: str) -> bool:
+    """Whether an answer is an expression of the question that nobody has worked out, as 513^2-487^2 is."""
+    form, wanted, asked = (_normal(s).replace(" ", "") for s in (answer, gold, question))
+    form = form.rpartition("=")[2]
+    if form == wanted.rpartition("=")[2] or re.search(r"(?<!\\)\b[a-zA-Z]{3}|^\(?[A-J][).:]", form):
         return False
-    own = _workers.setdefault(os.getpid(), {"lock": threading.Lock(), "process": None})
-    with own["lock"]:
-        if own["process"] is None or own["process"].poll() is not None:  # unbuffered, so that a fork flushes nothing twice
-            command = [sys.executable, os.path.abspath(__file__), "--grade-worker"]
-            worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
-            if worker.stdout.readline() != b"ready\n":
-                raise UserError("scoring: math-verify was expected, its process did not start; pip install math-verify")
-            own["process"] = worker
-        worker, reply, start = own["process"], b"", time.monotonic()
-        timer = threading.Timer(seconds_left[0], worker.kill)
-        timer.daemon = True
-        timer.start()
-        try:
-            worker.stdin.write(json.dumps([mode, a, b]).encode() + b"\n")
-            reply = worker.stdout.readline()
-        finally:
-            timer.cancel()
-            seconds_left[0] -= time.monotonic() - start
-            if not reply or seconds_left[0] < 0.02:  # hung, killed or interrupted: a late reply must not meet the next question
-                worker.kill()
-                worker.wait()
-    if not reply:
-        raise TimeoutError
-    return json.loads(reply)
+    is_work = re.search(r"[\w)}][-+*/^!(]|\\(?!frac)[a-z]", form)
+    return bool(is_work and re.search(rf"(?<![\d.^]){re.escape(form)}(?![\d.^])", asked))
 
-def _grade_worker() -> None:
-    """Answers JSON lines [mode, a, b] with true or false until stdin ends, that is until the parent is gone."""
-    import faulthandler
 
-    answers, sys.stdout = sys.stdout, sys.stderr
-    _same_algebra("value", "x^{2}", r"\sqrt{x}")  # imports
-    print("ready", file=answers, flush=True)
-    for line in sys.stdin:
-        faulthandler.dump_traceback_later(10 * ALGEBRA_SECONDS, exit=True)  # in case the parent died while this hangs
-        try:
-            verdict = _same_algebra(*json.loads(line))
-        except Exception:  # the parser and sympy raise what they like: what cannot be read is not equal
-            verdict = False
-        faulthandler.cancel_dump_traceback_later()
-        print(json.dumps(bool(verdict)), file=answers, flush=True)
+def score(text: str, gold: str, question: str | None = None) -> bool | None:
+    """Whether the answer in a reply is the gold one; None where the reply holds no answer.
 
-def _same_algebra(mode: str, *latex: str) -> bool:
-    """Equal "value", or constant "ratio" or positive "factor", at random rational points where both are real (if any are)."""
+    question: where it is given, an expression that stands in it is no answer, unless the gold is of that form.
+    """
+    answers = _readings(text)
+    if not answers:
+        return None
+    return any(is_equiv(one, gold) and not (question and _is_copied(one, gold, question)) for one in answers)
+
+
+_workers = {}  # process id: lock, worker and spare; a forked child finds none, and starts its own
+
+
+def _algebra() -> None:
+    """The worker's program: answers JSON lines [mode, a, b, seconds] with [verdict or null, seconds] until stdin ends."""
+    import json
+    import random
+    import re
+    import signal
+    import sys
+    import time
+
     import sympy
-    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy  # the parser of math-verify, which ...
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy  # math-verify's parser, which ...
 
     def read(s: str):
-        s = re.sub(r"(\d+(?:\.\d+)?)°", r"(\1\\pi/180)", s) if re.search(rf"\\{_TRIG}", s) else s
-        s = re.sub(r"(?<![\d.}])(\d+) ?(\\frac\{\d+\}\{\d+\})", r"(\1+\2)", s)  # a mixed number is a sum
+        if re.search(r"\\(arc)?(sin|cos|tan|cot|sec|csc)", s):
+            s = re.sub(r"([\d.]+)°", r"(\1\\pi/180)", s)
         s = re.sub(r"(?<=\d),(?=\d{3})|[%°]", "", s).replace("*", r"\cdot ")
         s = re.sub(r"(\d+)\.(\d*)", lambda m: rf"\frac{{{m[1]}{m[2]}}}{{1{'0' * len(m[2])}}}", s)
-        config = ConversionConfig(lowercase_symbols=False, interpret_as_mixed_fractions=False)  # ... does not offer these two
-        x = latex2sympy(s, normalization_config=None, conversion_config=config).doit()
-        x = x.replace(lambda f: isinstance(f, sympy.core.function.AppliedUndef), lambda f: sympy.Symbol(str(f)))
-        return x.subs(sympy.Symbol("i"), sympy.I)
+        config = ConversionConfig(lowercase_symbols=False, interpret_as_mixed_fractions=False)  # ... lacks these two
+        return latex2sympy(s, normalization_config=None, conversion_config=config).doit().subs(sympy.Symbol("i"), sympy.I)
 
     def vanishes(x) -> bool:  # evalf tries 150 digits; a sum that is 0 then has not one correct digit
         value = x.evalf(20, maxn=150)
         return value == 0 or value.is_number and all(part == 0 or part._prec == 1 for part in value.as_real_imag())
 
-    x, y = map(read, latex)
-    if isinstance(x, sympy.MatrixBase) and isinstance(y, sympy.MatrixBase):
-        return x.shape == y.shape and all(vanishes(p - q) for p, q in zip(x.flat(), y.flat(), strict=True))
-    if x == y:
-        return mode == "value" or not x.is_number
-    rng, names = random.Random(0), sorted(x.free_symbols | y.free_symbols, key=str)
-    signs = [(1,), (1, -1)] * (4 if names else 1)  # every other point has negative coordinates too
-    points = [{n: sympy.Rational(rng.randint(1, 999) * rng.choice(sign), 97) for n in names} for sign in signs]
-    values = [(x.subs(point), y.subs(point)) for point in points]
-    values = [(p, q) for p, q in values if p.evalf(15).is_real and q.evalf(15).is_real] or values
-    if mode == "value":
-        return all(vanishes(p - q) for p, q in values)
-    p0, q0 = values[0]
-    if vanishes(p0) or vanishes(q0) or not all(vanishes(p * q0 - p0 * q) for p, q in values):
+    def same(mode: str, *latex: str) -> bool:  # "value", or a constant "ratio", at random points where both are real
+        x, y = map(read, latex)
+        if isinstance(x, sympy.MatrixBase) and isinstance(y, sympy.MatrixBase):
+            return x.shape == y.shape and all(vanishes(entry) for entry in x - y)
+        rng, points = random.Random(0), []
+        for i in range(8 if x.free_symbols | y.free_symbols else 1):  # every other point has negative coordinates too
+            names = sorted(x.free_symbols | y.free_symbols, key=str)
+            points.append({n: sympy.Rational(2 * rng.randint(-500 * (i % 2), 500) + 1, 97) for n in names})
+        pairs = ((x.subs(point), y.subs(point)) for point in points)
+        real = (pair for pair in pairs if all(one.evalf(15).is_real for one in pair))
+        p0, q0 = next(real, None) or (x.subs(points[0]), y.subs(points[0]))
+        if mode == "value":
+            return x == y or vanishes(p0 - q0) and all(vanishes(p - q) for p, q in real)
+        return not vanishes(p0) and not vanishes(q0) and all(vanishes(p * q0 - p0 * q) for p, q in real)
+
+    def limit(seconds: float) -> None:  # of this process's own time: other load does not count
+        if hasattr(signal, "setitimer"):  # on Windows the parent's clock alone counts
+            signal.signal(signal.SIGPROF, signal.default_int_handler)
+            signal.setitimer(signal.ITIMER_PROF, seconds)  # raises KeyboardInterrupt ...
+            signal.setitimer(signal.ITIMER_VIRTUAL, seconds and seconds + 0.2)  # ... and this ends the process
+
+    answers, sys.stdout = sys.stdout, sys.stderr
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    same("value", "x^{2}", r"\sqrt{x}")  # imports the rest
+    print("ready", file=answers, flush=True)
+    for line in sys.stdin:
+        *question, seconds = json.loads(line)
+        start = time.process_time()
+        try:
+            limit(seconds)
+            verdict = bool(same(*question))
+        except KeyboardInterrupt:
+            verdict = None
+        except Exception:  # the parser and sympy raise what they like: what cannot be read is not equal
+            verdict = False
+        limit(0)
+        print(json.dumps([verdict, time.process_time() - start]), file=answers, flush=True)
+
+
+def _start_worker() -> subprocess.Popen:
+    """A process that runs _algebra. Its code is sent, so that this works pasted into a notebook or a script too."""
+    program = "import marshal, sys; pipe = sys.stdin.buffer; exec(marshal.loads(pipe.read(int(pipe.readline()))))"
+    worker = subprocess.Popen([sys.executable, "-P", "-c", program], bufsize=0,  # so that a fork flushes nothing twice
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    code = marshal.dumps(_algebra.__code__)
+    worker.stdin.write(b"%d\n" % len(code) + code)
+    return worker
+
+
+def _ask(left: dict[str, float], mode: str, a: str, b: str) -> bool:
+    """The worker's verdict on two LaTeX expressions; TimeoutError where it needs more seconds than are left."""
+    if any(len(s) > MAX_ANSWER_CHARS // 2 or _TOWER.search(s) for s in (a, b)):
         return False
-    return mode == "ratio" or all((p * q).evalf(15) > 0 for p, q in values)
+    own = _workers.setdefault(os.getpid(), {"lock": threading.Lock(), "worker": None, "spare": None})
+    with own["lock"]:
+        if own["worker"] is None or own["worker"].poll() is not None:
+            own["worker"] = own["spare"] or _start_worker()
+            own["spare"] = None
+            if own["worker"].stdout.readline() != b"ready\n":
+                raise UserError("scoring: math-verify was expected, its process did not start; pip install math-verify")
+            own["spare"] = _start_worker()  # so that a kill costs the next pair no start
+        worker, reply, start = own["worker"], b"", time.monotonic()
+        timer = threading.Timer(left["wall"], worker.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            worker.stdin.write(json.dumps([mode, a, b, left["cpu"]]).encode() + b"\n")
+            reply = worker.stdout.readline()
+        finally:
+            timer.cancel()
+            if not reply:  # killed or interrupted: a late reply must not meet the next question
+                worker.kill()
+                worker.wait()
+    verdict, seconds = json.loads(reply or "[null, 0]")
+    left["cpu"] -= seconds
+    left["wall"] -= time.monotonic() - start
+    if verdict is None or min(left.values()) <= 0:
+        raise TimeoutError
+    return verdict
 
 
 # --- Data: every set as rows of id, problem, solution, answer, subject, level, skills. ----------------------------------------------
@@ -1414,7 +1516,3 @@ def cli(main, Args, description: str) -> None:
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
-
-
-if __name__ == "__main__" and sys.argv[1:] == ["--grade-worker"]:
-    _grade_worker()
