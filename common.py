@@ -314,7 +314,7 @@ def open_teacher(args, write: bool = True) -> Teacher:
 # Chosen where careful graders differ: a unit may be missing but not contradict. 50% is 50 and, a share being at
 # most 1, also 1/2. 101_2 is not 101. A bare list has no order unless compared with (1,2), which is not {1,2}.
 MAX_ANSWER_CHARS = 600  # longer answers are compared as they are; the longest of MATH has 159 characters
-ALGEBRA_CPU_S = 0.5  # the worker's own time for all of one pair; a pair that needs more counts as different
+ALGEBRA_CPU_S = 0.4  # the worker's own time for all of one pair; a pair that needs more counts as different
 ALGEBRA_WALL_S = 1.8  # comes first only on a machine loaded several times over
 
 
@@ -382,7 +382,7 @@ _RULES = [(re.compile(pattern), new) for pattern, new in (  # in this order; aft
     (r"^ ?(?:[A-Za-z]? ?\\approx|about|approximately) ?", ""),  # x \approx 5
     (r"(?<=[\w})%]),? ?\(?(?:or )?(?:\\approx|approximately|about)(?![a-z]).*$", ""),  # 1/3 or approximately 0.33
     (r"(\d) ?(?:\^ ?\{? ?)?(?:st|nd|rd|th)(?![a-z])(?: ?\})?", r"\1"),  # 12^{th} grade
-    (rf"(?i)^({'|'.join(_NUMERALS)})(?= [a-z]|$)", lambda m: str(_NUMERALS.index(m[0].lower()))),  # three boxes
+    (rf"(?i)^ ?({'|'.join(_NUMERALS)})(?= ?[a-z]| *$)", lambda m: str(_NUMERALS.index(m[1].lower()))),  # three boxes
     (r"(?<=\d) ?(hundred|thousand|million|billion)(?![a-z])", lambda m: rf"\cdot 10^{_ZEROS[m[1]]}"),  # 5 million
     (r"(?<=\d)[eE]([-+]?\d+)$", r"\\cdot 10^{\1}"),  # 1.5e3
     (r"(?<![a-zA-Z\\])[a-zA-Z]\([a-z](?:, ?[a-z])*\) ?=", "y="),  # f(x) = 2x
@@ -399,7 +399,7 @@ _RULES = [(re.compile(pattern), new) for pattern, new in (  # in this order; aft
         rf"({m[1]}0+\frac{{{m[3]}}}{{{'9' * len(m[3])}{'0' * len(m[2])}}})")),  # 0.\overline{3}
     (r"_ ?(\d+|[a-zA-Z]|\\[a-z]+)", r"_{\1}"),  # 11_2
     (rf"\^ ?([-+]?\d+(?:\.\d+)?|[a-zA-Z]|\\[a-z]+(?:{_GROUP})*)", r"^{\1}"),  # x^2
-    (r"\(?([\dA-Z.]*\d[\dA-Z.]*)\)? ?(?:_\{[ (]*(?:base )?|\(?base )(\w+)[ )]*\}?", lambda m: (
+    (r"(?<![\dA-Z.])\(?(?=[A-Z.]*\d)([\dA-Z.]+)\)? ?(?:_\{[ (]*(?:base )?|\(?base )(\w+)[ )]*\}?", lambda m: (
         f"{m[1].lstrip('0')}_{{{_NUMERALS.index(m[2]) if m[2] in _NUMERALS else m[2]}}}")),  # 11 (base two)
     (r"(?<=\d)_\{10\}$", ""),  # 11_{10}
     (r"(?<=\d)\((\d+)\)", r"\\cdot \1"),  # 1000(26)
@@ -617,8 +617,11 @@ def read_boxes(text: str) -> list[tuple[int, int, str]]:
 def _boxed(text: str) -> list[str]:
     """The last box, or the list that the last boxes are; then what else a grader may take the boxes for."""
     outside = _CODE.sub("", text)
-    text = outside if read_boxes(outside) else text
-    boxes = read_boxes(text)
+    boxes = read_boxes(outside)
+    if boxes:
+        text = outside
+    elif outside != text:
+        boxes = read_boxes(text)
     boxes = [box for i, box in enumerate(boxes) if i + 1 == len(boxes) or box[0] < boxes[i + 1][0]]  # no inner ones
     if not boxes:
         m = _OPEN_BOX.search(text, max(text.rfind("\\boxed"), 0))
@@ -738,7 +741,8 @@ def _algebra() -> None:
 
     answers, sys.stdout = sys.stdout, sys.stderr
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    same("value", "x^{2}", r"\sqrt{x}")  # imports the rest
+    for mode in ("value", "ratio"):  # imports the rest and fills the parser's tables, before the clock runs
+        same(mode, r"\frac{(x+1)(x+2)}{3}-\sin(2\pi)", r"(x^{2}+3\cdot x+2)/3+\sqrt{2}-\sqrt{2}")
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         *question, seconds = json.loads(line)
