@@ -310,12 +310,12 @@ def open_teacher(args, write: bool = True) -> Teacher:
                    max_usd=args.max_usd, usd_per_m_in=args.usd_per_m_in, usd_per_m_out=args.usd_per_m_out, seed=args.seed, max_lost=0.01)
 
 
-# --- Scoring: the last box, else what follows a marker; own normal form first, algebra in a process of its own. ---
-# Chosen where careful graders differ: a unit may be missing but not contradict. 50% is 50 and, a share being at
-# most 1, also 1/2. 101_2 is not 101. A bare list has no order unless compared with (1,2), which is not {1,2}.
+# --- Scoring: the last box, else what follows a marker; own normal form first, then algebra in a process. ---
+# Chosen where careful graders differ: a unit may be missing but not contradict. 50% is 50 and 1/2. 101_2 is not
+# 101. A bare list has no order unless compared with (1,2), which is not {1,2}. Numbers are exact.
 MAX_ANSWER_CHARS = 600  # longer answers are compared as they are; the longest of MATH has 159 characters
-ALGEBRA_CPU_S = 0.4  # the worker's own time for all of one pair; a pair that needs more counts as different
-ALGEBRA_WALL_S = 1.8  # comes first only on a machine loaded several times over
+ALGEBRA_CPU_S = 0.5  # the worker's own time for all of one pair; a pair that needs more counts as different
+ALGEBRA_WALL_S = 1.8  # comes first only on a machine that is loaded several times over
 
 
 def _by_spelling(table: dict[str, str]) -> dict[str, str]:
@@ -323,26 +323,25 @@ def _by_spelling(table: dict[str, str]) -> dict[str, str]:
 
 
 _UNICODE = str.maketrans(_by_spelling({
-    "-": "− – — ‐", r"\times ": "×", r"\cdot ": "· ⋅", "*": "∗", "/": "÷", r"\infty ": "∞", "≤": "⩽", "≥": "⩾",
-    r"\cup ": "∪", r"\emptyset ": "∅", r"\pi ": "π", r"\theta ": "θ", "°": "º", r"\sqrt ": "√", r"\pm ": "±",
-    r"\approx ": "≈", r"\mathbb{R}": "ℝ", "'": "′ ’ ‘", "": "“ ” \0", "(": "〈 ⟨", ")": "〉 ⟩"}))
+    "-": "− – —", r"\times ": "×", r"\cdot ": "· ⋅ *", "/": "÷", r"\infty ": "∞", r"\cup ": "∪", r"\pi ": "π",
+    r"\sqrt ": "√", r"\pm ": "±", r"\approx ": "≈", r"\mathbb{R}": "ℝ", "'": "′ ’", "": "\0"}))
 _COMMANDS = _by_spelling({
-    r"\frac": "dfrac tfrac cfrac", r"\binom": "dbinom tbinom", r"\emptyset": "varnothing", "≤": "le leq leqslant",
-    "≥": "ge geq geqslant", "≠": "ne neq", "<": "lt", ">": "gt", "∈": "in", "/": "div", "(": "langle",
-    ")": "rangle", r"\{": "lbrace", r"\}": "rbrace", "|": "vert lvert rvert mid", "°": "degree", " ": "quad qquad",
-    "": "left right middle big bigl bigr Big Bigl Bigr displaystyle limits rm bf"})
+    r"\frac": "dfrac tfrac cfrac", r"\binom": "dbinom tbinom", "≤": "le leq leqslant", "≥": "ge geq geqslant",
+    "≠": "ne neq", "<": "lt", ">": "gt", "∈": "in", "/": "div", "(": "langle", ")": "rangle", "|": "vert mid",
+    "°": "degree", " ": "quad qquad", "": "left right big bigl bigr Big Bigl Bigr displaystyle"})
 _UNITS = _by_spelling({
     "%": "% percent", "°": "° degrees", "m": "m meters", "cm": "cm centimeters", "mm": "mm", "km": "km kilometers",
     "in": "in inch inches", "ft": "ft feet foot", "mi": "mi miles", "g": "g gm grams", "kg": "kg kilograms",
-    "s": "s seconds", "min": "min minutes", "h": "h hours", "days": "day days", "dollars": "dollar dollars",
+    "s": "s seconds", "min": "min minutes", "h": "h hours", "days": "days", "dollars": "dollar dollars",
     "cents": "cent cents", "rad": "radians", "am": "am", "pm": "pm"})
-_NUMERALS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen").split()
+_NUMERALS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 _ZEROS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9}
 _TRIG = r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)"
-_FUNCTION = rf"{_TRIG}|log|ln|exp|sqrt"
 _TEXT = r"\\(?:text[a-z]*|[mh]box|math(?:rm|bf|it|sf|tt|normal)|boldsymbol|bm|underline)"
 _D = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?"  # 1,234.5
-_GROUP = functools.reduce(lambda inner, _: rf"\{{(?:[^{{}}]|{inner})*\}}", range(5), r"\{[^{}]*\}")  # {..}, six deep
+_GROUP = r"\{[^{}]*\}"
+for _ in range(5):  # braces in braces, six deep
+    _GROUP = rf"\{{(?:[^{{}}]|{_GROUP})*\}}"
 
 
 def _plain(m: re.Match) -> str:
@@ -364,7 +363,6 @@ def _unit(m: re.Match) -> str:
 _RULES = [(re.compile(pattern), new) for pattern, new in (  # in this order; afterwards ";" ends an item
     (r"[¼-¾⅐-⅞]", lambda m: rf"\frac{{{_plain(m)}}}"),  # ½
     (r"[⁻⁰¹²³⁴-⁹]+", lambda m: f"^{{{_plain(m)}}}"),  # x²
-    (r"^(['\"`*]+)(.+?)\1$", r"\2"),  # **5**
     (r"(?<!\\)\\\\(?=[a-zA-Z]{2})", r"\\"),  # \\frac, escaped once too often
     (rf"\\f?box(?:ed)?\s*({_GROUP})", lambda m: m[1][1:-1]),  # \boxed{5}
     (rf"{_TEXT}\s*({_GROUP})", lambda m: f" {m[1][1:-1]} "),  # \text{odd}
@@ -377,13 +375,15 @@ _RULES = [(re.compile(pattern), new) for pattern, new in (  # in this order; aft
     (r"\^ ?\{? ?\\circ ?\}?", "°"),  # 45^\circ
     (r"\\%", "%"),  # 50\%
     (r"(?i)(?<![\\a-z])all real(?: number)?s|\\mathbb ?\{?R\}?", r"(-\\infty;\\infty)"),  # all reals
-    (r"\(-\\infty;\\infty\) ?(?:\\setminus|\\backslash|-) ?\\\{([^,;{}]*)\\\}", r"(-\\infty;\1)\\cup (\1;\\infty)"),  # R\{2}
+    (r"\(-\\infty;\\infty\) ?(?:\\setminus|-) ?\\\{([^,;{}]*)\\\}", r"(-\\infty;\1)\\cup(\1;\\infty)"),  # R-{2}
     (r"^[A-Za-z ]*\b(?:is|are|equals)(?![a-z]):? ?(?=\S)|^ ?(?:option|choice) ", ""),  # the sum is 5
     (r"^ ?(?:[A-Za-z]? ?\\approx|about|approximately) ?", ""),  # x \approx 5
-    (r"(?<=[\w})%]),? ?\(?(?:or )?(?:\\approx|approximately|about)(?![a-z]).*$", ""),  # 1/3 or approximately 0.33
+    (r"(?<=[\w})%]),? ?\(?(?:or )?(?:\\approx|approximately|about)(?![a-z]).*$", ""),  # 1/3 or about 0.33
     (r"(\d) ?(?:\^ ?\{? ?)?(?:st|nd|rd|th)(?![a-z])(?: ?\})?", r"\1"),  # 12^{th} grade
-    (rf"(?i)^ ?({'|'.join(_NUMERALS)})(?= ?[a-z]| *$)", lambda m: str(_NUMERALS.index(m[1].lower()))),  # three boxes
-    (r"(?<=\d) ?(hundred|thousand|million|billion)(?![a-z])", lambda m: rf"\cdot 10^{_ZEROS[m[1]]}"),  # 5 million
+    (rf"(?i)^ ?({'|'.join(_NUMERALS)})(?= ?[a-z]| *$)", lambda m: (
+        str(_NUMERALS.index(m[1].lower())))),  # three boxes
+    (r"(?<=\d) ?(hundred|thousand|million|billion)(?![a-z])", lambda m: (
+        rf"\cdot 10^{_ZEROS[m[1]]}")),  # 5 million
     (r"(?<=\d)[eE]([-+]?\d+)$", r"\\cdot 10^{\1}"),  # 1.5e3
     (r"(?<![a-zA-Z\\])[a-zA-Z]\([a-z](?:, ?[a-z])*\) ?=", "y="),  # f(x) = 2x
     (r"(?<![\\a-zA-Z])[A-Za-z]{2,}: (?=\S)", ""),  # Anna: 7, Bob: 14
@@ -403,7 +403,7 @@ _RULES = [(re.compile(pattern), new) for pattern, new in (  # in this order; aft
         f"{m[1].lstrip('0')}_{{{_NUMERALS.index(m[2]) if m[2] in _NUMERALS else m[2]}}}")),  # 11 (base two)
     (r"(?<=\d)_\{10\}$", ""),  # 11_{10}
     (r"(?<=\d)\((\d+)\)", r"\\cdot \1"),  # 1000(26)
-    (r"(?<=[\d})°.])( ?[°%]| ?[A-Za-z][A-Za-z./ ]*)(?:\^\{([23])\})?(?=;|$)", _unit),  # 5 \text{ square feet}
+    (r"(?<=[\d})°.])( ?[°%]| ?[A-Za-z][A-Za-z./ ]*)(?:\^\{([23])\})?(?=;|$)", _unit),  # 5 square feet
     (r"^ ?(?:\(?([A-J])\)|([A-J])[.:] ) ?\w.*$", r"\1\2"),  # (C) 12
     (r"(?<![\w})\]°%]) +| +(?!\w)|(?<=\}) +(?=\{)", ""),  # x + 1
     (r"^[a-zA-Z]∈", ""),  # x \in [1,2)
@@ -415,14 +415,15 @@ _RULES = [(re.compile(pattern), new) for pattern, new in (  # in this order; aft
 @functools.lru_cache(maxsize=1 << 12)
 def _normal(s: str) -> str:
     """The one spelling of an answer that the functions below read."""
-    s = s.translate(_UNICODE).strip().rstrip("\\").strip()
+    s = s.strip().strip("*`\"").translate(_UNICODE).strip().rstrip("\\").strip()  # **5**
     for pattern, new in _RULES:
         s = pattern.sub(new, s)
     return s.strip(" .,:;")
 
 
 _NUMBER = re.compile(rf"(-?)(?:({_D})|\\frac\{{(-?{_D})\}}\{{(-?{_D})\}})")  # -1,000.5 or -\frac{1}{2}
-_MATRIX = re.compile(r"[([]?\\begin\{(?:([vV])|[pbB]|small)?(?:matrix|array)\}(?:\{[clr| ]*\})?(.*)\\end\{[a-zA-Z]*\}[])]?")
+_MATRIX = re.compile(
+    r"[([]?\\begin\{(?:([vV])|[pbB]|small)?(?:matrix|array)\}(?:\{[clr| ]*\})?(.*)\\end\{[a-zA-Z]*\}[])]?")
 _TURNED = str.maketrans("<>≤≥", "><≥≤")
 _TOWER = re.compile(r"\^\{[^{}]*(?:\^|\}\^)|\d{5}\W*!|!\W*!|\^\{\W*\d{5}|binom\{\D*\d{5}")  # 9^{9^{9}}, 10!!
 
@@ -456,16 +457,18 @@ def _plus_minus(s: str) -> list[str]:
 
 
 def _is_name(s: str, value: str = "") -> bool:
-    """Whether s may stand left of "=" and be no part of the answer: x, f(2), a_{n+1}; of a number also BC^{2}, \\sin A."""
+    """Whether s left of "=" is no part of the answer: x, f(2), a_{n+1}; of a number also BC^{2}, \\sin A."""
     rest = re.sub(r"_\{[^{}]*\}|(?<=[A-Zf-h])\([^()]*\)", "", s)
     if not re.match(r"[^\d-]*[a-zA-Z]", rest):
         return False
-    return not re.search("[-+]" if _number(value) is not None else rf"[-+*^\d]|\\(?:{_FUNCTION}|pi|infty)(?![a-z])", rest)
+    if _number(value) is not None:
+        return not re.search("[-+]", rest)
+    return not re.search(rf"[-+*^\d]|\\(?:{_TRIG}|log|ln|sqrt|pi|infty)(?![a-z])", rest)
 
 
 def _read(s: str) -> tuple[str, list[str]]:
-    """Kind and parts: ("list", items), ("{}", items), ("()", items), ("[)", ends), ("cup", sets), (":", parts),
-    ("=", sides), ("<≤", sides), ("matrix2", cells), or ("leaf", [s])."""
+    """Kind and parts: ("list", items), ("{}", items), ("()", items), ("[)", ends), ("cup", sets),
+    (":", parts), ("=", sides), ("<≤", sides), ("matrix2", cells), or ("leaf", [s])."""
     if m := _MATRIX.fullmatch(s):
         rows = re.sub(r"\\\\ ?$|\\hline", "", m[2].strip()).split("\\\\")
         return f"{m[1] or ''}matrix{len(rows)}", [cell.strip() for row in rows for cell in row.split("&")]
@@ -482,7 +485,9 @@ def _read(s: str) -> tuple[str, list[str]]:
         parts = [part.translate(_TURNED) for part in parts[::-1]]
     sides, signs = parts[::2], "".join(parts[1::2])
     if len(sides) == 2:
-        sides, signs = ([r"-\infty", *sides], "<" + signs) if _is_name(sides[0]) else ([*sides, r"\infty"], signs + "<")
+        is_left = _is_name(sides[0])
+        sides = [r"-\infty", *sides] if is_left else [*sides, r"\infty"]
+        signs = "<" + signs if is_left else signs + "<"
     if len(sides) == 3 and _is_name(sides[1]) and "|" not in sides[1]:
         return ("[" if signs[0] == "≤" else "(") + ("]" if signs[1] == "≤" else ")"), sides[::2]
     if signs:
@@ -552,18 +557,20 @@ def _equal_leaves(a: str, b: str, ask) -> bool:
         if {unit, other} == {"%", ""} and (x / 100 == y <= 1 if unit else y / 100 == x <= 1):
             return True
         places = max(len(s.partition(".")[2]) for s in (a, b))
-        return x == y or places >= 12 and abs(x - y) * 10**places < 1  # a float as printed: 0.16923076923076924
+        return x == y or places >= 12 and abs(x - y) * 10**places < 1  # a float: 0.16923076923076924 of 11/65
     if a == b or len(a) == len(b) == 1 or re.search(r"\d_\{", a + b):
         return a == b
     if all(re.fullmatch(r"[A-Za-z][A-Za-z' .-]*", s) for s in (a, b)) and max(len(a), len(b)) > 2:
-        return re.sub("[^a-z]", "", a.lower()) == re.sub("[^a-z]", "", b.lower())  # abc is a word, xy a product
+        a, b = (re.sub("[^a-z]", "", s.lower()) for s in (a, b))
+        return a == b  # abc is a word, xy a product
     return ask("value", a, b)
 
 
 @functools.lru_cache(maxsize=1 << 16)
 def _is_equiv(a: str, b: str) -> bool:
+    ask = functools.partial(_ask, {"cpu": ALGEBRA_CPU_S, "wall": ALGEBRA_WALL_S})
     try:
-        return _equal(_normal(a), _normal(b), functools.partial(_ask, {"cpu": ALGEBRA_CPU_S, "wall": ALGEBRA_WALL_S}))
+        return _equal(_normal(a), _normal(b), ask)
     except (RecursionError, TimeoutError, BrokenPipeError):
         return False
 
@@ -571,8 +578,8 @@ def _is_equiv(a: str, b: str) -> bool:
 def is_equiv(pred: str, gold: str) -> bool:
     r"""Whether two bare answers mean the same. Symmetric; returns within two seconds and raises for no input.
 
-    >>> is_equiv(r"\dfrac12", "0.5"), is_equiv("(1, 2)", "(2,1)"), is_equiv("x = 5", "5"), is_equiv("101_2", "101_3")
-    (True, False, True, False)
+    >>> is_equiv(r"\dfrac12", "0.5"), is_equiv("(1, 2)", "(2,1)"), is_equiv("x = 5", "5")
+    (True, False, True)
     """
     if not (isinstance(pred, str) and isinstance(gold, str)):
         return False
@@ -585,7 +592,7 @@ _CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _BOX = re.compile(r"\\{1,2}(?:boxed|fbox)\s*(\{|-?\d[\d.,/]*|[A-Z](?![A-Za-z]))|\\.|[{}]", re.DOTALL)
 _OPEN_BOX = re.compile(rf"\\boxed\s*\{{((?:[^{{}}$\n]|{_GROUP})+?)(?:\$|\\[])]|\n|\Z)")  # \boxed{42$
 _MINUS = re.compile(r"(?:[=$(:]|\bis|\bare)\s*[-−]\s*\Z")  # x = -\boxed{5}
-_ABOUT = re.compile(r"[\s$,;(\\]*(?:or )?(?:approximately|about|approx|≈)[\s$(\\]*")  # \boxed{1/3} \approx \boxed{0.33}
+_ABOUT = re.compile(r"[\s$,;(\\]*(?:or )?(?:approximately|about|approx|≈)[\s$(\\]*")  # .. about \boxed{0.33}
 _AND = re.compile(r"(?:[\s$,;\\()\[\]]|and|or|\\q?quad|\\text\{ ?(?:and|or) ?\})*")  # \boxed{1} and \boxed{2}
 _NEXT = re.compile(r"[^.\d]{0,60}|\W*\n\s*(?:[-*•]|\d+\.)[^.\d]{0,60}")  # * a = \boxed{1}\n* b = \boxed{2}
 _MARKS = [re.compile(pattern, re.IGNORECASE | re.MULTILINE) for pattern in (
@@ -593,12 +600,13 @@ _MARKS = [re.compile(pattern, re.IGNORECASE | re.MULTILINE) for pattern in (
     r"\"(?:final_?)?answer\"\s*:",  # {"answer": 5}
     r"^\#{4}\s{0,9}(?=.*\d|[A-Z]\s*$)(?!step\b)",  # #### 5 clips
     r"^A:",  # A: 5
-    r"\banswers?(?: to [^.\n:]{1,60})?[*_\s]{0,9}(?:\b(?:is|are|should be|must be|would be)\b|[:=])(?! correct)",  # the answer is 5
+    r"\banswers?(?: to [^.\n:]{1,60})?[*_\s]{0,9}(?:\b(?:is|are|should be|must be)\b|[:=])(?! correct)",
     r"\banswers?[*_\s]{0,9}(?=\$|\\[(\[])",  # the answer $5$
     r"^\W{0,9}(?:final )?answer\W{0,9}\n")]  # **Final Answer**
 _MATH = r"\$\$?([^$]*)\$\$?|\\\((.*?)\\\)|\\\[(.*?)\\\]"
-_STOP = re.compile(_MATH + r"|(\.(?=[\s*\"<]|$)|\n|<[|/a-z]|\"|,?\s(?:since|because|which|where|so)\b)", re.DOTALL)
-_PROSE = re.compile(r"(?:[A-Za-z'-]+[ ,:]+){1,12}((?:\\[(\[]|\$)?-?[\d.,/]+(?![\d.,/])\D*)")  # approximately 500 feet
+_STOP = re.compile(  # .. the end of what a marker announces, outside formulas
+    _MATH + r"|(\.(?=[\s*\"<]|$)|\n|<[|/a-z]|\"|,?\s(?:since|because|which|where|so)\b)", re.DOTALL)
+_PROSE = re.compile(r"(?:[A-Za-z'-]+[ ,:]+){1,12}((?:\\[(\[]|\$)?-?[\d.,/]+(?![\d.,/])\D*)")  # about 500 feet
 
 
 def read_boxes(text: str) -> list[tuple[int, int, str]]:
@@ -622,13 +630,16 @@ def _boxed(text: str) -> list[str]:
         text = outside
     elif outside != text:
         boxes = read_boxes(text)
-    boxes = [box for i, box in enumerate(boxes) if i + 1 == len(boxes) or box[0] < boxes[i + 1][0]]  # no inner ones
+    ends = [box[0] for box in boxes[1:]] + [len(text)]
+    boxes = [box for box, end in zip(boxes, ends, strict=False) if box[0] < end]  # none inside another
     if not boxes:
         m = _OPEN_BOX.search(text, max(text.rfind("\\boxed"), 0))
         return [m[1].strip()] if m else []
     while len(boxes) > 1 and _ABOUT.fullmatch(text, boxes[-2][1], boxes[-1][0]):
         boxes.pop()
-    contents = ["-" * bool(_MINUS.search(text[max(start - 12, 0):start])) + content for start, _, content in boxes]
+    contents = []
+    for start, _, content in boxes:
+        contents.append("-" + content if _MINUS.search(text[max(start - 12, 0):start]) else content)
     found = []
     for between in (_AND, _NEXT):
         n = 1
@@ -662,10 +673,10 @@ def _readings(text: str) -> list[str]:
 
 
 def extract_answer(text: str) -> str | None:
-    r"""The last balanced, non-empty \boxed{...}, else what follows the last "answer is", "Answer:" or "####"; else None.
+    r"""The last box or boxes of a reply, else what follows its last marker, such as "answer is"; else None.
 
-    >>> extract_answer(r"So \boxed{\frac{1}{2}}, as asked in \boxed{} form."), extract_answer("The answer is $3.5$. Done")
-    ('\\frac{1}{2}', '3.5')
+    >>> extract_answer(r"So \boxed{5}, not in \boxed{} form."), extract_answer("The answer is $3.5$. Done")
+    ('5', '3.5')
     """
     return next(iter(_readings(text)), None)
 
@@ -683,7 +694,7 @@ def _is_copied(answer: str, gold: str, question: str) -> bool:
 def score(text: str, gold: str, question: str | None = None) -> bool | None:
     """Whether the answer in a reply is the gold one; None where the reply holds no answer.
 
-    question: where it is given, an expression that stands in it is no answer, unless the gold is of that form.
+    question: an unevaluated expression that stands in it is no answer, unless the gold has that form.
     """
     answers = _readings(text)
     if not answers:
@@ -695,7 +706,7 @@ _workers = {}  # process id: lock, worker and spare; a forked child finds none, 
 
 
 def _algebra() -> None:
-    """The worker's program: answers JSON lines [mode, a, b, seconds] with [verdict or null, seconds] until stdin ends."""
+    """The worker's program: answers JSON lines [mode, a, b, seconds] with [verdict or null, seconds]."""
     import json
     import random
     import re
@@ -704,27 +715,30 @@ def _algebra() -> None:
     import time
 
     import sympy
-    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy  # math-verify's parser, which ...
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy  # math-verify's parser
 
     def read(s: str):
         if re.search(r"\\(arc)?(sin|cos|tan|cot|sec|csc)", s):
             s = re.sub(r"([\d.]+)°", r"(\1\\pi/180)", s)
-        s = re.sub(r"(?<=\d),(?=\d{3})|[%°]", "", s).replace("*", r"\cdot ")
+        s = re.sub(r"(?<=\d),(?=\d{3})|[%°]", "", s)
         s = re.sub(r"(\d+)\.(\d*)", lambda m: rf"\frac{{{m[1]}{m[2]}}}{{1{'0' * len(m[2])}}}", s)
-        config = ConversionConfig(lowercase_symbols=False, interpret_as_mixed_fractions=False)  # ... lacks these two
-        return latex2sympy(s, normalization_config=None, conversion_config=config).doit().subs(sympy.Symbol("i"), sympy.I)
+        config = ConversionConfig(lowercase_symbols=False, interpret_as_mixed_fractions=False)
+        x = latex2sympy(s, normalization_config=None, conversion_config=config)
+        return x.doit().subs(sympy.Symbol("i"), sympy.I)
 
     def vanishes(x) -> bool:  # evalf tries 150 digits; a sum that is 0 then has not one correct digit
         value = x.evalf(20, maxn=150)
-        return value == 0 or value.is_number and all(part == 0 or part._prec == 1 for part in value.as_real_imag())
+        if value == 0 or not value.is_number:
+            return value == 0
+        return all(part == 0 or part._prec == 1 for part in value.as_real_imag())
 
-    def same(mode: str, *latex: str) -> bool:  # "value", or a constant "ratio", at random points where both are real
+    def same(mode: str, *latex: str) -> bool:  # "value" or constant "ratio", at random points
         x, y = map(read, latex)
         if isinstance(x, sympy.MatrixBase) and isinstance(y, sympy.MatrixBase):
             return x.shape == y.shape and all(vanishes(entry) for entry in x - y)
         rng, points = random.Random(0), []
-        for i in range(8 if x.free_symbols | y.free_symbols else 1):  # every other point has negative coordinates too
-            names = sorted(x.free_symbols | y.free_symbols, key=str)
+        names = sorted(x.free_symbols | y.free_symbols, key=str)
+        for i in range(8 if names else 1):  # every other point has negative coordinates too
             points.append({n: sympy.Rational(2 * rng.randint(-500 * (i % 2), 500) + 1, 97) for n in names})
         pairs = ((x.subs(point), y.subs(point)) for point in points)
         real = (pair for pair in pairs if all(one.evalf(15).is_real for one in pair))
@@ -737,7 +751,7 @@ def _algebra() -> None:
         if hasattr(signal, "setitimer"):  # on Windows the parent's clock alone counts
             signal.signal(signal.SIGPROF, signal.default_int_handler)
             signal.setitimer(signal.ITIMER_PROF, seconds)  # raises KeyboardInterrupt ...
-            signal.setitimer(signal.ITIMER_VIRTUAL, seconds and seconds + 0.2)  # ... and this ends the process
+            signal.setitimer(signal.ITIMER_VIRTUAL, seconds and seconds + 0.2)  # ... ends the process
 
     answers, sys.stdout = sys.stdout, sys.stderr
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -759,17 +773,17 @@ def _algebra() -> None:
 
 
 def _start_worker() -> subprocess.Popen:
-    """A process that runs _algebra. Its code is sent, so that this works pasted into a notebook or a script too."""
-    program = "import marshal, sys; pipe = sys.stdin.buffer; exec(marshal.loads(pipe.read(int(pipe.readline()))))"
-    worker = subprocess.Popen([sys.executable, "-P", "-c", program], bufsize=0,  # so that a fork flushes nothing twice
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    """A process that runs _algebra. Its code is sent, so that this works pasted into a notebook too."""
+    program = "import marshal, sys; s = sys.stdin.buffer; exec(marshal.loads(s.read(int(s.readline()))))"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    worker = subprocess.Popen([sys.executable, "-P", "-c", program], bufsize=0, **pipes)
     code = marshal.dumps(_algebra.__code__)
     worker.stdin.write(b"%d\n" % len(code) + code)
     return worker
 
 
 def _ask(left: dict[str, float], mode: str, a: str, b: str) -> bool:
-    """The worker's verdict on two LaTeX expressions; TimeoutError where it needs more seconds than are left."""
+    """The worker's verdict on two LaTeX expressions; TimeoutError where it needs too long."""
     if any(len(s) > MAX_ANSWER_CHARS // 2 or _TOWER.search(s) for s in (a, b)):
         return False
     own = _workers.setdefault(os.getpid(), {"lock": threading.Lock(), "worker": None, "spare": None})
@@ -778,7 +792,7 @@ def _ask(left: dict[str, float], mode: str, a: str, b: str) -> bool:
             own["worker"] = own["spare"] or _start_worker()
             own["spare"] = None
             if own["worker"].stdout.readline() != b"ready\n":
-                raise UserError("scoring: math-verify was expected, its process did not start; pip install math-verify")
+                raise UserError("scoring: the algebra's process did not start; pip install math-verify")
             own["spare"] = _start_worker()  # so that a kill costs the next pair no start
         worker, reply, start = own["worker"], b"", time.monotonic()
         timer = threading.Timer(left["wall"], worker.kill)

@@ -411,6 +411,20 @@ def interval_inequality(s, rng):
 
 
 @keeps
+def hole(s, rng):
+    m = re.fullmatch(r"(?:\\left)? ?\(-\\infty, ?([^,()]+?) ?(?:\\right)? ?\) ?\\cup ?(?:\\left)? ?\( ?([^,()]+?), ?\\infty ?(?:\\right)? ?\)", s)
+    if not m or m[1].strip() != m[2].strip():
+        return None
+    return rng.choice([rf"\mathbb{{R}} \setminus \{{{m[1]}\}}", f"x \\ne {m[1]}", f"x ≠ {m[1]}"])
+
+
+@keeps
+def all_reals(s, rng):
+    is_line = re.fullmatch(r"\(-\\infty, ?\\infty\)", s)
+    return rng.choice([r"\mathbb{R}", r"\text{all real numbers}", "ℝ", r"\text{All reals}"]) if is_line else None
+
+
+@keeps
 def base_written(s, rng):
     m = re.fullmatch(r"(\d+)_\{?(\d)\}?", s)
     if not m:
