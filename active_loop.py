@@ -316,7 +316,7 @@ def select(args, run, t: int, teacher, student, seeds: list[dict], barred: set[s
             scores = {row["id"]: 0.0 for row in seeds}
         elif args.select == "incorrect":
             # ours: the others follow, because when the wrong ones run out equal numbers of items are to be compared still
-            scores = {row["id"]: float(not common.score(texts[row["id"]] or "", row["answer"])) for row in seeds}
+            scores = {row["id"]: float(not common.score(texts[row["id"]] or "", row["answer"], row["problem"])) for row in seeds}
         elif args.select == "reward":
             student.cache_clear()  # the reward model needs its place
             scores = {row["id"]: -x for row, x in zip(answered, rewards(args, answered, [texts[row["id"]] for row in answered]), strict=True)}
@@ -416,8 +416,8 @@ def evaluate(args, run, t: int, student, tests: list[dict]) -> list[dict]:
     """Whether each test question is answered rightly by the student of t rounds; None where no final answer was found."""
     def make():
         found = common.answer(args, run, f"r{t}_test_answers.jsonl", student, tests, question, 0.0)
-        return [{"id": row["id"], "is_right": common.score(found[row["id"]][0]["response"], row["answer"]), "cut_off": found[row["id"]][0]["cut_off"]}
-                for row in tests]
+        return [{"id": row["id"], "is_right": common.score(found[row["id"]][0]["response"], row["answer"], row["problem"]),
+                 "cut_off": found[row["id"]][0]["cut_off"]} for row in tests]
     return run.step(f"r{t}_test.jsonl", make)
 
 

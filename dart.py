@@ -281,7 +281,7 @@ def judge(args, student: common.Student, rows: list[dict], outs: list[dict]) -> 
     judged = []
     for row, out, log_p in zip(rows, outs, found, strict=True):
         fails, fired = hard_fails(out["response"], row["solution"], out["cut_off"]), cheats(out["response"], row["problem"], row["solution"])
-        is_right, level = common.score(out["response"], row["answer"]) is True, log_p.mean().item()
+        is_right, level = common.score(out["response"], row["answer"], row["problem"]) is True, log_p.mean().item()
         gap = row["on"] - row["raw"]
         aligned = alignment(level, row["raw"], row["on"]) if gap > 0 else 1.0
         judged.append({"reward": reward(fails, is_right, aligned, fired, args.penalty), "fails": fails, "cheats": fired, "is_right": is_right,
@@ -313,7 +313,7 @@ def update(args, student: common.Student, optimizer, signal: list[tuple[list[int
 
 def solves(row: dict, out: dict) -> bool:
     """Whether a completion ends by itself and has the right answer."""
-    return not out["cut_off"] and common.score(out["response"], row["answer"]) is True
+    return not out["cut_off"] and common.score(out["response"], row["answer"], row["problem"]) is True
 
 
 def n_generated(outs: list[dict]) -> int:
@@ -515,7 +515,7 @@ def evaluate_sets(args, run, arm: str, student, tests: dict[str, list[dict]]) ->
         for name, rows in tests.items():
             stem = re.sub(r"\W+", "_", Path(name).stem)
             found = common.answer(args, run, f"5_answers_{arm}_{stem}.jsonl", student, rows, question, 0.0)
-            out += [{"id": row["id"], "set": name, "is_right": common.score(found[row["id"]][0]["response"], row["answer"]),
+            out += [{"id": row["id"], "set": name, "is_right": common.score(found[row["id"]][0]["response"], row["answer"], row["problem"]),
                      "cut_off": found[row["id"]][0]["cut_off"]} for row in rows]
         return out
     return run.step(f"5_test_{arm}.jsonl", make)

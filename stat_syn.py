@@ -896,7 +896,7 @@ def grade(args, run, student, val: list[dict], tests: list[dict]) -> list[dict]:
             response, r = answers[row["id"]], rewards.get(row["id"])
             texts = [sample["response"] for sample in samples.get(row["id"], [])]
             words = sum(len(text.split()) for text in texts) / len(texts) if texts else None
-            is_right = common.score(response, row["answer"])
+            is_right = common.score(response, row["answer"], row["problem"])
             by = {"answer": not is_right, "length": words >= args.length_words if texts else None,
                   "consistency": is_inconsistent([common.extract_answer(text) for text in texts]) if texts else None,
                   "prm": is_difficult(r, args.tau1, args.tau2) if r else None}
@@ -961,7 +961,8 @@ def rewrite(args, run, teacher, rows: list[dict]) -> dict[str, list[dict]]:
     def make():
         keys = [(row, i) for row in rows for i in range(args.n_rewrites)]
         replies = teacher.ask(requests(args, REWRITE_PROMPT, rows, n=args.n_rewrites, temperature=1.0), "5 rewrite") if rows else []
-        return [{"id": row["id"], "sample": i, "response": reply and reply.text, "is_right": reply and common.score(reply.text, row["answer"])}
+        return [{"id": row["id"], "sample": i, "response": reply and reply.text,
+                 "is_right": reply and common.score(reply.text, row["answer"], row["problem"])}
                 for (row, i), reply in zip(keys, replies, strict=True)]
     rewrites, right = run.step("5_rewrites.jsonl", make), {}
     for row in rewrites:
@@ -1011,7 +1012,7 @@ def test(args, run, student, questions, arm: str) -> list[dict]:
             n = questions.n_samples[name]
             file, temperature = f"7_answers_{arm}_{name.replace('/', '_')}.jsonl", args.temperature if n == 1 else 1.0
             found = common.answer(args, run, file, student, rows, question, temperature, n)
-            out += [{"set": name, "id": row["id"], "sample": one["sample"], "is_right": common.score(one["response"], row["answer"]),
+            out += [{"set": name, "id": row["id"], "sample": one["sample"], "is_right": common.score(one["response"], row["answer"], row["problem"]),
                      "cut_off": one["cut_off"]} for row in rows for one in found[row["id"]]]
         return out
     return run.step(f"7_test_{arm}.jsonl", make)

@@ -1,9 +1,11 @@
-"""Measures the answer scorer on pairs made from MATH answers by edits that keep, or change, the value.
+"""Measures the answer scorer on replies that models wrote, on edited MATH answers and on MATH's own solutions.
 
-The labels hold by construction: an edit returns None where it cannot be sure. Printed: false rejects of the keeping and false
-accepts of the changing edits, by kind, beside those of plain math-verify on the same pairs.
+The replies are JSON lines with text, gold, expected, bench and tier, labelled by four graders where they agree and by
+hand where they do not. The labels of the edited answers hold by construction: an edit returns None where it cannot be
+sure. Printed: equal answers rejected and different ones accepted, beside math-verify on the same rows, and the time.
 
-Run     python benchmarks/scorer.py --data path/to/math     # the folder with train.jsonl and test.jsonl; two minutes on a CPU
+Run     python benchmarks/scorer.py --data path/to/math --replies replies.jsonl     # three minutes on a CPU
+        python benchmarks/scorer.py --ablate      # also what each rule and marker buys
 """
 
 import argparse
@@ -13,7 +15,6 @@ import random
 import re
 import sys
 import time
-from collections import defaultdict
 from fractions import Fraction
 from pathlib import Path
 
@@ -410,6 +411,20 @@ def interval_inequality(s, rng):
 
 
 @keeps
+def hole(s, rng):
+    m = re.fullmatch(r"(?:\\left)? ?\(-\\infty, ?([^,()]+?) ?(?:\\right)? ?\) ?\\cup ?(?:\\left)? ?\( ?([^,()]+?), ?\\infty ?(?:\\right)? ?\)", s)
+    if not m or m[1].strip() != m[2].strip():
+        return None
+    return rng.choice([rf"\mathbb{{R}} \setminus \{{{m[1]}\}}", f"x \\ne {m[1]}", f"x ≠ {m[1]}"])
+
+
+@keeps
+def all_reals(s, rng):
+    is_line = re.fullmatch(r"\(-\\infty, ?\\infty\)", s)
+    return rng.choice([r"\mathbb{R}", r"\text{all real numbers}", "ℝ", r"\text{All reals}"]) if is_line else None
+
+
+@keeps
 def base_written(s, rng):
     m = re.fullmatch(r"(\d+)_\{?(\d)\}?", s)
     if not m:
@@ -724,56 +739,129 @@ def make_pairs(answers: list[str], seed: int = 0, per_kind: int = 70) -> list[tu
     return rows + [(*p, False) for p in neighbours(answers, random.Random(f"{seed} neighbours"), per_kind)]
 
 
-def math_answers(folder: Path) -> list[str]:
-    return [json.loads(line)["answer"] for name in ("train", "test") for line in (folder / f"{name}.jsonl").open(encoding="utf-8")]
+def math_rows(folder: Path) -> list[dict]:
+    lines = [line for name in ("train", "test") for line in (folder / f"{name}.jsonl").open(encoding="utf-8")]
+    return [row for row in map(json.loads, lines) if row["answer"]]
 
 
-def plain_math_verify(gold: str, pred: str) -> bool:
+def read_replies(path: Path) -> dict[str, list[dict]]:
+    """The replies by group; those to OlympiadBench, whose golds are of other kinds, are a group of their own."""
+    groups = {"box": [], "marker": [], "OlympiadBench": [], "tag": []}
+    for row in map(json.loads, path.open(encoding="utf-8")):
+        kind = "box" if "\\boxed" in row["text"] else "marker"
+        group = "tag" if row["tier"] == "tag" else "OlympiadBench" if row["bench"].startswith("Olympiad") else kind
+        groups[group].append(row)
+    return groups
+
+
+def math_verify_pair(gold: str, pred: str) -> bool:
     from math_verify import parse, verify
 
     return verify(parse(f"${gold}$"), parse(f"${pred}$"))  # its own alarms stop it after 5 s
 
 
-def table(rows: list[tuple], judges: dict) -> dict:
-    """Errors by kind: {kind: [pairs, same, errors of judge 1, ...]}; the wrong pairs of the first judge are printed."""
-    counts = defaultdict(lambda: [0, True] + [0] * len(judges))
-    for kind, gold, pred, same in rows:
-        counts[kind][:2] = [counts[kind][0] + 1, same]
-        for i, judge in enumerate(judges.values()):
-            wrong = judge(gold, pred) != same
-            counts[kind][2 + i] += wrong
-            if wrong and i == 0:
-                print(f"  {kind}: {gold!r} {'!=' if same else '=='} {pred!r}")
-    return counts
+def math_verify_reply(gold: str, text: str) -> bool:
+    from math_verify import parse, verify
+
+    return verify(parse(f"${gold}$"), parse(text))
+
+
+def errors(rows: list[tuple[str, str, bool]], judge) -> dict:
+    """What a judge (gold, text -> bool) gets wrong of rows (gold, text, expected), and how long it takes."""
+    wrong, seconds = [], []
+    for gold, text, expected in rows:
+        start = time.perf_counter()
+        verdict = judge(gold, text) is True
+        seconds.append(time.perf_counter() - start)
+        if verdict != expected:
+            wrong.append((gold, text, expected))
+    seconds.sort()
+    same = sum(expected for *_, expected in rows)
+    return {"rows": len(rows), "same": same, "rejects": sum(expected for *_, expected in wrong),
+            "accepts": sum(not expected for *_, expected in wrong), "mean_ms": 1000 * sum(seconds) / len(rows),
+            "p99_ms": 1000 * seconds[int(0.99 * len(rows))], "wrong": wrong}
+
+
+def ablate(common, sets: dict[str, list[tuple]]) -> list[dict]:
+    """Each rule and each marker switched off: what that costs on each set. Verdicts of the algebra are remembered."""
+    ask, known = common._ask, {}
+
+    def remember(left, *question):
+        if question not in known:
+            try:
+                known[question] = ask(left, *question)
+            except TimeoutError:
+                known[question] = None
+        if known[question] is None:
+            raise TimeoutError
+        return known[question]
+
+    def wrong() -> dict[str, set]:
+        common._is_equiv.cache_clear()
+        common._normal.cache_clear()
+        judges = {name: (lambda gold, pred: common.is_equiv(pred, gold)) if name == "pairs" else
+                  (lambda gold, text: common.score(text, gold)) for name in sets}
+        return {name: set(errors(rows, judges[name])["wrong"]) for name, rows in sets.items()}
+    common._ask = remember
+    usual, found = wrong(), []
+    for table in (common._RULES, common._MARKS):
+        for i, entry in enumerate(list(table)):
+            del table[i]
+            costs = {name: len(rows) - len(usual[name]) for name, rows in wrong().items()}
+            table.insert(i, entry)
+            pattern = (entry[0] if isinstance(entry, tuple) else entry).pattern
+            found.append({"off": pattern, **costs})
+            print(f"{pattern[:70]:72}" + "".join(f"{name} {cost:+4}  " for name, cost in costs.items()), flush=True)
+    common._ask = ask
+    return found
 
 
 def main() -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from common import is_equiv
+    import common
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    here = Path(os.environ.get("REAL_DATA", "."), "math")
-    parser.add_argument("--data", default=str(here), help="folder with MATH's train.jsonl and test.jsonl")
+    here = Path(os.environ.get("REAL_DATA", "."))
+    parser.add_argument("--data", default=str(here / "math"), help="folder with MATH's train.jsonl and test.jsonl")
+    parser.add_argument("--replies", default=str(here / "replies_dev.jsonl"),
+                        help="JSON lines of real replies: text, gold, expected, bench, tier")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--per-kind", type=int, default=70)
     parser.add_argument("--alone", action="store_true", help="without math-verify beside it")
+    parser.add_argument("--ablate", action="store_true", help="each rule and marker switched off; ten minutes")
     parser.add_argument("--save", help="write the counts to this file")
     args = parser.parse_args()
-    rows = make_pairs(math_answers(Path(args.data)), args.seed, args.per_kind)
-    judges = {"scorer": lambda gold, pred: is_equiv(pred, gold)} | ({} if args.alone else {"math-verify": plain_math_verify})
-    start = time.perf_counter()
-    counts = table(rows, judges)
-    for title, same in (("false rejects of edits that keep the value", True), ("false accepts of edits that change it", False)):
-        print(f"\n{title:45}{'pairs':>7}" + "".join(f"{name:>14}" for name in judges))
-        kinds = {kind: c for kind, c in counts.items() if c[1] == same}
-        kinds["all"] = [sum(column) for column in zip(*kinds.values(), strict=True)]
-        for kind, c in kinds.items():
-            print(f"{kind:45}{c[0]:7}" + "".join(f"{n:6} {100 * n / c[0]:5.1f} %" for n in c[2:]))
-    print(f"\n{len(rows)} pairs, {time.perf_counter() - start:.0f} s")
+    math = math_rows(Path(args.data))
+    groups = read_replies(Path(args.replies))
+    pairs = make_pairs([row["answer"] for row in math], args.seed, args.per_kind)
+    sets = {f"replies, {name}": [(row["gold"], row["text"], row["expected"]) for row in rows] for name, rows in groups.items()}
+    sets["pairs"] = [(gold, pred, same) for _, gold, pred, same in pairs]
+    sets["MATH"] = [(row["answer"], row["solution"], True) for row in math]
+    common.is_equiv("x+1", "1+x")  # the algebra's process is up
+    judges = {"scorer": (lambda gold, text: common.score(text, gold), lambda gold, pred: common.is_equiv(pred, gold))}
+    if not args.alone:
+        judges["math-verify"] = (math_verify_reply, math_verify_pair)
+    result = {"command": "REAL_DATA=FOLDER python benchmarks/scorer.py " + " ".join(sys.argv[1:]), "sets": {}}
+    print(f"{'':24}{'judge':14}{'rejects equal':>22}{'accepts different':>22}{'mean ms':>10}{'p99 ms':>10}")
+    for name, rows in sets.items():
+        result["sets"][name] = {}
+        for judge, (of_reply, of_pair) in judges.items():
+            if judge == "math-verify" and name == "MATH":
+                continue
+            counts = errors(rows, of_pair if name == "pairs" else of_reply)
+            wrong = counts.pop("wrong")
+            result["sets"][name][judge] = counts
+            n, same = counts["rows"], counts["same"]
+            rates = [f"{wrongs} of {all_} ({100 * wrongs / max(all_, 1):.2f} %)" for wrongs, all_ in (
+                (counts["rejects"], same), (counts["accepts"], n - same))]
+            print(f"{name:24}{judge:14}{rates[0]:>22}{rates[1]:>22}{counts['mean_ms']:10.1f}{counts['p99_ms']:10.1f}")
+            for gold, text, expected in wrong if judge == "scorer" else []:
+                print(f"    {'rejected' if expected else 'accepted'}: {gold!r} {text[-80:]!r}")
+    if args.ablate:
+        joined = {"replies": [row for name, rows in sets.items() if name.startswith("replies") for row in rows]}
+        result["ablation"] = ablate(common, joined | {name: sets[name] for name in ("pairs", "MATH")})
     if args.save:
-        kinds = {kind: dict(zip(("pairs", "same", *judges), c, strict=True)) for kind, c in counts.items()}
-        command = "REAL_DATA=FOLDER python benchmarks/scorer.py " + " ".join(sys.argv[1:])
-        Path(args.save).write_text(json.dumps({"command": command, "kinds": kinds}, indent=1) + "\n")
+        Path(args.save).write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import functools
 import json
-import math
 import os
 import random
 import re

@@ -1,10 +1,12 @@
-"""The answer scorer: extraction, equivalence, MATH against itself, edited pairs, hostile input, one process for the algebra."""
+"""The answer scorer: extraction, equivalence, replies that models wrote, MATH against itself, edited pairs, hostile input, the algebra's process."""
 
 import asyncio
 import doctest
 import json
 import multiprocessing
 import os
+import random
+import re
 import subprocess
 import sys
 import threading
@@ -20,6 +22,7 @@ from common import extract_answer, is_equiv, score
 HERE = Path(scoring.__file__).parent
 DATA = Path(os.environ.get("REAL_DATA", "/nonexistent"))
 needs_math = pytest.mark.skipif(not (DATA / "math/test.jsonl").exists(), reason="MATH is not here: set REAL_DATA to its folder")
+needs_replies = pytest.mark.skipif(not (DATA / "replies_dev.jsonl").exists(), reason="replies_dev.jsonl is not here: set REAL_DATA")
 needs_pairs = pytest.mark.skipif(not (DATA / "scoring_dev.jsonl").exists(), reason="scoring_dev.jsonl is not here: set REAL_DATA")
 
 
@@ -48,6 +51,27 @@ def test_doctests():
         (r"\fbox{5}", "5"),
         (r"\\boxed{5}", "5"),
         (r"\boxed{\boxed{5}}", r"\boxed{5}"),
+        (r"The solutions are $\boxed{-2}$ and $\boxed{1}$.", "-2, 1"),
+        (r"\boxed{\frac13}, or approximately \boxed{0.33}", r"\frac13"),
+        (r"Thus $x = -\boxed{5}$", "-5"),
+        (r"- $\boxed{5}$", "5"),
+        (r"So the answer is $\boxed{42$.", "42"),
+        ("So $\\boxed{9}$.\n```python\nprint('\\\\boxed{0}')\n```", "9"),
+        (r"<think>Maybe \boxed{4}</think> The answer is 5.", "5"),
+        (r"Maybe \boxed{4}</think> The answer is 5.", "5"),
+        (r"<think>Maybe \boxed{4}? No,", None),
+        ("The answer is 5</s>", "5"),
+        ("The answer is 7<|im_end|>", "7"),
+        ("<answer> 93 </answer>", "93"),
+        ('{"reasoning": "6*7", "answer": 42}', "42"),
+        ('{"final_answer": "12 cm", "sure": true}', "12 cm"),
+        ("The answer is indeed 6", "6"),
+        ("So the answer is approximately 500 feet.", "500 feet"),
+        ("The final answer to the question is 12.", "12"),
+        ("The answer is 4.\n\nI hope this answer is correct.", "4"),
+        ("The final answer is $5$. I hope it is correct", "5"),
+        ("#### 72 clips", "72 clips"),
+        ("A: 5", "5"),
         (r"\boxed{5}}", "5"),
         (r"\boxed{5}. The final answer is 9.", "5"),
         ("The final answer is $5$. I hope it is correct.", "5"),
@@ -83,13 +107,46 @@ def test_score_is_none_without_an_answer():
     assert score(r"\boxed{1}. Later on we also see that \boxed{2}", "1, 2") is False
 
 
+@pytest.mark.parametrize("text, gold, right", [
+    (r"The roots are $\boxed{-2}$ and $\boxed{1}$.", "1", True),  # MATH has the last of two parts as its gold
+    (r"\boxed{1} \boxed{2} \boxed{3}", "3", False),
+    ("* a = $\\boxed{2}$\n* b = $\\boxed{3}$", "2, 3", True),
+    ("- $\\boxed{2}$\n- $\\boxed{3}$", "3, 2", True),
+    ("The answer is: three boxes contain pens", "3", True),
+    ("#### Jackson is 4 years old.", "4", True),
+    ("#### 72 clips", "72", True),
+    ("The correct answer is option B.", "B", True),
+    (r"\boxed{12^{\mathrm{th}} \text{ grade}}", "12", True),
+    (r"\boxed{BC^2 = 19}", "19", True),
+    (r"\boxed{2^2\cdot 3^3}", "108", True),
+    (r"\boxed{5=7}", "5", False),
+    (r"\boxed{5=7}", "7", False),
+    (r"\boxed{3\approx 5}", "5", False),
+    (r"\boxed{1 \text{ or } 3}", "3", False),
+    (r"\boxed{z = c}", r"\text{(C)}", False),
+])
+def test_score_of_replies(text, gold, right):
+    assert score(text, gold) is right
+
+
+def test_an_expression_of_the_question_is_no_answer():
+    question = "Compute $513^2-487^2$."
+    assert score(r"\boxed{513^2 - 487^2}", "26000") is True
+    assert score(r"\boxed{513^2 - 487^2}", "26000", question) is False
+    assert score(r"\boxed{x = 513^{2}-487^{2}}", "26000", question) is False
+    assert score(r"\boxed{1000(26)}", "26000", question) is score(r"\boxed{26000}", "26000", question) is True
+    assert score(r"\boxed{x^2+1}", "x^2+1", "Is $x^2+1$ prime over the reals? Give its prime factors.") is True  # the gold's own form
+    assert score(r"\boxed{\frac12}", "0.5", r"Is $\frac12$ or $\frac13$ larger?") is True  # a number is no unevaluated expression
+
+
 # --- Equivalence ----------------------------------------------------------------------------------------------------------
 SAME = r"""
 1/2 ~ \frac12 ~ 0.5 ~ .50 ~ \dfrac{1}{2} ~ $\frac{1}{2}$ ~ \boxed{0.5} ~ x = 1/2 ~ ½ ~ \left(\frac{1}{2}\right)
 1,234,567 ~ 1234567 ~ 1{,}234{,}567 ~ 1,\!234,\!567 ~ 1\,234\,567 ~ 1 234 567 ~ \$1,234,567.00
 7/2 ~ 3\frac{1}{2} ~ 3 1/2 ~ 3.5 ~ 3½
 1500 ~ 1.5 \times 10^3 ~ 1.5e3 ~ 1.5·10^{3}
-\frac{1}{3} ~ 0.\overline{3} ~ 0.333333
+\frac{1}{3} ~ 0.\overline{3}
+\frac{11}{65} ~ 0.16923076923076924
 -5 ~ −5 ~ - 5 ~ -5.
 50 ~ 50\% ~ 50% ~ 50 percent
 50\% ~ 1/2
@@ -122,6 +179,18 @@ f(2) < f(1) ~ f(1) > f(2)
 \sin 30^\circ ~ 1/2 ~ \cos\frac{\pi}{3}
 i ~ \sqrt{-1}
 1000! ~ 1000 \cdot 999!
+1e-5 ~ 10^{-5} ~ 0.00001
+1e11 ~ 10^{11}
+f(x,y)=x+1 ~ f(x, y)=x+1
+5 ~ a_{n+1}=5 ~ n_{\gamma}=5 ~ I_{\max}=5 ~ \angle ABC = 5 ~ \sin A = 5 ~ 2+3=5
+12 ~ 12^{\mathrm{th}} \text{ grade} ~ 12th ~ \text{twelve}
+7, 14 ~ \text{Rayna: 7, Qing: 14}
+\frac13 ~ \frac13 \text{ or approximately } 0.33
+5000000 ~ 5 \text{ million}
+10^\circ, 20^\circ ~ 20^\circ, 10^\circ ~ 10, 20
+5 \text{ square feet} ~ 5 \text{ ft}^2
+\$5 ~ 5 \text{ dollars} ~ 5
+\begin{pmatrix} \frac12 \\ 3 \end{pmatrix} ~ \\begin{pmatrix} \\frac12 \\ 3 \\end{pmatrix}
 """
 DIFFERENT = r"""
 0.333 ~ 1/3
@@ -162,6 +231,16 @@ x = 1 ~ y = 1
 \emptyset ~ 0
 5 ~ five hundred
 12345678901234567890 ~ 12345678901234567891
+\$5 ~ 5 \text{ cents}
+5 \text{ cm}^2 ~ 5 \text{ cm}^3
+5 \text{ million} ~ 5
+5=7 ~ 5
+5=7 ~ 7
+z = c ~ C
+3 \approx 5 ~ 5
+2x+3y=5 ~ 5
+(2 \pm \sqrt{3}, 4 \pm 2\sqrt{3}} ~ 5
+0.1234567890123 ~ 0.1234567890124
 """
 
 
@@ -190,8 +269,20 @@ def test_every_math_answer_equals_itself(math_rows):
     rows = [row for row in math_rows if row["answer"]]
     assert len(rows) > 12_000
     wrong = [row["id"] for row in rows if score(row["solution"], row["answer"]) is not True]
+    asked = [row["id"] for row in rows if score(row["solution"], row["answer"], row["problem"]) is not True]
     boxed = [row["id"] for row in rows if score(rf"\boxed{{{row['answer']}}}", row["answer"]) is not True]
-    assert wrong == boxed == []
+    assert wrong == asked == boxed == []
+
+
+@needs_replies
+def test_replies_that_models_wrote():
+    rows = [json.loads(line) for line in (DATA / "replies_dev.jsonl").open(encoding="utf-8")]
+    rows = [row for row in rows if not row["bench"].startswith("Olympiad")]
+    assert len(rows) > 2000
+    wrong = [(row["expected"], row["gold"], extract_answer(row["text"])) for row in rows
+             if (score(row["text"], row["gold"]) is True) is not row["expected"]]
+    assert sum(expected for expected, *_ in wrong) <= 0.0035 * len(rows), wrong
+    assert sum(not expected for expected, *_ in wrong) <= 0.0006 * len(rows), wrong
 
 
 @needs_pairs
@@ -253,19 +344,36 @@ def hostile() -> list[str]:
     return cases + ["+".join(f"x^{{{i}}}" for i in range(60)), "+".join(rf"\sqrt{{{i}}}" for i in range(2, 40))]
 
 
+def mutated(n: int) -> list[str]:
+    """Answers put together from pieces of answers, then cut, doubled and joined at random."""
+    pieces = [line for group in (SAME, DIFFERENT, HOSTILE) for line in re.split(" ~ |\\n", group.strip())]
+    rng, found = random.Random(0), []
+    for _ in range(n):
+        text = rng.choice(pieces) + rng.choice(["", ", ", "=", r"\pm ", "^", "/", "(", "}", "<", r"\cup "]) + rng.choice(pieces)
+        start, end = sorted(rng.randrange(len(text) + 1) for _ in range(2))
+        found.append(rng.choice([text, text[start:], text[:end], text[:end] + text[start:], text[start:end] * 3]))
+    return found
+
+
 def test_hostile_input_is_answered_in_time():
-    cases, slow, start = hostile(), [], time.monotonic()
-    assert len(cases) >= 200
-    is_equiv("x+1", "1+x")  # the algebra's process is up
+    assert is_equiv("x+1", "1+x")  # the algebra's process is up
+    cases = hostile() + mutated(2000)
+    slow, begin, n = [], time.monotonic(), 0
     for text in cases:
-        for gold in ("x+1", "5"):
-            begin = time.monotonic()
-            if not ("x+1" == gold == text or text == "5" == gold):
-                assert is_equiv(text, gold) is is_equiv(gold, text)
-            took = (time.monotonic() - begin) / 2  # two calls
-            slow += [(took, text[:50], gold)] if took > 2 else []
-    assert slow == []
-    assert is_equiv("x+2", "2+x") and time.monotonic() - start < 60
+        if time.monotonic() - begin > 40:
+            break
+        start, n = time.monotonic(), n + 1
+        verdict = is_equiv(text, "5" if n % 2 else "x+1")
+        assert isinstance(verdict, bool)
+        if time.monotonic() - start > 3:  # 2 on a machine that does nothing else
+            slow.append((time.monotonic() - start, text[:80]))
+    assert slow == [] and n > 400
+    assert is_equiv("x+2", "2+x")
+
+
+def test_equality_is_symmetric():
+    for text in mutated(60):
+        assert is_equiv(text, "5") is is_equiv("5", text)
 
 
 @pytest.mark.parametrize(
@@ -287,18 +395,44 @@ def fresh(i: int) -> tuple[str, str]:
     return f"(x+{i})(x+1)", f"x^2+{i + 1}x+{i}"  # not yet remembered
 
 
-def test_a_hung_question_is_killed_and_the_next_one_answered():
+def test_a_question_that_needs_too_long_is_given_up_and_the_next_one_answered():
+    assert is_equiv(*fresh(30))
     begin = time.monotonic()
     assert not is_equiv(r"\sum_{k=1}^{9999} \frac{1}{k^3+k+17}", r"\prod_{k=1}^{9999} (k^2+1)")
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 3
     assert is_equiv(*fresh(31))
 
 
-def test_a_killed_worker_is_replaced():
+def test_a_killed_worker_is_replaced_by_the_spare():
     assert is_equiv(*fresh(32))
-    scoring._workers[os.getpid()]["process"].kill()
-    scoring._workers[os.getpid()]["process"].wait()
+    own = scoring._workers[os.getpid()]
+    spare = own["spare"]
+    own["worker"].kill()
+    own["worker"].wait()
     assert is_equiv(*fresh(33))
+    assert own["worker"] is spare and own["spare"].poll() is None
+
+
+def test_load_changes_no_verdict():
+    pairs = [fresh(i) for i in range(200, 206)] + [(r"\sum_{k=1}^{9999} \frac{1}{k^3+k+18}", r"\prod_{k=1}^{9999} (k^2+2)")]
+    alone = [is_equiv(*pair) for pair in pairs]
+    scoring._is_equiv.cache_clear()
+    code = "import time; end = time.monotonic() + 4\nwhile time.monotonic() < end: pass"
+    busy = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(4)]
+    assert [is_equiv(*pair) for pair in pairs] == alone == [True] * 6 + [False]
+    for process in busy:
+        process.wait()
+
+
+@pytest.mark.parametrize("start", ["script", "no file"])
+def test_pasted_into_another_script_it_runs_that_script_once(start, tmp_path):
+    source = Path(scoring.__file__).read_text(encoding="utf-8")
+    source += "\nprint('begin', is_equiv('(x+1)(x+2)', 'x^2+3x+2'))\n"
+    (tmp_path / "pasted.py").write_text(source, encoding="utf-8")
+    code = "exec(compile(open('pasted.py', encoding='utf-8').read(), '<cell>', 'exec'))"
+    command = [sys.executable, "pasted.py"] if start == "script" else [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "begin True\n"
 
 
 def test_threads_share_it():
@@ -333,7 +467,7 @@ def test_a_forked_child_starts_its_own():
 def test_works_from_dash_c_and_dies_with_its_parent():
     code = (
         "import sys, common as scoring; assert 'torch' not in sys.modules and 'sympy' not in sys.modules;"
-        "assert scoring.is_equiv('(x+1)(x+2)', 'x^2+3x+2'); import os; print(scoring._workers[os.getpid()]['process'].pid)"
+        "assert scoring.is_equiv('(x+1)(x+2)', 'x^2+3x+2'); import os; print(scoring._workers[os.getpid()]['worker'].pid)"
     )
     env = {**os.environ, "PYTHONPATH": str(HERE)}
     pid = int(subprocess.run([sys.executable, "-c", code], env=env, cwd="/", capture_output=True, text=True, check=True, timeout=30).stdout)
