@@ -1537,7 +1537,7 @@ def open_run(args, out: str | Path, how: tuple[str, ...] = ()) -> "Run":
         run = Run(path, lock(path / ".lock", timeout_s=0))
     except TimeoutError:
         raise UserError(f"{path}: another process runs in this directory; wait, or choose another --out") from None
-    new = json.loads(json.dumps(dataclasses.asdict(args), default=str))  # as the file gives it back: a tuple is a list
+    new = json.loads(hide_secrets(json.dumps(dataclasses.asdict(args), default=str)))  # as the file gives it back: a tuple is a list
     old = run.read("args.json") if "args.json" in there else new
     changed = []
     for name in sorted({*old, *new} - {"out", *how}):
@@ -1560,7 +1560,7 @@ def environment() -> dict:
     packages = ("torch", "transformers", "peft", "bitsandbytes", "openai", "math-verify")
     found = {d.name: d.version for d in importlib.metadata.distributions()}
     return {
-        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"), "argv": sys.argv, "python": platform.python_version(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"), "argv": [hide_secrets(word) for word in sys.argv], "python": platform.python_version(),
         "commit": output("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),  # null: no repository
         "gpu": output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or "cpu",
         "packages": {name: found.get(name) for name in packages},
@@ -1743,9 +1743,10 @@ def what_to_mend(error: Exception, args) -> str | None:
     """What the user is told of an error; None if it is a bug."""
     if isinstance(error, UserError):
         return str(error)
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, known by name since torch may not be loaded
-        flags = ["--" + field.name.replace("_", "-") for field in dataclasses.fields(args) if field.name.endswith("_batch")]
-        return f"the GPU's memory is full; lower {' or '.join(flags) or 'the batch size'}, or take a smaller model"
+    if isinstance(error, MemoryError) or re.search(r"out of memory|ALLOC_FAILED|can't allocate memory", str(error)):
+        sizes = {key: size for key, size in vars(args).items() if key.endswith("_batch") and size > 1}
+        halves = [f"--{key.replace('_', '-')} {size // 2} (now {size})" for key, size in sizes.items()]
+        return f"the memory is full; the same command goes on with {' or '.join(halves) or 'a smaller model'}"
     if isinstance(error, OSError):
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error).strip().split("\n")[0]
         return f"{what}; mend that or choose another --out, then run the same command again"
