@@ -161,6 +161,7 @@ class Teacher:
             (not (key.isascii() and key.isprintable()), "OPENAI_API_KEY holds odd characters: copy it again"),
             (needs_key and is_open, f"OPENAI_BASE_URL {self.url} gets OPENAI_API_KEY over plain http only if "
                                     "--teacher-url names it too; give that, or take https"),
+            (timeout_s <= 0, f"--teacher-timeout must be above zero, not {timeout_s}"),
             (min(self.prices or (0,)) < 0, f"a price is below zero: {prices}"),
             (not self.prices and {max_usd, *prices} != {None},
              "--max-usd needs --usd-per-m-in and --usd-per-m-out, both"),
@@ -261,8 +262,8 @@ class Teacher:
                 if self.max_usd is not None and self.spent + sum(in_flight) + worst > self.max_usd:
                     if not in_flight:
                         raise UserError(f"teacher: ${self.spent:.4f} of --max-usd ${self.max_usd:g} is spent "
-                                        f"and the next call may cost ${worst:.4f}; {self.path} keeps all: the "
-                                        "same command with a higher --max-usd goes on")
+                                        f"and the next call may cost ${worst:.4f}; {self.path} keeps all: "
+                                        "the same command with a higher --max-usd goes on")
                     await asyncio.sleep(0.02)
                     continue
                 queue.popleft()
@@ -345,7 +346,7 @@ class Teacher:
         if "insufficient_quota" not in text and (status in (408, 409, 425, 429) or status >= 500):
             return "lost"
         raise UserError(f"{self.name}: the request is refused ({self.problem}); check OPENAI_API_KEY, "
-                        f"credit, the model's name and --teacher-url (often .../v1); {self.path} keeps what came")
+                        f"credit, the model's name and --teacher-url (often .../v1); {self.path} keeps all")
 
     def _open(self, path: Path, write: bool) -> None:
         """The cache: a row per reply, the last one counts. An earlier teacher.jsonl is read in once."""

@@ -576,6 +576,7 @@ def test_a_server_that_dies_stops_after_twenty_lost_calls(make):
     ({"base_url": None}, "OPENAI_API_KEY is not set"), ({"base_url": "localhost:8000/v1"}, "be like http://"),
     ({"base_url": "http://localhost:99999/v1"}, "99999"), ({"base_url": "http://[::1/v1"}, "be like"), ({"max_usd": 1.0}, "--usd-per-m-in"),
     ({"max_usd": 1.0, "usd_per_m_in": 1.0}, "--usd-per-m-in"), ({"usd_per_m_out": 1.0}, "--usd-per-m-in"),
+    ({"timeout_s": 0}, "--teacher-timeout"), ({"usd_per_m_in": -1.0, "usd_per_m_out": 1.0}, "below zero"),
 ])  # fmt: skip
 def test_bad_settings_are_refused_before_anything_is_sent(tmp_path, monkeypatch, settings, words):
     monkeypatch.delenv("OPENAI_API_KEY")
