@@ -332,8 +332,8 @@ _COMMANDS = _by_spelling({
 _UNITS = _by_spelling({
     "%": "% percent", "°": "° degrees", "m": "m meters", "cm": "cm centimeters", "mm": "mm",
     "km": "km kilometers", "in": "in inch inches", "ft": "ft feet foot", "mi": "mi miles", "g": "g gm grams",
-    "kg": "kg kilograms", "s": "s seconds", "min": "min minutes", "h": "h hours", "days": "days", "dollars": "dollar dollars",
-    "cents": "cent cents", "rad": "radians", "am": "am", "pm": "pm"})
+    "kg": "kg kilograms", "s": "s seconds", "min": "min minutes", "h": "h hours", "days": "days",
+    "dollars": "dollar dollars", "cents": "cent cents", "rad": "radians", "am": "am", "pm": "pm"})
 _NUMERALS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 _ZEROS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9}
 _TRIG = r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)"
@@ -612,7 +612,8 @@ _MATH = r"\$\$?([^$]*)\$\$?|\\\((.*?)\\\)|\\\[(.*?)\\\]"
 _STOP = re.compile(  # .. the end of what a marker announces, outside formulas
     _MATH + r"|(\.(?=[\s*\"<]|$)|\n|<[|/a-z]|\"|,?\s(?:since|because|as|which|where|so)\b)", re.DOTALL)
 _PROSE = re.compile(  # about 500 feet
-    r"(?!.*\b(?:no|not|than|negative|minus|half)\b)(?:[A-Za-z'-]+[ ,:]+){1,12}((?:\\[(\[]|\$)?-?[\d.,/]+(?![\d.,/])\D*)")
+    r"(?!.*\b(?:no|not|than|negative|minus|half)\b)(?:[A-Za-z'-]+[ ,:]+){1,12}"
+    r"((?:\\[(\[]|\$)?-?[\d.,/]+(?![\d.,/])\D*)")
 
 
 def read_boxes(text: str) -> list[tuple[int, int, str]]:
@@ -692,10 +693,9 @@ def _is_copied(answer: str, gold: str, question: str) -> bool:
     """Whether an answer is an expression of the question that nobody has worked out, as 513^2-487^2 is."""
     form, wanted, asked = (_normal(s).replace(" ", "") for s in (answer, gold, question))
     form = form.rpartition("=")[2]
-    if form == wanted.rpartition("=")[2] or re.search(r"(?<!\\)\b[a-zA-Z]{3}|^\(?[A-J][).:]", form):
+    if form == wanted.rpartition("=")[2] or not re.search(r"[\w)}][-+*/^!(]|\\(?!frac)[a-z]", form):
         return False
-    is_work = re.search(r"[\w)}][-+*/^!(]|\\(?!frac)[a-z]", form)
-    return bool(is_work and re.search(rf"(?<![\d.^]){re.escape(form)}(?![\d.^])", asked))
+    return bool(re.search(rf"(?<![\d.^]){re.escape(form)}(?![\d.^])", asked))
 
 
 def score(text: str, gold: str, question: str | None = None) -> bool | None:
@@ -796,8 +796,8 @@ def _ask(left: dict[str, float], mode: str, a: str, b: str) -> bool:
     own = _workers.setdefault(os.getpid(), {"lock": threading.Lock(), "worker": None, "spare": None})
     with own["lock"]:
         if own["worker"] is None or own["worker"].poll() is not None:
-            own["worker"] = own["spare"] or _start_worker()
-            own["spare"] = None
+            is_ready = own["spare"] is not None and own["spare"].poll() is None
+            own["worker"] = own["spare"] if is_ready else _start_worker()
             if own["worker"].stdout.readline() != b"ready\n":
                 raise UserError("scoring: the algebra's process did not start; pip install math-verify")
             own["spare"] = _start_worker()  # so that a kill costs the next pair no start
