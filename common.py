@@ -469,8 +469,8 @@ def open_teacher(args, write: bool = True) -> Teacher:
 
 
 # --- Scoring: the last box, else what follows a marker; own normal form first, then algebra in a process. ---
-# Chosen where careful graders differ: a unit may be missing but not contradict. 50% is 50 and 1/2. 101_2 is not
-# 101. A bare list has no order unless compared with (1,2), which is not {1,2}. Numbers are exact.
+# Chosen where careful graders differ: a unit may be missing but not contradict. 50% is 50 and 1/2; 101_2 is
+# not 101. A bare list has no order unless compared with (1,2), which is not {1,2}. Numbers are exact.
 MAX_ANSWER_CHARS = 600  # longer answers are compared as they are; the longest of MATH has 159 characters
 ALGEBRA_CPU_S = 0.5  # the worker's own time for all of one pair; a pair that needs more counts as different
 ALGEBRA_WALL_S = 1.8  # comes first only on a machine that is loaded several times over
@@ -488,10 +488,10 @@ _COMMANDS = _by_spelling({
     "≠": "ne neq", "<": "lt", ">": "gt", "∈": "in", "/": "div", "(": "langle", ")": "rangle", "|": "vert mid",
     "°": "degree", " ": "quad qquad", "": "left right big bigl bigr Big Bigl Bigr displaystyle"})
 _UNITS = _by_spelling({
-    "%": "% percent", "°": "° degrees", "m": "m meters", "cm": "cm centimeters", "mm": "mm", "km": "km kilometers",
-    "in": "in inch inches", "ft": "ft feet foot", "mi": "mi miles", "g": "g gm grams", "kg": "kg kilograms",
-    "s": "s seconds", "min": "min minutes", "h": "h hours", "days": "days", "dollars": "dollar dollars",
-    "cents": "cent cents", "rad": "radians", "am": "am", "pm": "pm"})
+    "%": "% percent", "°": "° degrees", "m": "m meters", "cm": "cm centimeters", "mm": "mm",
+    "km": "km kilometers", "in": "in inch inches", "ft": "ft feet foot", "mi": "mi miles", "g": "g gm grams",
+    "kg": "kg kilograms", "s": "s seconds", "min": "min minutes", "h": "h hours", "days": "days",
+    "dollars": "dollar dollars", "cents": "cent cents", "rad": "radians", "am": "am", "pm": "pm"})
 _NUMERALS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 _ZEROS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9}
 _TRIG = r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)"
@@ -532,8 +532,11 @@ _RULES = [(re.compile(pattern), new) for pattern, new in (  # in this order; aft
     (r"[<>!]=|\\not ?=", lambda m: "≤≥≠≠"["<>!\\".index(m[0][0])]),  # x<=2
     (r"\^ ?\{? ?\\circ ?\}?", "°"),  # 45^\circ
     (r"\\%", "%"),  # 50\%
+    (r"(?<![\\a-zA-Z])(pi|sqrt)(?![a-zA-Z])", r"\\\1"),  # 2 pi
+    (r"(\\sqrt|\^) ?\(([^()]*)\)", r"\1{\2}"),  # x^(1/2)
+    (r"(?<=\d) ?x ?(?=\d)", r"\\cdot "),  # 2 x 3 = 6
     (r"(?i)(?<![\\a-z])all real(?: number)?s|\\mathbb ?\{?R\}?", r"(-\\infty;\\infty)"),  # all reals
-    (r"\(-\\infty;\\infty\) ?(?:\\setminus|-) ?\\\{([^,;{}]*)\\\}", r"(-\\infty;\1)\\cup(\1;\\infty)"),  # R-{2}
+    (r"\(-\\infty;\\infty\) ?(?:\\setminus|-) ?\\\{([^;{}]*)\\\}", r"(-\\infty;\1)\\cup(\1;\\infty)"),  # -{2}
     (r"^[A-Za-z ]*\b(?:is|are|equals)(?![a-z]):? ?(?=\S)|^ ?(?:option|choice) ", ""),  # the sum is 5
     (r"^ ?(?:[A-Za-z]? ?\\approx|about|approximately) ?", ""),  # x \approx 5
     (r"(?<=[\w})%]),? ?\(?(?:or )?(?:\\approx|approximately|about)(?![a-z]).*$", ""),  # 1/3 or about 0.33
@@ -701,6 +704,8 @@ def _equal(a: str, b: str, ask) -> bool:
         return ask("ratio", "({})-({})".format(*xs), "({})-({})".format(*ys))
     if kinds <= {"list", "{}", "leaf"}:  # 100,200 is a number, unless the other one is the list 100; 200
         number, items = (a, ys) if kind == "leaf" else (b, xs)
+        if all(_equal(items[0], item, ask) for item in items[1:]):  # 1/2 or 0.5
+            return _equal(number, items[0], ask)
         return ",0" not in number and _in_any_order(number.split(","), items, ask)
     return "leaf" in kinds and "matrix" in kind + other and ask("value", a, b)
 
@@ -750,7 +755,7 @@ _CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _BOX = re.compile(r"\\{1,2}(?:boxed|fbox)\s*(\{|-?\d[\d.,/]*|[A-Z](?![A-Za-z]))|\\.|[{}]", re.DOTALL)
 _OPEN_BOX = re.compile(rf"\\boxed\s*\{{((?:[^{{}}$\n]|{_GROUP})+?)(?:\$|\\[])]|\n|\Z)")  # \boxed{42$
 _MINUS = re.compile(r"(?:[=$(:]|\bis|\bare)\s*[-−]\s*\Z")  # x = -\boxed{5}
-_ABOUT = re.compile(r"[\s$,;(\\]*(?:or )?(?:approximately|about|approx|≈)[\s$(\\]*")  # .. about \boxed{0.33}
+_ABOUT = re.compile(r"[\s$,;()\\]*(?:or )?(?:approximately|about|approx|≈)[\s$(\\]*")  # .. about \boxed{0.33}
 _AND = re.compile(r"(?:[\s$,;\\()\[\]]|and|or|\\q?quad|\\text\{ ?(?:and|or) ?\})*")  # \boxed{1} and \boxed{2}
 _NEXT = re.compile(r"[^.\d]{0,60}|\W*\n\s*(?:[-*•]|\d+\.)[^.\d]{0,60}")  # * a = \boxed{1}\n* b = \boxed{2}
 _MARKS = [re.compile(pattern, re.IGNORECASE | re.MULTILINE) for pattern in (
@@ -763,8 +768,10 @@ _MARKS = [re.compile(pattern, re.IGNORECASE | re.MULTILINE) for pattern in (
     r"^\W{0,9}(?:final )?answer\W{0,9}\n")]  # **Final Answer**
 _MATH = r"\$\$?([^$]*)\$\$?|\\\((.*?)\\\)|\\\[(.*?)\\\]"
 _STOP = re.compile(  # .. the end of what a marker announces, outside formulas
-    _MATH + r"|(\.(?=[\s*\"<]|$)|\n|<[|/a-z]|\"|,?\s(?:since|because|which|where|so)\b)", re.DOTALL)
-_PROSE = re.compile(r"(?:[A-Za-z'-]+[ ,:]+){1,12}((?:\\[(\[]|\$)?-?[\d.,/]+(?![\d.,/])\D*)")  # about 500 feet
+    _MATH + r"|(\.(?=[\s*\"<]|$)|\n|<[|/a-z]|\"|,?\s(?:since|because|as|which|where|so)\b)", re.DOTALL)
+_PROSE = re.compile(  # about 500 feet
+    r"(?!.*\b(?:no|not|than|negative|minus|half)\b)(?:[A-Za-z'-]+[ ,:]+){1,12}"
+    r"((?:\\[(\[]|\$)?-?[\d.,/]+(?![\d.,/])\D*)")
 
 
 def read_boxes(text: str) -> list[tuple[int, int, str]]:
@@ -813,6 +820,7 @@ def _marked(text: str) -> str:
     """What follows the last marker that something follows."""
     for start in sorted(m.end() for mark in _MARKS for m in mark.finditer(text))[:-20:-1]:
         line = text[start:start + MAX_ANSWER_CHARS].lstrip(" *_:\n\"")
+        line = re.sub(r"^[A-Za-z ]{1,40}:\s+", "", line)  # the answer is therefore:
         line = line[:next((stop.start() for stop in _STOP.finditer(line) if stop[4]), len(line))]
         if line.count("}") > line.count("{"):
             line = line.rstrip(" \n}]")  # {"answer": 5}
@@ -843,10 +851,9 @@ def _is_copied(answer: str, gold: str, question: str) -> bool:
     """Whether an answer is an expression of the question that nobody has worked out, as 513^2-487^2 is."""
     form, wanted, asked = (_normal(s).replace(" ", "") for s in (answer, gold, question))
     form = form.rpartition("=")[2]
-    if form == wanted.rpartition("=")[2] or re.search(r"(?<!\\)\b[a-zA-Z]{3}|^\(?[A-J][).:]", form):
+    if form == wanted.rpartition("=")[2] or not re.search(r"[\w)}][-+*/^!(]|\\(?!frac)[a-z]", form):
         return False
-    is_work = re.search(r"[\w)}][-+*/^!(]|\\(?!frac)[a-z]", form)
-    return bool(is_work and re.search(rf"(?<![\d.^]){re.escape(form)}(?![\d.^])", asked))
+    return bool(re.search(rf"(?<![\d.^]){re.escape(form)}(?![\d.^])", asked))
 
 
 def score(text: str, gold: str, question: str | None = None) -> bool | None:
@@ -947,8 +954,8 @@ def _ask(left: dict[str, float], mode: str, a: str, b: str) -> bool:
     own = _workers.setdefault(os.getpid(), {"lock": threading.Lock(), "worker": None, "spare": None})
     with own["lock"]:
         if own["worker"] is None or own["worker"].poll() is not None:
-            own["worker"] = own["spare"] or _start_worker()
-            own["spare"] = None
+            is_ready = own["spare"] is not None and own["spare"].poll() is None
+            own["worker"] = own["spare"] if is_ready else _start_worker()
             if own["worker"].stdout.readline() != b"ready\n":
                 raise UserError("scoring: the algebra's process did not start; pip install math-verify")
             own["spare"] = _start_worker()  # so that a kill costs the next pair no start

@@ -350,6 +350,13 @@ def surd_power(s, rng):
 
 
 @keeps
+def plain_names(s, rng):
+    new = re.sub(r" ?\\sqrt\{(\d+)\}", r"*sqrt(\1)", s) if re.fullmatch(r"-?\d+ ?\\sqrt\{\d+\}", s) else s
+    new = re.sub(r" ?\\pi", rng.choice(["pi", " pi", "*pi"]), new) if re.fullmatch(r"-?\d+ ?\\pi", new) else new
+    return new if new != s else None
+
+
+@keeps
 def surd_short(s, rng):
     new = re.sub(r"\\sqrt\{(\d)\}", rng.choice([r"\\sqrt\1", r"\\sqrt \1"]), s)
     return new if new != s else None

@@ -128,12 +128,21 @@ def test_nothing_is_left_to_fill_in():
     assert not re.search(r"TOYTIME|BEFOREAFTER|CLAIMS|SCORERTEXT|LINES", README)
 
 
-def test_the_scorers_error_rates_are_those_of_the_committed_results():
-    kinds = json.loads((ROOT / "results" / "scorer.json").read_text())["kinds"].values()
-    for same in (True, False):
-        rows = [row for row in kinds if row["same"] is same]
-        pairs = sum(row["pairs"] for row in rows)
-        for judge, name in (("scorer", "`common.is_equiv`"), ("math-verify", "math-verify 0.9.0")):
-            wrong = sum(row[judge] for row in rows)
-            cell = f"{wrong} of {pairs} ({100 * wrong / pairs:.1f} %)"
-            assert any(line.startswith(f"| {name} |") and cell in line for line in README.splitlines()), cell
+def scorer_rows(sets: dict) -> list[str]:
+    """The README's table of results/scorer.json."""
+    rows = ["| set | rows | judge | rejects equal answers | accepts different answers | mean ms | p99 ms |",
+            "|---|---|---|---|---|---|---|"]
+    for name, judges in sets.items():
+        for judge, row in judges.items():
+            other = row["rows"] - row["same"]
+            shares = [f"{wrong} of {n} ({100 * wrong / n:.2f} %)" if n else "-"
+                      for wrong, n in ((row["rejects"], row["same"]), (row["accepts"], other))]
+            shown = "`common.py`" if judge == "scorer" else "math-verify 0.9.0"
+            rows.append(f"| {name} | {row['rows']} | {shown} | {shares[0]} | {shares[1]} | {row['mean_ms']:.1f} | {row['p99_ms']:.0f} |")
+    return rows
+
+
+def test_the_scorers_table_is_that_of_the_committed_results():
+    sets = json.loads((ROOT / "results" / "scorer.json").read_text())["sets"]
+    assert next(iter(sets)).startswith("replies") and len(sets) == 6
+    assert "\n".join(scorer_rows(sets)) in README
