@@ -34,7 +34,7 @@ def whole_run(small_world, tmp_path_factory):
     server, url = toy_teacher.serve()
     out = tmp_path_factory.mktemp("runs") / "whole"
     command = [sys.executable, ROOT / "stat_sel.py", *map(str, flags(small_world, url, out))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True)
     server.shutdown()
     assert done.returncode == 0, done.stderr[-3000:]
     return out, done.stdout
@@ -152,7 +152,7 @@ def test_kill_9_anywhere_changes_nothing(whole_run, small_world, tmp_path):
             process.send_signal(signal.SIGKILL)
             process.wait()
             assert not (out / "result.json").exists()
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True)
     finally:
         server.shutdown()
         toy_teacher.reply = reply
@@ -190,11 +190,11 @@ common.cli(stat_sel.main, stat_sel.Args, "")
     command = [sys.executable, script, *map(str, flags(small_world, url, out, "--arms", "stat"))]
     try:
         toy_teacher.reply = failing
-        stopped = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        stopped = subprocess.run(command, capture_output=True, text=True)
         assert stopped.returncode == 2 and " lost" in stopped.stderr, stopped.stderr[-2000:]
         assert not (out / "4_profile.jsonl").exists()
         toy_teacher.reply = reply
-        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        done = subprocess.run(command, capture_output=True, text=True)
     finally:
         toy_teacher.reply = reply
         server.shutdown()
