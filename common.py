@@ -40,7 +40,7 @@ from tqdm import tqdm
 
 
 class UserError(Exception):
-    """What the user can mend, in a sentence: where, what was expected, what came, what to do. Ends in exit code 2."""
+    """What the user can mend, in a sentence: where, what was expected, what came, what to do. Exit code 2."""
 
 
 # --- Teacher: cached, capped calls to any OpenAI-compatible chat server. ---
@@ -1532,7 +1532,7 @@ def lock(path: str | Path, timeout_s: float):
 
 
 def open_run(args, out: str | Path, how: tuple[str, ...] = ()) -> "Run":
-    """Directory `out`, new or from an earlier start with the same `args` (a dataclass). Other processes are kept out.
+    """Directory `out`, new or from an earlier start with the same `args`, kept for this process alone.
 
     how: fields that only say how to run (address, price, micro-batch) and may change, as "out" may.
     """
@@ -1591,7 +1591,7 @@ class Run(NamedTuple):
                 return [json.loads(line) for line in text.splitlines()]
             return json.loads(text)
         except ValueError as error:
-            raise UserError(f"{self.path / name}: expected JSON, but: {error}; delete it to make it anew") from None
+            raise UserError(f"{self.path / name}: expected JSON, but: {error}; delete it") from None
 
     def write(self, name: str, value) -> None:
         """Rows (name.jsonl) or any JSON (name.json), whole or not at all."""
@@ -1610,7 +1610,7 @@ class Run(NamedTuple):
             append(f, json.dumps(row, default=float) + "\n")  # float: torch's scalars
 
     def step(self, name: str, make):
-        """What file `name` holds, as JSON gives it back; where there is none, make() is written to it first."""
+        """What file `name` holds, as JSON gives it back. If there is none, make() is written first."""
         started, there = time.time(), (self.path / name).exists()
         if not there:
             self.write(name, make())
@@ -1621,7 +1621,7 @@ class Run(NamedTuple):
         print(f"{name}: {rows}{took}", flush=True)
         return value
 
-    def batches(self, name: str, batches: list[list], make, unit: str = "question", desc: str = "") -> list[dict]:
+    def batches(self, name: str, batches: list, make, unit: str = "question", desc: str = "") -> list[dict]:
         """A long step: make(batch) gives a row for each item, in order, with its "id". A kill costs a batch.
 
         Rows of an earlier start that belong to other items are refused, not thrown away: they cost much.
