@@ -495,7 +495,7 @@ def test_continual_mode_on_real_math_perturb(real_data, small_world, tmp_path, t
 
 def test_the_gpu_benchmark_runs_at_toy_size(small_world, run_file):
     done = run_file("benchmarks/gpu.py", "--shape", "tiny", "--prm-shape", "tiny", "--scale", "0.1", "--limit", "20",
-                    "--new-tokens", "4", "--words", "20",
+                    "--new-tokens", "4", "--words", "20", "--methods", "stat_sel",
                     env={"TOYWORLD_DIR": str(small_world.parent)})
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("GiB") >= 5 and "train on 32 pairs" in done.stdout and "score 8 answers of 10 steps" in done.stdout
