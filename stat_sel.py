@@ -405,7 +405,7 @@ def train(args, run, student: common.Student, rows: list[dict], name: str) -> No
     model = student.model if isinstance(student.model, PeftModel) else get_peft_model(student.model, LoraConfig(
         r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, target_modules="all-linear", task_type="CAUSAL_LM"))
     if args.checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     weights = [p for p in model.parameters() if p.requires_grad]
     n_steps, losses, start = args.epochs * math.ceil(len(pairs) / args.batch), [], 0
     optimizer = bnb.optim.PagedAdamW8bit(weights, lr=args.lr, weight_decay=args.weight_decay)
