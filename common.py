@@ -453,10 +453,13 @@ def _split(s: str, separator: str) -> list[str]:
     return [part.strip() for part in parts] if depth == 0 else []
 
 
-def _plus_minus(s: str) -> list[str]:
-    if not 0 < s.count(r"\pm") < 5:
-        return [s]
-    return [one for sign in "+-" for one in _plus_minus(s.replace(r"\pm", sign, 1))]
+def _items(s: str) -> list[str]:
+    """The items of a list, 1+x and 1-x for each 1 \\pm x."""
+    items = _split(s, "[,;]")
+    for _ in range(4):  # the first \pm of each item that still has one
+        signed = [(item, sign) for item in items for sign in ("+-" if r"\pm" in item else "+")]
+        items = [item.replace(r"\pm", sign, 1) for item, sign in signed]
+    return items
 
 
 def _is_name(s: str, value: str = "") -> bool:
@@ -475,11 +478,11 @@ def _read(s: str) -> tuple[str, list[str]]:
     if m := _MATRIX.fullmatch(s):
         rows = re.sub(r"\\\\ ?$|\\hline", "", m[2].strip()).split("\\\\")
         return f"{m[1] or ''}matrix{len(rows)}", [cell.strip() for row in rows for cell in row.split("&")]
-    items = _split(s, "[,;]")
+    items = _items(s)
     if len(items) > 1 and _number(s.rpartition("~")[0] or s) is None:
         if all(re.search("[<>≤≥]", item) for item in items):
             return "cup", items
-        return "list", [one for item in items for one in _plus_minus(item)]
+        return "list", items
     for kind, separator in (("=", "="), ("cup", r"\\cup(?![a-z])"), (":", ":")):
         if len(parts := _split(s, separator)) > 1:
             return kind, parts
@@ -495,13 +498,11 @@ def _read(s: str) -> tuple[str, list[str]]:
         return ("[" if signs[0] == "≤" else "(") + ("]" if signs[1] == "≤" else ")"), sides[::2]
     if signs:
         return signs, sides
-    if len(both := _plus_minus(s)) > 1:
-        return "list", both
     m = re.fullmatch(r"\\?([\[({])(.*?)\\?([])}])", s)
     items = _split(m[2], "[,;]") if m else []
     if len(items) == 1 and m[1] in "({":
         return _read(items[0])
-    return (m[1] + m[3], [one for item in items for one in _plus_minus(item)]) if items else ("leaf", [s])
+    return (m[1] + m[3], items) if items else ("leaf", [s])
 
 
 def _value(sides: list[str], ask) -> str:
@@ -514,14 +515,11 @@ def _value(sides: list[str], ask) -> str:
     return last if all(_equal(first, side, ask) for side in sides[1:]) else ""
 
 
-def _in_order(xs: list[str], ys: list[str], ask) -> bool:
-    return len(xs) == len(ys) and all(_equal(x, y, ask) for x, y in zip(xs, ys, strict=True))
-
-
-def _in_any_order(xs: list[str], ys: list[str], ask) -> bool:
-    left = list(ys) if len(xs) == len(ys) else []
-    for x in xs:
-        match = x if x in left else next((y for y in left[:20] if _equal(x, y, ask)), None)
+def _equal_items(xs: list[str], ys: list[str], ask, in_order: bool = False) -> bool:
+    left = list(ys)
+    for x in xs if len(xs) == len(ys) else [""]:
+        near = left[:1] if in_order else [x] if x in left else left[:20]
+        match = next((y for y in near if _equal(x, y, ask)), None)
         if match is None:
             return False
         left.remove(match)
@@ -537,18 +535,19 @@ def _equal(a: str, b: str, ask) -> bool:
         return _equal(_value(xs, ask), b, ask) if kind == "=" else _equal(a, _value(ys, ask), ask)
     kinds = {kind, other}
     if kinds <= {"list", "{}"} or kinds == {"cup"}:
-        return _in_any_order(xs, ys, ask)
+        return _equal_items(xs, ys, ask)
     if kinds == {"leaf"}:
         return _equal_leaves(xs[0], ys[0], ask)
     if len(kinds) == 1 or kinds in ({"list", "()"}, {"()", f"matrix{len(xs)}"}):
-        if _in_order(xs, ys, ask) or kind != "=" or len(xs + ys) > 4:
-            return _in_order(xs, ys, ask)
-        return ask("ratio", "({})-({})".format(*xs), "({})-({})".format(*ys))
+        if _equal_items(xs, ys, ask, in_order=True):
+            return True
+        sides = "({})-({})"
+        return kind == "=" and len(xs + ys) == 4 and ask("ratio", sides.format(*xs), sides.format(*ys))
     if kinds <= {"list", "{}", "leaf"}:  # 100,200 is a number, unless the other one is the list 100; 200
         number, items = (a, ys) if kind == "leaf" else (b, xs)
         if all(_equal(items[0], item, ask) for item in items[1:]):  # 1/2 or 0.5
             return _equal(number, items[0], ask)
-        return ",0" not in number and _in_any_order(number.split(","), items, ask)
+        return ",0" not in number and _equal_items(number.split(","), items, ask)
     return "leaf" in kinds and "matrix" in kind + other and ask("value", a, b)
 
 
