@@ -20,6 +20,7 @@ import os
 import platform
 import random
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -315,7 +316,7 @@ def open_teacher(args, write: bool = True) -> Teacher:
 # not 101. A bare list has no order unless compared with (1,2), which is not {1,2}. Numbers are exact.
 MAX_ANSWER_CHARS = 600  # longer answers are compared as they are; the longest of MATH has 159 characters
 ALGEBRA_CPU_S = 0.5  # the worker's own time for all of one pair; a pair that needs more counts as different
-ALGEBRA_WALL_S = 1.8  # comes first only on a machine that is loaded several times over
+ALGEBRA_WALL_S = 1.5  # comes first only on a machine that is loaded several times over
 
 
 def _by_spelling(table: dict[str, str]) -> dict[str, str]:
@@ -428,7 +429,8 @@ _NUMBER = re.compile(rf"(-?)(?:({_D})|\\frac\{{(-?{_D})\}}\{{(-?{_D})\}})")  # -
 _MATRIX = re.compile(
     r"[([]?\\begin\{(?:([vV])|[pbB]|small)?(?:matrix|array)\}(?:\{[clr| ]*\})?(.*)\\end\{[a-zA-Z]*\}[])]?")
 _TURNED = str.maketrans("<>≤≥", "><≥≤")
-_TOWER = re.compile(r"\^\{[^{}]*(?:\^|\}\^)|\d{5}\W*!|!\W*!|\^\{\W*\d{5}|binom\{\D*\d{5}")  # 9^{9^{9}}, 10!!
+_TOWER = re.compile(  # 9^{9^{9}}, 10!!
+    r"\^\{[^{}]*(?:\^|\}\^)|\d{5}\W*!|!\W*!|\^\{\W*\d{5}|binom\{(?:\D*\d{5}|[^{}]*\^)")
 
 
 def _number(s: str) -> Fraction | None:
@@ -744,7 +746,7 @@ def _algebra() -> None:
             return x.shape == y.shape and all(vanishes(entry) for entry in x - y)
         rng, points = random.Random(0), []
         names = sorted(x.free_symbols | y.free_symbols, key=str)
-        for i in range(8 if names else 1):  # every other point has negative coordinates too
+        for i in range(4 if names else 1):  # every other point has negative coordinates too
             points.append({n: sympy.Rational(2 * rng.randint(-500 * (i % 2), 500) + 1, 97) for n in names})
         pairs = ((x.subs(point), y.subs(point)) for point in points)
         real = (pair for pair in pairs if all(one.evalf(15).is_real for one in pair))
@@ -754,13 +756,14 @@ def _algebra() -> None:
         return not vanishes(p0) and not vanishes(q0) and all(vanishes(p * q0 - p0 * q) for p, q in real)
 
     def limit(seconds: float) -> None:  # of this process's own time: other load does not count
+        signal.signal(signal.SIGINT, signal.default_int_handler if seconds else signal.SIG_IGN)
         if hasattr(signal, "setitimer"):  # on Windows the parent's clock alone counts
             signal.signal(signal.SIGPROF, signal.default_int_handler)
             signal.setitimer(signal.ITIMER_PROF, seconds)  # raises KeyboardInterrupt ...
             signal.setitimer(signal.ITIMER_VIRTUAL, seconds and seconds + 0.2)  # ... ends the process
 
     answers, sys.stdout = sys.stdout, sys.stderr
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    limit(0)
     for mode in ("value", "ratio"):  # imports the rest and fills the parser's tables, before the clock runs
         same(mode, r"\frac{(x+1)(x+2)}{3}-\sin(2\pi)", r"(x^{2}+3\cdot x+2)/3+\sqrt{2}-\sqrt{2}")
     print("ready", file=answers, flush=True)
@@ -788,6 +791,14 @@ def _start_worker() -> subprocess.Popen:
     return worker
 
 
+def _watch(worker: subprocess.Popen, seconds: float, is_done: threading.Event) -> None:
+    """Interrupts the worker after so many seconds, and ends it where that does not help."""
+    if not is_done.wait(seconds) and os.name == "posix":
+        worker.send_signal(signal.SIGINT)
+    if not is_done.wait(0.3):
+        worker.kill()
+
+
 def _ask(left: dict[str, float], mode: str, a: str, b: str) -> bool:
     """The worker's verdict on two LaTeX expressions; TimeoutError where it needs too long."""
     if any(len(s) > MAX_ANSWER_CHARS // 2 or _TOWER.search(s) for s in (a, b)):
@@ -800,15 +811,13 @@ def _ask(left: dict[str, float], mode: str, a: str, b: str) -> bool:
             if own["worker"].stdout.readline() != b"ready\n":
                 raise UserError("scoring: the algebra's process did not start; pip install math-verify")
             own["spare"] = _start_worker()  # so that a kill costs the next pair no start
-        worker, reply, start = own["worker"], b"", time.monotonic()
-        timer = threading.Timer(left["wall"], worker.kill)
-        timer.daemon = True
-        timer.start()
+        worker, reply, start, is_done = own["worker"], b"", time.monotonic(), threading.Event()
+        threading.Thread(target=_watch, args=(worker, left["wall"], is_done), daemon=True).start()
         try:
             worker.stdin.write(json.dumps([mode, a, b, left["cpu"]]).encode() + b"\n")
             reply = worker.stdout.readline()
         finally:
-            timer.cancel()
+            is_done.set()
             if not reply:  # killed or interrupted: a late reply must not meet the next question
                 worker.kill()
                 worker.wait()
