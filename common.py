@@ -746,7 +746,7 @@ def _algebra() -> None:
             return x.shape == y.shape and all(vanishes(entry) for entry in x - y)
         rng, points = random.Random(0), []
         names = sorted(x.free_symbols | y.free_symbols, key=str)
-        for i in range(4 if names else 1):  # every other point has negative coordinates too
+        for i in range(8 if names else 1):  # every other point has negative coordinates too
             points.append({n: sympy.Rational(2 * rng.randint(-500 * (i % 2), 500) + 1, 97) for n in names})
         pairs = ((x.subs(point), y.subs(point)) for point in points)
         real = (pair for pair in pairs if all(one.evalf(15).is_real for one in pair))
