@@ -398,7 +398,6 @@ _RULES = [(re.compile(pattern), new) for pattern, new in (  # in this order; aft
     (r"\\(frac|binom) ?([\da-zA-Z]|\\[a-z]+)", r"\\\1{\2}"),  # \frac12
     (rf"(\\(?:frac|binom) ?{_GROUP}) ?([\da-zA-Z]|\\[a-z]+)", r"\1{\2}"),  # \frac{1}2
     (r"(?<![\w.}/,^])(\d+)/(\d+)(?![\w./,])", r"\\frac{\1}{\2}"),  # 1/2
-    (r"(?<![\d.}])(\d+) ?(\\frac\{\d+\}\{\d+\})", r"(\1+\2)"),  # 3\frac{1}{2}
     (r"(\d*\.(\d*))\\overline ?\{(\d+)\}", lambda m: (
         rf"({m[1]}0+\frac{{{m[3]}}}{{{'9' * len(m[3])}{'0' * len(m[2])}}})")),  # 0.\overline{3}
     (r"_ ?(\d+|[a-zA-Z]|\\[a-z]+)", r"_{\1}"),  # 11_2
