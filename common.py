@@ -404,7 +404,6 @@ _RULES = [(re.compile(pattern), new) for pattern, new in (  # in this order; aft
     (rf"\^ ?([-+]?\d+(?:\.\d+)?|[a-zA-Z]|\\[a-z]+(?:{_GROUP})*)", r"^{\1}"),  # x^2
     (r"(?<![\dA-Z.])\(?(?=[A-Z.]*\d)([\dA-Z.]+)\)? ?(?:_\{[ (]*(?:base )?|\(?base )(\w+)[ )]*\}?", lambda m: (
         f"{m[1].lstrip('0')}_{{{_NUMERALS.index(m[2]) if m[2] in _NUMERALS else m[2]}}}")),  # 11 (base two)
-    (r"(?<=\d)_\{10\}$", ""),  # 11_{10}
     (r"(?<=\d)\((\d+)\)", r"\\cdot \1"),  # 1000(26)
     (r"(?<=[\d})°.])( ?[°%]| ?[A-Za-z][A-Za-z./ ]*)(?:\^\{([23])\})?(?=;|$)", _unit),  # 5 square feet
     (r"^ ?(?:\(?([A-J])\)|([A-J])[.:] ) ?\w.*$", r"\1\2"),  # (C) 12

@@ -391,7 +391,7 @@ def test_extraction_takes_linear_time(unit):
     text, begin = unit * (1_000_000 // len(unit)), time.monotonic()
     extract_answer(text)
     score(text + r" \boxed{5}", "5")
-    assert time.monotonic() - begin < 4
+    assert time.monotonic() - begin < 15  # a quadratic one takes hours
 
 
 # --- The one process for the algebra --------------------------------------------------------------------------------------
