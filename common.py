@@ -605,7 +605,6 @@ _MARKS = [re.compile(pattern, re.IGNORECASE | re.MULTILINE) for pattern in (
     r"^\#{4}\s{0,9}(?=.*\d|[A-Z]\s*$)(?!step\b)",  # #### 5 clips
     r"^A:",  # A: 5
     r"\banswers?(?: to [^.\n:]{1,60})?[*_\s]{0,9}(?:\b(?:is|are|should be|must be)\b|[:=])(?! correct)",
-    r"\banswers?[*_\s]{0,9}(?=\$|\\[(\[])",  # the answer $5$
     r"^\W{0,9}(?:final )?answer\W{0,9}\n")]  # **Final Answer**
 _MATH = r"\$\$?([^$]*)\$\$?|\\\((.*?)\\\)|\\\[(.*?)\\\]"
 _STOP = re.compile(  # .. the end of what a marker announces, outside formulas
