@@ -21,6 +21,7 @@ import os
 import platform
 import random
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -473,7 +474,7 @@ def open_teacher(args, write: bool = True) -> Teacher:
 # not 101. A bare list has no order unless compared with (1,2), which is not {1,2}. Numbers are exact.
 MAX_ANSWER_CHARS = 600  # longer answers are compared as they are; the longest of MATH has 159 characters
 ALGEBRA_CPU_S = 0.5  # the worker's own time for all of one pair; a pair that needs more counts as different
-ALGEBRA_WALL_S = 1.8  # comes first only on a machine that is loaded several times over
+ALGEBRA_WALL_S = 1.5  # comes first only on a machine that is loaded several times over
 
 
 def _by_spelling(table: dict[str, str]) -> dict[str, str]:
@@ -555,14 +556,12 @@ _RULES = [(re.compile(pattern), new) for pattern, new in (  # in this order; aft
     (r"\\(frac|binom) ?([\da-zA-Z]|\\[a-z]+)", r"\\\1{\2}"),  # \frac12
     (rf"(\\(?:frac|binom) ?{_GROUP}) ?([\da-zA-Z]|\\[a-z]+)", r"\1{\2}"),  # \frac{1}2
     (r"(?<![\w.}/,^])(\d+)/(\d+)(?![\w./,])", r"\\frac{\1}{\2}"),  # 1/2
-    (r"(?<![\d.}])(\d+) ?(\\frac\{\d+\}\{\d+\})", r"(\1+\2)"),  # 3\frac{1}{2}
     (r"(\d*\.(\d*))\\overline ?\{(\d+)\}", lambda m: (
         rf"({m[1]}0+\frac{{{m[3]}}}{{{'9' * len(m[3])}{'0' * len(m[2])}}})")),  # 0.\overline{3}
     (r"_ ?(\d+|[a-zA-Z]|\\[a-z]+)", r"_{\1}"),  # 11_2
     (rf"\^ ?([-+]?\d+(?:\.\d+)?|[a-zA-Z]|\\[a-z]+(?:{_GROUP})*)", r"^{\1}"),  # x^2
     (r"(?<![\dA-Z.])\(?(?=[A-Z.]*\d)([\dA-Z.]+)\)? ?(?:_\{[ (]*(?:base )?|\(?base )(\w+)[ )]*\}?", lambda m: (
         f"{m[1].lstrip('0')}_{{{_NUMERALS.index(m[2]) if m[2] in _NUMERALS else m[2]}}}")),  # 11 (base two)
-    (r"(?<=\d)_\{10\}$", ""),  # 11_{10}
     (r"(?<=\d)\((\d+)\)", r"\\cdot \1"),  # 1000(26)
     (r"(?<=[\d})°.])( ?[°%]| ?[A-Za-z][A-Za-z./ ]*)(?:\^\{([23])\})?(?=;|$)", _unit),  # 5 square feet
     (r"^ ?(?:\(?([A-J])\)|([A-J])[.:] ) ?\w.*$", r"\1\2"),  # (C) 12
@@ -586,7 +585,8 @@ _NUMBER = re.compile(rf"(-?)(?:({_D})|\\frac\{{(-?{_D})\}}\{{(-?{_D})\}})")  # -
 _MATRIX = re.compile(
     r"[([]?\\begin\{(?:([vV])|[pbB]|small)?(?:matrix|array)\}(?:\{[clr| ]*\})?(.*)\\end\{[a-zA-Z]*\}[])]?")
 _TURNED = str.maketrans("<>≤≥", "><≥≤")
-_TOWER = re.compile(r"\^\{[^{}]*(?:\^|\}\^)|\d{5}\W*!|!\W*!|\^\{\W*\d{5}|binom\{\D*\d{5}")  # 9^{9^{9}}, 10!!
+_TOWER = re.compile(  # 9^{9^{9}}, 10!!
+    r"\^\{[^{}]*(?:\^|\}\^)|\d{5}\W*!|!\W*!|\^\{\W*\d{5}|binom\{(?:\D*\d{5}|[^{}]*\^)")
 
 
 def _number(s: str) -> Fraction | None:
@@ -611,10 +611,13 @@ def _split(s: str, separator: str) -> list[str]:
     return [part.strip() for part in parts] if depth == 0 else []
 
 
-def _plus_minus(s: str) -> list[str]:
-    if not 0 < s.count(r"\pm") < 5:
-        return [s]
-    return [one for sign in "+-" for one in _plus_minus(s.replace(r"\pm", sign, 1))]
+def _items(s: str) -> list[str]:
+    """The items of a list, 1+x and 1-x for each 1 \\pm x."""
+    items = _split(s, "[,;]")
+    for _ in range(4):  # the first \pm of each item that still has one
+        signed = [(item, sign) for item in items for sign in ("+-" if r"\pm" in item else "+")]
+        items = [item.replace(r"\pm", sign, 1) for item, sign in signed]
+    return items
 
 
 def _is_name(s: str, value: str = "") -> bool:
@@ -633,11 +636,11 @@ def _read(s: str) -> tuple[str, list[str]]:
     if m := _MATRIX.fullmatch(s):
         rows = re.sub(r"\\\\ ?$|\\hline", "", m[2].strip()).split("\\\\")
         return f"{m[1] or ''}matrix{len(rows)}", [cell.strip() for row in rows for cell in row.split("&")]
-    items = _split(s, "[,;]")
+    items = _items(s)
     if len(items) > 1 and _number(s.rpartition("~")[0] or s) is None:
         if all(re.search("[<>≤≥]", item) for item in items):
             return "cup", items
-        return "list", [one for item in items for one in _plus_minus(item)]
+        return "list", items
     for kind, separator in (("=", "="), ("cup", r"\\cup(?![a-z])"), (":", ":")):
         if len(parts := _split(s, separator)) > 1:
             return kind, parts
@@ -653,13 +656,11 @@ def _read(s: str) -> tuple[str, list[str]]:
         return ("[" if signs[0] == "≤" else "(") + ("]" if signs[1] == "≤" else ")"), sides[::2]
     if signs:
         return signs, sides
-    if len(both := _plus_minus(s)) > 1:
-        return "list", both
     m = re.fullmatch(r"\\?([\[({])(.*?)\\?([])}])", s)
     items = _split(m[2], "[,;]") if m else []
     if len(items) == 1 and m[1] in "({":
         return _read(items[0])
-    return (m[1] + m[3], [one for item in items for one in _plus_minus(item)]) if items else ("leaf", [s])
+    return (m[1] + m[3], items) if items else ("leaf", [s])
 
 
 def _value(sides: list[str], ask) -> str:
@@ -672,14 +673,11 @@ def _value(sides: list[str], ask) -> str:
     return last if all(_equal(first, side, ask) for side in sides[1:]) else ""
 
 
-def _in_order(xs: list[str], ys: list[str], ask) -> bool:
-    return len(xs) == len(ys) and all(_equal(x, y, ask) for x, y in zip(xs, ys, strict=True))
-
-
-def _in_any_order(xs: list[str], ys: list[str], ask) -> bool:
-    left = list(ys) if len(xs) == len(ys) else []
-    for x in xs:
-        match = x if x in left else next((y for y in left[:20] if _equal(x, y, ask)), None)
+def _equal_items(xs: list[str], ys: list[str], ask, in_order: bool = False) -> bool:
+    left = list(ys)
+    for x in xs if len(xs) == len(ys) else [""]:
+        near = left[:1] if in_order else [x] if x in left else left[:20]
+        match = next((y for y in near if _equal(x, y, ask)), None)
         if match is None:
             return False
         left.remove(match)
@@ -695,18 +693,19 @@ def _equal(a: str, b: str, ask) -> bool:
         return _equal(_value(xs, ask), b, ask) if kind == "=" else _equal(a, _value(ys, ask), ask)
     kinds = {kind, other}
     if kinds <= {"list", "{}"} or kinds == {"cup"}:
-        return _in_any_order(xs, ys, ask)
+        return _equal_items(xs, ys, ask)
     if kinds == {"leaf"}:
         return _equal_leaves(xs[0], ys[0], ask)
     if len(kinds) == 1 or kinds in ({"list", "()"}, {"()", f"matrix{len(xs)}"}):
-        if _in_order(xs, ys, ask) or kind != "=" or len(xs + ys) > 4:
-            return _in_order(xs, ys, ask)
-        return ask("ratio", "({})-({})".format(*xs), "({})-({})".format(*ys))
+        if _equal_items(xs, ys, ask, in_order=True):
+            return True
+        sides = "({})-({})"
+        return kind == "=" and len(xs + ys) == 4 and ask("ratio", sides.format(*xs), sides.format(*ys))
     if kinds <= {"list", "{}", "leaf"}:  # 100,200 is a number, unless the other one is the list 100; 200
         number, items = (a, ys) if kind == "leaf" else (b, xs)
         if all(_equal(items[0], item, ask) for item in items[1:]):  # 1/2 or 0.5
             return _equal(number, items[0], ask)
-        return ",0" not in number and _in_any_order(number.split(","), items, ask)
+        return ",0" not in number and _equal_items(number.split(","), items, ask)
     return "leaf" in kinds and "matrix" in kind + other and ask("value", a, b)
 
 
@@ -764,7 +763,6 @@ _MARKS = [re.compile(pattern, re.IGNORECASE | re.MULTILINE) for pattern in (
     r"^\#{4}\s{0,9}(?=.*\d|[A-Z]\s*$)(?!step\b)",  # #### 5 clips
     r"^A:",  # A: 5
     r"\banswers?(?: to [^.\n:]{1,60})?[*_\s]{0,9}(?:\b(?:is|are|should be|must be)\b|[:=])(?! correct)",
-    r"\banswers?[*_\s]{0,9}(?=\$|\\[(\[])",  # the answer $5$
     r"^\W{0,9}(?:final )?answer\W{0,9}\n")]  # **Final Answer**
 _MATH = r"\$\$?([^$]*)\$\$?|\\\((.*?)\\\)|\\\[(.*?)\\\]"
 _STOP = re.compile(  # .. the end of what a marker announces, outside formulas
@@ -913,13 +911,14 @@ def _algebra() -> None:
         return not vanishes(p0) and not vanishes(q0) and all(vanishes(p * q0 - p0 * q) for p, q in real)
 
     def limit(seconds: float) -> None:  # of this process's own time: other load does not count
+        signal.signal(signal.SIGINT, signal.default_int_handler if seconds else signal.SIG_IGN)
         if hasattr(signal, "setitimer"):  # on Windows the parent's clock alone counts
             signal.signal(signal.SIGPROF, signal.default_int_handler)
             signal.setitimer(signal.ITIMER_PROF, seconds)  # raises KeyboardInterrupt ...
             signal.setitimer(signal.ITIMER_VIRTUAL, seconds and seconds + 0.2)  # ... ends the process
 
     answers, sys.stdout = sys.stdout, sys.stderr
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    limit(0)
     for mode in ("value", "ratio"):  # imports the rest and fills the parser's tables, before the clock runs
         same(mode, r"\frac{(x+1)(x+2)}{3}-\sin(2\pi)", r"(x^{2}+3\cdot x+2)/3+\sqrt{2}-\sqrt{2}")
     print("ready", file=answers, flush=True)
@@ -947,6 +946,14 @@ def _start_worker() -> subprocess.Popen:
     return worker
 
 
+def _watch(worker: subprocess.Popen, seconds: float, is_done: threading.Event) -> None:
+    """Interrupts the worker after so many seconds, and ends it where that does not help."""
+    if not is_done.wait(seconds) and os.name == "posix":
+        worker.send_signal(signal.SIGINT)
+    if not is_done.wait(0.3):
+        worker.kill()
+
+
 def _ask(left: dict[str, float], mode: str, a: str, b: str) -> bool:
     """The worker's verdict on two LaTeX expressions; TimeoutError where it needs too long."""
     if any(len(s) > MAX_ANSWER_CHARS // 2 or _TOWER.search(s) for s in (a, b)):
@@ -959,15 +966,13 @@ def _ask(left: dict[str, float], mode: str, a: str, b: str) -> bool:
             if own["worker"].stdout.readline() != b"ready\n":
                 raise UserError("scoring: the algebra's process did not start; pip install math-verify")
             own["spare"] = _start_worker()  # so that a kill costs the next pair no start
-        worker, reply, start = own["worker"], b"", time.monotonic()
-        timer = threading.Timer(left["wall"], worker.kill)
-        timer.daemon = True
-        timer.start()
+        worker, reply, start, is_done = own["worker"], b"", time.monotonic(), threading.Event()
+        threading.Thread(target=_watch, args=(worker, left["wall"], is_done), daemon=True).start()
         try:
             worker.stdin.write(json.dumps([mode, a, b, left["cpu"]]).encode() + b"\n")
             reply = worker.stdout.readline()
         finally:
-            timer.cancel()
+            is_done.set()
             if not reply:  # killed or interrupted: a late reply must not meet the next question
                 worker.kill()
                 worker.wait()

@@ -4,7 +4,7 @@ The replies are JSON lines with text, gold, expected, bench and tier, labelled b
 hand where they do not. The labels of the edited answers hold by construction: an edit returns None where it cannot be
 sure. Printed: equal answers rejected and different ones accepted, beside math-verify on the same rows, and the time.
 
-Run     python benchmarks/scorer.py --data path/to/math --replies replies.jsonl     # three minutes on a CPU
+Run     python benchmarks/scorer.py --data path/to/math --replies replies.jsonl     # five minutes on a CPU
         python benchmarks/scorer.py --ablate      # also what each rule and marker buys
 """
 
@@ -835,7 +835,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--per-kind", type=int, default=70)
     parser.add_argument("--alone", action="store_true", help="without math-verify beside it")
-    parser.add_argument("--ablate", action="store_true", help="each rule and marker switched off; ten minutes")
+    parser.add_argument("--ablate", action="store_true", help="each rule and marker switched off; ten minutes more")
     parser.add_argument("--save", help="write the counts to this file")
     args = parser.parse_args()
     math = math_rows(Path(args.data))

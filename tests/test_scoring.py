@@ -117,6 +117,13 @@ def test_score_is_none_without_an_answer():
     ("#### 72 clips", "72", True),
     ("The correct answer is option B.", "B", True),
     (r"\boxed{12^{\mathrm{th}} \text{ grade}}", "12", True),
+    ("The answer is 20 x 3 = 60.", "60", True),
+    (r"The answer is $\frac12$, or 0.5.", "0.5", True),
+    ("The answer is negative 5", "5", False),
+    ("The answer is less than 5", "5", False),
+    ("The answer is therefore:\n\n5", "5", True),
+    (r"\boxed{3*sqrt(2) + pi}", r"3\sqrt{2}+\pi", True),
+    (r"\boxed{\lfloor\sqrt{n}\rfloor}", r"\lfloor\sqrt{n-1}\rfloor", False),
     (r"\boxed{BC^2 = 19}", "19", True),
     (r"\boxed{2^2\cdot 3^3}", "108", True),
     (r"\boxed{5=7}", "5", False),
@@ -384,7 +391,7 @@ def test_extraction_takes_linear_time(unit):
     text, begin = unit * (1_000_000 // len(unit)), time.monotonic()
     extract_answer(text)
     score(text + r" \boxed{5}", "5")
-    assert time.monotonic() - begin < 4
+    assert time.monotonic() - begin < 15  # a quadratic one takes hours
 
 
 # --- The one process for the algebra --------------------------------------------------------------------------------------
