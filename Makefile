@@ -9,11 +9,11 @@ export TOKENIZERS_PARALLELISM = false
 
 .PHONY: demo test results clean
 
-demo: .venv  ## STAT-Sel in the toy world: no GPU, no network, no key
-	$(BIN)/python -m toyworld stat_sel
+demo: .venv  ## STAT-Sel in the toy world, three arms, half the questions: no GPU, no network, no key
+	$(BIN)/python -m toyworld stat_sel --limit 700 --n-pairs 1000 --arms base augment stat --out runs/demo
 
 test: .venv  ## the whole suite
-	$(BIN)/ruff check .
+	$(BIN)/ruff check . && $(BIN)/ruff check --line-length 110 common.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 results: .venv  ## the runs behind results/toy_*.json, their tables and plots

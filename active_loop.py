@@ -505,6 +505,7 @@ def train(args, run, student: common.Student, rows: list[dict], name: str) -> No
         torch.cuda.set_rng_state_all(saved["rng_cuda"])
         losses, start = saved["losses"], saved["epoch"]
     model.train()
+    n_before, started = len(losses), time.time()
     bar = tqdm(total=n_steps, initial=len(losses), desc=f"train {name}", unit="step")
     for epoch in range(start, args.epochs):
         epoch_started = time.time()
@@ -521,6 +522,7 @@ def train(args, run, student: common.Student, rows: list[dict], name: str) -> No
             optimizer.zero_grad()
             losses.append(total)
             bar.update()
+            common.say_left(f"train {name}", started, len(losses) - n_before, n_steps - len(losses))
             bar.set_postfix(loss=f"{total:.3f}")
         checkpoint.parent.mkdir(exist_ok=True)
         torch.save({"adapter": get_peft_model_state_dict(model), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),

@@ -1,6 +1,6 @@
-"""What the method files share: teacher calls, MATH scoring, data, 4-bit models and reward models, the run directory, the command line.
+"""What the method files share: teacher calls, MATH scoring, data, 4-bit models, run directory, command line.
 
-Copy this file with the method file that you take. Importing it loads none of torch, openai, datasets or math-verify.
+Copy this file with the method file that you take. Importing it loads no torch, openai or datasets.
 """
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ from tqdm import tqdm
 
 
 class UserError(Exception):
-    """What the user can mend, in one sentence: where, what was expected, what came, what to do. The command line prints it and exits with 2."""
+    """What the user can mend, in a sentence: where, what was expected, what came, what to do. Exit code 2."""
 
 
 # --- Teacher: cached, capped calls to any OpenAI-compatible chat server. ---
@@ -1475,20 +1475,20 @@ def lock(path: str | Path, timeout_s: float):
 
 
 def open_run(args, out: str | Path, how: tuple[str, ...] = ()) -> "Run":
-    """Directory `out`, new or from an earlier start with the same `args` (a dataclass), locked until the process ends.
+    """Directory `out`, new or from an earlier start with the same `args`, kept for this process alone.
 
-    how: fields that only say how to run (address, price, micro-batch) and may change between starts, as "out" may.
+    how: fields that only say how to run (address, price, micro-batch) and may change, as "out" may.
     """
     path = Path(out)
     path.mkdir(parents=True, exist_ok=True)
-    there = {p.name for p in path.iterdir()} - {".lock", "args.json.tmp"}  # these: a run killed at its very start
+    there = {p.name for p in path.iterdir()} - {".lock", "args.json.tmp"}  # a run killed at its very start
     if there and "args.json" not in there:
-        raise UserError(f"{path}: expected a new or an earlier run's directory, found other files; choose another --out")
+        raise UserError(f"{path}: expected a run's directory, found other files; choose another --out")
     try:
         run = Run(path, lock(path / ".lock", timeout_s=0))
     except TimeoutError:
-        raise UserError(f"{path}: another process runs in this directory; wait, or choose another --out") from None
-    new = json.loads(hide_secrets(json.dumps(dataclasses.asdict(args), default=str)))  # as the file gives it back: a tuple is a list
+        raise UserError(f"{path}: another process runs in this directory; choose another --out") from None
+    new = json.loads(hide_secrets(json.dumps(dataclasses.asdict(args), default=str)))  # as args.json has it
     old = run.read("args.json") if "args.json" in there else new
     changed = []
     for name in sorted({*old, *new} - {"out", *how}):
@@ -1496,23 +1496,27 @@ def open_run(args, out: str | Path, how: tuple[str, ...] = ()) -> "Run":
             changed.append(f"{name} was {json.dumps(old.get(name))}, is {json.dumps(new.get(name))}")
     if changed:
         run.lock.release()
-        raise UserError(f"{path}: it was made with other arguments ({'; '.join(changed)}); give the old ones or choose "
-                        "another --out")
+        raise UserError(f"{path}: it was made with other arguments ({'; '.join(changed)}); "
+                        "give the old ones or choose another --out")
     run.write("args.json", new)
-    run.write("env.json", [*(run.read("env.json") if "env.json" in there else []), environment()])  # one entry a start
+    earlier = run.read("env.json") if "env.json" in there else []
+    run.write("env.json", [*earlier, environment()])
     return run
 
 
 def environment() -> dict:
     def output(*command):
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            return subprocess.check_output(command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, text=True).strip()
+            quiet = {"stderr": subprocess.DEVNULL, "text": True, "cwd": Path(__file__).parent}
+            return subprocess.check_output(command, **quiet).strip()
 
     packages = ("torch", "transformers", "peft", "bitsandbytes", "openai", "math-verify")
     found = {d.name: d.version for d in importlib.metadata.distributions()}
     return {
-        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"), "argv": [hide_secrets(word) for word in sys.argv], "python": platform.python_version(),
-        "commit": output("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),  # null: no repository
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "argv": [hide_secrets(word) for word in sys.argv],
+        "python": platform.python_version(),
+        "commit": output("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),
         "gpu": output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or "cpu",
         "packages": {name: found.get(name) for name in packages},
     }
@@ -1526,14 +1530,16 @@ class Run(NamedTuple):
         """What a .json file holds, or the rows of a .jsonl file."""
         try:
             text = (self.path / name).read_bytes()
-            return [json.loads(row) for row in text.splitlines()] if name.endswith(".jsonl") else json.loads(text)
+            if name.endswith(".jsonl"):
+                return [json.loads(line) for line in text.splitlines()]
+            return json.loads(text)
         except ValueError as error:
-            raise UserError(f"{self.path / name}: expected JSON, but: {error}; delete it to have it made anew") from None
+            raise UserError(f"{self.path / name}: expected JSON, but: {error}; delete it") from None
 
     def write(self, name: str, value) -> None:
         """Rows (name.jsonl) or any JSON (name.json), whole or not at all."""
         if name.endswith(".jsonl"):
-            text = "".join(json.dumps(row) + "\n" for row in value)  # ASCII: a reply may hold half a surrogate pair
+            text = "".join(json.dumps(row) + "\n" for row in value)  # ASCII: half a surrogate may be in it
         else:
             text = json.dumps(value, indent=1) + "\n"
         with open(self.path / f"{name}.tmp", "wb") as f:
@@ -1541,12 +1547,13 @@ class Run(NamedTuple):
         os.replace(f.name, self.path / name)
 
     def log(self, **values) -> None:
-        """Append a line to metrics.jsonl. A step that is resumed or redone logs again: the later line counts."""
+        """Append a line to metrics.jsonl. A step that is done again logs again: the later line counts."""
         with open(self.path / "metrics.jsonl", "ab") as f:
-            append(f, json.dumps({"time": round(time.time(), 2), **values}, default=float) + "\n")  # torch's scalars
+            row = {"time": round(time.time(), 2), **values}
+            append(f, json.dumps(row, default=float) + "\n")  # float: torch's scalars
 
     def step(self, name: str, make):
-        """What file `name` holds, as JSON gives it back. If it is not there, make() is written to it first."""
+        """What file `name` holds, as JSON gives it back. If there is none, make() is written first."""
         started, there = time.time(), (self.path / name).exists()
         if not there:
             self.write(name, make())
@@ -1557,10 +1564,10 @@ class Run(NamedTuple):
         print(f"{name}: {rows}{took}", flush=True)
         return value
 
-    def batches(self, name: str, batches: list[list[dict]], make, unit: str = "question", desc: str = "") -> list[dict]:
-        """A long step: make(batch) gives a row for each item, in order, with its "id". A kill costs one batch at most.
+    def batches(self, name: str, batches: list, make, unit: str = "question", desc: str = "") -> list[dict]:
+        """A long step: make(batch) gives a row for each item, in order, with its "id". A kill costs a batch.
 
-        Rows of an earlier start that belong to other items are refused, not thrown away: they may have cost money.
+        Rows of an earlier start that belong to other items are refused, not thrown away: they cost much.
         """
         part = self.path / f"{name}.part"
 
@@ -1569,7 +1576,8 @@ class Run(NamedTuple):
             if kept and not kept[-1].endswith(b"\n"):
                 kept.pop()  # torn by a kill
             rows, n_made, started = [], 0, time.time()
-            with open(part, "ab") as f, tqdm(total=sum(map(len, batches)), unit=unit, desc=desc or name) as bar:
+            bar = tqdm(total=sum(map(len, batches)), unit=unit, desc=desc or name)
+            with open(part, "ab") as f, bar:
                 for n_seen, batch in enumerate(batches, 1):
                     lines = kept[len(rows):len(rows) + len(batch)]
                     is_kept = len(lines) == len(batch)
@@ -1580,8 +1588,9 @@ class Run(NamedTuple):
                             f.truncate(sum(map(len, kept[:len(rows)])))  # a batch that a kill cut off
                         new = make(batch)
                     if [row["id"] for row in new] != [item["id"] for item in batch]:
-                        raise UserError(f"{name}: {part if is_kept else 'make()'} holds rows of other items than this step "
-                                        f"has now; move {part.name} away to make it anew")
+                        source = part if is_kept else "make()"
+                        raise UserError(f"{name}: {source} holds rows of other items than this step has now; "
+                                        f"move {part.name} away to make it anew")
                     if not is_kept:
                         append(f, "".join(json.dumps(row) + "\n" for row in new))
                         n_made += 1
@@ -1650,7 +1659,7 @@ def compare(outcomes: dict[str, list[float]], reference: str, n_boot: int = 10_0
 
 # --- Command line. ------------------------------------------------------------------------------------------
 def check_args(args, **tops: float) -> None:
-    """Refuses whole numbers below 1 (but the seed), empty lists, names given twice, fields not within 0 and their top."""
+    """Refuses whole numbers below 1 (but the seed), empty lists, repeated names, fields outside [0, top]."""
     for field in dataclasses.fields(args):
         value, flag = getattr(args, field.name), "--" + field.name.replace("_", "-")
         if field.name in tops and not 0 <= value <= tops[field.name]:
@@ -1664,7 +1673,7 @@ def check_args(args, **tops: float) -> None:
 
 
 def cli(main, Args, description: str) -> None:
-    """Call main(Args from the command line). What a user can mend is one sentence and exit code 2, a bug a traceback."""
+    """Call main(Args from the command line). What a user can mend ends in one sentence and exit code 2."""
     import tyro
     box = io.StringIO()
     try:
@@ -1674,8 +1683,8 @@ def cli(main, Args, description: str) -> None:
         if stop.code:  # tyro drew a box: title, message, rule, similar flags
             lines = [line.strip("╭│╰─╮╯ ") for line in box.getvalue().splitlines()]
             message = " ".join(itertools.takewhile(bool, lines[1:]))
-            similar = [line.split()[0] for line in lines if line.startswith("--") and "Unrecognized" in message]
-            hint = f"is it {similar[0]}? " if similar else ""
+            similar = [line.split()[0] for line in lines if line.startswith("--")]
+            hint = f"is it {similar[0]}? " if similar and "Unrecognized" in message else ""
             print(f"error: {message}; {hint}see --help", file=sys.stderr)
         raise
     try:
@@ -1694,7 +1703,8 @@ def what_to_mend(error: Exception, args) -> str | None:
     """What the user is told of an error; None if it is a bug."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, MemoryError) or re.search(r"out of memory|ALLOC_FAILED|can't allocate memory", str(error)):
+    full = r"out of memory|ALLOC_FAILED|can't allocate memory"  # of CUDA, cuBLAS, the CPU
+    if isinstance(error, MemoryError) or re.search(full, str(error)):
         sizes = {key: size for key, size in vars(args).items() if key.endswith("_batch") and size > 1}
         halves = [f"--{key.replace('_', '-')} {size // 2} (now {size})" for key, size in sizes.items()]
         return f"the memory is full; the same command goes on with {' or '.join(halves) or 'a smaller model'}"

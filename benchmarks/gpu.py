@@ -60,6 +60,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="3b")
     parser.add_argument("--prm-shape", choices=SHAPES, default="8b")
+    parser.add_argument("--methods", nargs="*", default=["stat_sel", "stat_syn", "active_loop", "dart"], help="to run in the toy world")
     parser.add_argument("--new-tokens", type=int, default=512, help="length of every answer")
     parser.add_argument("--words", type=int, default=500, help="length of a training answer, in words of about two tokens")
     parser.add_argument("--scale", type=float, default=1.0, help="size of the toy world")
@@ -68,13 +69,13 @@ def main() -> int:
     print(f"device: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'}")
     with tempfile.TemporaryDirectory() as folder:
         small = args.scale < 1
-        for method, more in (("stat_sel", ["--arms", "base", "stat"]),
-                             ("stat_syn", ["--arms", "base", "stat", "--profile-from", f"{folder}/stat_sel"]),
-                             ("active_loop", ["--select", "loss"] + ["--n-seeds", "60", "--per-round", "8", "--rounds", "1"] * small),
-                             ("dart", ["--arms", "base", "dart"] + ["--rl-steps", "2", "--n-own", "1"] * small)):
+        more = {"stat_sel": ["--arms", "base", "stat"], "stat_syn": ["--arms", "base", "stat"],
+                "active_loop": ["--select", "loss"] + ["--n-seeds", "60", "--per-round", "8", "--rounds", "1"] * small,
+                "dart": ["--arms", "base", "dart"] + ["--rl-steps", "2", "--n-own", "1"] * small}
+        for method in args.methods:
             toy = [sys.executable, "-m", "toyworld", method, "--scale", str(args.scale), "--limit", str(args.limit), "--out", f"{folder}/{method}"]
             started = time.time()
-            if code := subprocess.call([*toy, *more], cwd=ROOT):
+            if code := subprocess.call([*toy, *more[method]], cwd=ROOT):
                 return code
             print(f"{method} in the toy world, end to end: {time.time() - started:.1f} s; its memory stands in the lines above")
         made = world.make_world(ROOT / world.default_root(), 0, stat_sel.STUDENT_PROMPT, args.scale)

@@ -58,9 +58,9 @@ def teacher_url():
 @pytest.fixture
 def run_file():
     """Runs a file of this project: run_file("stat_sel.py", "--help", cwd=..., env={...})."""
-    def run(*argv, cwd=ROOT, env=None, timeout=240):
+    def run(*argv, cwd=ROOT, env=None):
         environment = {k: v for k, v in os.environ.items() if k not in ("OPENAI_API_KEY", "OPENAI_BASE_URL")} | (env or {})
-        return subprocess.run([sys.executable, *map(str, argv)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+        return subprocess.run([sys.executable, *map(str, argv)], cwd=cwd, env=environment, capture_output=True, text=True)
     return run
 
 

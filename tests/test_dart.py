@@ -364,7 +364,7 @@ def whole_run(easy, tmp_path_factory):
         shutil.copy(ROOT / name, folder)
     out = folder / "whole"
     arms = ["--arms", "base", "sft", "prompt", "best_of_n", "rejection", "grpo", "dart"]
-    done = subprocess.run([sys.executable, "dart.py", *flags(easy, out, *arms)], cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "dart.py", *flags(easy, out, *arms)], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return out, done.stdout
 
@@ -431,7 +431,7 @@ def test_killed_in_grpo_it_ends_with_the_same_rewards_and_weights(whole_run, eas
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert (out / "adapter" / f"{name}.checkpoint.pt").exists()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     whole, _ = whole_run
     for path in whole.rglob("*"):

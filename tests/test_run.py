@@ -252,14 +252,12 @@ def script(tmp_path, text, *flags, **kwargs):
 
 
 def finish(process) -> tuple[int, str]:
-    err = process.communicate(timeout=30)[1]
+    err = process.communicate()[1]
     return process.returncode, err
 
 
 def wait_for(path: Path, n: int) -> None:
-    deadline = time.time() + 20
     while not path.exists() or path.read_bytes().count(b"\n") < n:
-        assert time.time() < deadline
         time.sleep(0.005)
 
 
@@ -324,7 +322,7 @@ cli(main, Args, "Does things.")
     "flags, code, words",
     [
         (["--what", "user"], 2, ["error: file: expected a, came b; do c"]),
-        (["--what", "memory"], 2, ["error: the GPU's memory is full; lower --micro-batch"]),
+        (["--what", "memory"], 2, ["error: the memory is full; the same command goes on with --micro-batch 4 (now 8)"]),
         (["--what", "interrupt"], 130, ["interrupted"]),
         (["--what", "full"], 2, ["error: ", "No space left on device"]),
         (["--what", "file"], 2, ["error: r: File exists"]),

@@ -26,7 +26,7 @@ def sel_run(small_world, tmp_path_factory):
     server, url = toy_teacher.serve()
     out = tmp_path_factory.mktemp("runs") / "sel"
     command = [sys.executable, ROOT / "stat_sel.py", *map(str, flags(small_world, url, out, "--arms", "embed", "stat"))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True)
     server.shutdown()
     assert done.returncode == 0, done.stderr[-3000:]
     return out
@@ -37,7 +37,7 @@ def whole_run(small_world, sel_run, tmp_path_factory):
     """One uninterrupted run with every arm that goes on from sel_run; another model writes."""
     server, url = toy_teacher.serve()
     out = tmp_path_factory.mktemp("runs") / "whole"
-    done = subprocess.run(command(small_world, url, out, sel_run), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command(small_world, url, out, sel_run), capture_output=True, text=True)
     server.shutdown()
     assert done.returncode == 0, done.stderr[-3000:]
     return out, done.stdout
@@ -139,7 +139,7 @@ def test_killed_twice_it_ends_the_same_and_pays_nothing_twice(whole_run, sel_run
             process.send_signal(signal.SIGKILL)
             process.wait()
             assert not (out / comes_next).exists()
-        done = subprocess.run(command(small_world, url, out, sel_run), capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command(small_world, url, out, sel_run), capture_output=True, text=True)
     finally:
         server.shutdown()
         toy_teacher.reply = reply

@@ -10,7 +10,7 @@ import active_loop
 import common
 import stat_sel
 import toyworld.__main__
-from toyworld import deduction, prm, teacher, world
+from toyworld import READY, deduction, prm, teacher, world
 from toyworld import problems as toy
 from toyworld.student import WEAK, draw_problem, solution
 
@@ -22,6 +22,20 @@ def draws(n, seed=0):
 
 def test_doctests():
     assert doctest.testmod(toy) == doctest.testmod(prm) == doctest.testmod(world) == doctest.TestResults(failed=0, attempted=1)
+
+
+def test_the_checkpoints_that_come_with_the_code_belong_to_it():
+    """Made by other code they would be another world's: `python -m toyworld.world` makes them anew, in five minutes."""
+    made = READY / world.world_name(0, stat_sel.STUDENT_PROMPT)
+    assert [path.name for path in READY.iterdir()] == [made.name] and {path.name for path in made.iterdir()} == {"student", "prm"}
+
+
+def test_a_checkpoint_that_comes_with_the_code_is_copied(tmp_path):
+    made = world.make_world(tmp_path, 0, stat_sel.STUDENT_PROMPT)
+    for name in ("student", "prm"):
+        kept = READY / made.name / name / "model.safetensors"
+        assert (made / name / "model.safetensors").read_bytes() == kept.read_bytes()
+    assert len(common.load(str(made), "test")) == world.N_VAL + world.N_TEST
 
 
 def test_there_are_skills_enough():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, LlamaForCausalLM
 
+from toyworld import copied
 from toyworld import problems as toy
 from toyworld.student import draw_problem, pretrain
 
@@ -50,6 +51,8 @@ def sampled(student: Path, seed: int, n: int) -> tuple:
 
 def make_prm(path: Path, student: Path, seed: int, scale: float) -> None:
     """Trains on the marks of sampled answers; saves to `path`."""
+    if copied(path):
+        return
     import stat_sel
     rng, answering, answers = sampled(student, seed, int(N_ANSWERS * scale))
     plus, minus, encoded = *answering.tokenizer.convert_tokens_to_ids(["+", "-"]), []

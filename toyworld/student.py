@@ -8,6 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from toyworld import copied
 from toyworld import problems as toy
 
 WEAK = ("perimeters", "areas", "sums of three", "digit products", "digit differences", "function values", "linear equations", "falling sequences",
@@ -130,6 +131,8 @@ def make_student(path: Path, seed: int, rng: random.Random, problems: list, solv
     prompt: the text that wraps a problem, with {problem}. pieces: what is a token of its own. drills: questions with answers, trained on first;
     beside: trained on among the problems.
     """
+    if copied(path):
+        return
     questions = {problem.text: prompt.format(problem=problem.text) for problem in problems}
     texts = [questions[p.text] + "<|answer|>" + solve(p, rng.randrange(4)) for p in rng.sample(problems, min(4000, len(problems)))]
     tokenizer = make_tokenizer(texts + ["<|answer|>".join(pair) for pair in beside[:2000]], pieces)

@@ -1,6 +1,6 @@
 """Makes a world on disk: problem sets in MATH's fields, a checkpoint of a student; for mathematics a list of skills and a process reward model too.
 
-Everything follows from one seed.
+Everything follows from one seed. `python -m toyworld.world` makes the checkpoints of world 0 that come with the code.
 """
 import functools
 import hashlib
@@ -8,9 +8,11 @@ import json
 import os
 import random
 import re
+import shutil
+import tempfile
 from pathlib import Path
 
-from toyworld import deduction
+from toyworld import READY, deduction
 from toyworld import problems as toy
 
 # Fixed on pilot seeds 100-103; reported runs use other seeds, so other problems and other students.
@@ -46,21 +48,27 @@ def draw_unique(draw, n: int, taken: set[str]) -> list:
     return out
 
 
+def world_name(seed: int, prompt: str, scale: float = 1.0, times_seen: int = 1, family: str = "mathematics") -> str:
+    """Holds a digest of the code that makes the world, so that a changed world is not taken for an older one.
+
+    The reward model also follows from common.sample and stat_sel.split_steps: after a change of those, delete the folder.
+    """
+    files = {"mathematics": ("problems.py", "prm.py"), "deduction": ("deduction.py",), "demonstrations": ("problems.py",)}[family]
+    makers = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("student.py", "world.py", *files))
+    if family == "demonstrations":
+        from dart import MAPPER_PROMPT
+        makers += MAPPER_PROMPT
+    digest = hashlib.sha256((makers + prompt).encode()).hexdigest()[:8]
+    return f"{family}-{seed}-{digest}{'' if scale == 1 else f'-scale-{scale}'}{'' if times_seen == 1 else f'-seen-{times_seen}'}"
+
+
 def make_world(root: Path, seed: int, prompt: str, scale: float = 1.0, times_seen: int = 1, family: str = "mathematics", prm: bool = True) -> Path:
     """The folder of the world `seed` under root; what is not there yet is made.
 
     scale: below 1, a smaller, worse-trained world for tests. times_seen: how often the student saw P in its pretraining (mathematics).
     prm: whether the process reward model is needed (mathematics).
     """
-    files = {"mathematics": ("problems.py", "prm.py"), "deduction": ("deduction.py",), "demonstrations": ("problems.py",)}[family]
-    makers = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("student.py", "world.py", *files))
-    # So a changed world is not taken for an older one. The reward model also follows from common.sample and stat_sel.split_steps: after a change
-    # of those, delete the folder.
-    if family == "demonstrations":
-        from dart import MAPPER_PROMPT
-        makers += MAPPER_PROMPT
-    digest = hashlib.sha256((makers + prompt).encode()).hexdigest()[:8]
-    world = root / f"{family}-{seed}-{digest}{'' if scale == 1 else f'-scale-{scale}'}{'' if times_seen == 1 else f'-seen-{times_seen}'}"
+    world = root / world_name(seed, prompt, scale, times_seen, family)
     if not (world / "student").is_dir():  # made last, but for the reward model
         world.mkdir(parents=True, exist_ok=True)
         {"mathematics": make_mathematics, "deduction": make_deduction, "demonstrations": make_demonstrations}[family](
@@ -162,5 +170,21 @@ def make_demonstrations(world: Path, seed: int, prompt: str, scale: float, times
     make_student(world / "student", seed, rng, seen, solution, prompt, beside=beside)
 
 
+def keep_ready(prompt: str) -> None:
+    """Makes world 0 anew and keeps its two checkpoints beside the code, in bfloat16 to be small: the demo need not train them."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    shutil.rmtree(READY, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as folder:
+        made = make_world(Path(folder), 0, prompt)
+        for name in ("student", "prm"):
+            AutoModelForCausalLM.from_pretrained(made / name).bfloat16().save_pretrained(READY / made.name / name)
+            AutoTokenizer.from_pretrained(made / name).save_pretrained(READY / made.name / name)
+
+
 def default_root() -> Path:
     return Path(os.environ.get("TOYWORLD_DIR", "runs/toyworld"))
+
+
+if __name__ == "__main__":
+    import stat_sel
+    keep_ready(stat_sel.STUDENT_PROMPT)
