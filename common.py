@@ -1287,7 +1287,7 @@ def load_4bit(name: str, flag: str) -> tuple:
         model.requires_grad_(False).eval()
         embedding = model.get_input_embeddings()
         embedding.register_forward_pre_hook(check_ids)
-        check_ids(embedding, [torch.tensor(tokenizer.vocab_size - 1)])  # of added tokens few come up
+        check_ids(embedding, [torch.tensor(tokenizer.vocab_size - 1)])  # not all added tokens come up
         if flag != "--embedder":
             check_model(model, probe, info["missing_keys"], drops_rows=flag == "--student")
     return model, tokenizer
@@ -1302,7 +1302,7 @@ def check_model(model, probe: list[int], missing: set[str], drops_rows: bool) ->
     if drops_rows and other:  # sample() drops the answers that have ended
         raise UserError("not all its layers are attention, whose memory alone can drop single answers")
     if any(weight.dim() == 3 for weight in model.parameters()):
-        raise UserError("its experts are one tensor, which neither 4 bits nor LoRA cover")
+        raise UserError("it holds experts in one tensor, or the like, which neither 4 bits nor LoRA cover")
     if missing:  # a reward model's own head would be drawn at random
         raise UserError(f"expected a causal language model, but it has no {min(missing)}")
     # Logits are lm_head(hidden_states(...)) here. A cap shows when the head gives a thousand times as much.
@@ -1335,7 +1335,7 @@ def load_student(name: str, adapter: str | Path | None = None, template_kwargs: 
     turn_end = apply_template(tokenizer, PROBE).rpartition("@answer@")[2].strip()
     turn_ids, eos = tokenizer(turn_end, add_special_tokens=False).input_ids, tokenizer.eos_token
     if not eos and len(turn_ids) != 1:
-        raise UserError(f"--student {name}: no token ends its answers; set eos_token in tokenizer_config.json")
+        raise UserError(f"--student {name}: no token ends answers; set eos_token in tokenizer_config.json")
     known = model.generation_config.eos_token_id
     stop = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])}
     stop |= set(turn_ids if len(turn_ids) == 1 else [])

@@ -219,7 +219,7 @@ def test_a_cap_in_a_text_config_is_refused(tmp_path):
     ("Qwen3MoeConfig", {"head_dim": 16, "num_experts": 8, "moe_intermediate_size": 64}), ("MixtralConfig", {"num_local_experts": 4}),
     ("GptOssConfig", {"head_dim": 16, "num_local_experts": 4})])
 def test_experts_that_stay_out_of_four_bits_are_refused(tmp_path, kind, more):
-    with pytest.raises(common.UserError, match="its experts are one tensor"):
+    with pytest.raises(common.UserError, match="it holds experts in one tensor"):
         common.load_student(make_model(tmp_path, getattr(transformers, kind), **more))
 
 
