@@ -1221,125 +1221,7 @@ def rng(seed: int, *names: str) -> random.Random:
 
 
 # --- Models: 4-bit weights from the Hub or a folder; prompts; sampling. ---
-def check_checkpoint(name: str | None, flag: str) -> None:
-    """Refuse early what holds no model or adapter, in a folder or on the Hub; None is fine."""
-    file = "adapter_config.json" if flag == "--adapter" else "config.json"
-    if name is None or Path(name, file).is_file():
-        return
-    if Path(name).is_dir():
-        raise UserError(f"{flag} {name}: there is no {file} in that folder; give a checkpoint's")
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise UserError(f"{flag} {name}: no such folder; give one, or a Hub name like Qwen/Qwen2.5-3B")
-    from huggingface_hub import hf_hub_download
-    with loading(flag, name):
-        hf_hub_download(name, file)
-
-
-@contextlib.contextmanager
-def loading(flag: str, name):
-    """Makes one sentence of what goes wrong while a checkpoint is loaded."""
-    try:
-        yield
-    except Exception as error:  # any, because the libraries below each have their own
-        text = f"{type(error).__name__}: {error}"
-        if "out of memory" in text:
-            raise
-        if "gated" in text.lower() or "401" in text:
-            text = "the weights are gated: accept their licence on the Hub, then run `hf auth login`"
-        raise UserError(f"{flag} {name} can't be loaded: {text.splitlines()[0]}") from error
-
-
-def load_tokenizer(name: str, flag: str):
-    from transformers import AutoTokenizer
-    with loading(flag, name):
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    if tokenizer.chat_template is None and flag != "--embedder":
-        raise UserError(f"{flag} {name}: its tokenizer has no chat template; add one, or take another model")
-    return tokenizer
-
-
-def load_4bit(name: str, flag: str) -> tuple:
-    """(model, tokenizer): a causal language model, frozen, in NF4; computes in bfloat16, on a CPU in float32.
-
-    Memory that nothing refers to any more is given back first, and the GPU's peak is counted anew.
-    """
-    import torch
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", "Paged optimizers are not|`is_gradient_checkpointing` is")  # harmless
-    import bitsandbytes as bnb
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-    from transformers.utils import logging as hf_logging
-    hf_logging.disable_progress_bar()
-    gc.collect()  # PEFT's wrappers refer to one another
-    dtype, where = torch.float32, None
-    if torch.cuda.is_available():
-        dtype, where = torch.bfloat16, {"": 0}
-        if not torch.cuda.is_bf16_supported(including_emulation=False):
-            # ours: refused, because float16 needs a loss scale, and training here has none
-            raise UserError(f"{torch.cuda.get_device_name()} lacks bfloat16; take a GPU of 2020 or later")
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    # ours: double quantisation, because it saves 0.4 bit a weight; STAT's §C.1 names NF4 and bfloat16 alone
-    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
-                             bnb_4bit_use_double_quant=True)
-    tokenizer = load_tokenizer(name, flag)
-    with loading(flag, name):
-        model, info = AutoModelForCausalLM.from_pretrained(
-            name, quantization_config=nf4, dtype=dtype, device_map=where, output_loading_info=True)
-    model.requires_grad_(False).eval()
-    for module in model.modules():
-        if isinstance(module, bnb.nn.Linear4bit):
-            module.support_avx512bf16_for_cpu = False  # else eval mode breaks later gradients on some CPUs
-            module.compute_dtype = module.weight.quant_state.dtype = dtype  # of a 4-bit checkpoint too
-    for weight in model.parameters():
-        if weight.is_floating_point():
-            weight.data = weight.data.to(dtype)
-    with loading(flag, name):
-        fault = find_fault(model, tokenizer, info["missing_keys"], flag)
-    if fault:
-        raise UserError(f"{flag} {name}: {fault}; take another, such as a Llama or Qwen2 kind")
-    return model, tokenizer
-
-
-def find_fault(model, tokenizer, missing: set[str], flag: str) -> str | None:
-    """Why a model is of no use here, by what it has and does, not by its name; None if it is of use."""
-    import torch
-    from transformers import DynamicCache
-    last, n_rows = max(tokenizer.get_vocab().values()), model.get_input_embeddings().num_embeddings
-    if last >= n_rows:
-        return f"its tokenizer goes up to token {last}, but its embedding has only {n_rows} rows"
-    kinds = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers}
-    is_attention = kinds <= {"DynamicLayer", "DynamicSlidingWindowLayer"} and not model._is_stateful
-    if flag == "--student" and not is_attention:  # sample() drops the answers that have ended
-        return "not all its layers are attention, and the others' memory cannot drop single answers"
-    sizes = Counter()  # of the layers: by whether they are in 4 bits
-    for module in model.modules():
-        if module is not model.get_output_embeddings() and not isinstance(module, torch.nn.Embedding):
-            for weight in module.parameters(recurse=False):
-                state = getattr(weight, "quant_state", None)
-                sizes[bool(state)] += state.shape.numel() if state else weight.numel()
-    share = sizes[True] / sizes.total()
-    if share < 0.8:  # ours: because dense models reach 99 %, those with experts in one tensor less than 50
-        return f"only {share:.0%} of its layers' weights come in 4 bits (experts in one tensor do not)"
-    if flag == "--embedder":
-        return None
-    if missing or not hasattr(model, "lm_head"):  # a reward model's own head would be drawn at random
-        return f"expected a causal language model, but it has no {min(missing, default='lm_head')}"
-    # Logits are lm_head(hidden_states(...)) here. Whether the model does more, as a soft cap or a scale, is
-    # seen when its lm_head returns known numbers.
-    ids, given = torch.tensor([[0, 1, 2]], device=model.device), []
-
-    def return_known(module, inputs, output):
-        given[:] = inputs[0], torch.linspace(-99, 99, output.numel()).view_as(output).to(output)
-        return given[1]
-    hook = model.lm_head.register_forward_hook(return_known)
-    with torch.no_grad():
-        logits = model(input_ids=ids).logits
-        hook.remove()
-        hidden, (head_input, known) = hidden_states(model, ids, torch.ones_like(ids)), given
-    if (logits - known).abs().max() > 0.1 or (hidden - head_input).norm() > 0.1 * hidden.norm():
-        return "it caps or rescales its logits, which the files here do not"
-    return None
+PROBE = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "@answer@"}]
 
 
 class Student(NamedTuple):
@@ -1350,27 +1232,120 @@ class Student(NamedTuple):
     device: object
 
 
+@contextlib.contextmanager
+def loading(flag: str, name):
+    """Makes one sentence of what goes wrong while a checkpoint is loaded."""
+    try:
+        yield
+    except Exception as error:  # any, because the libraries below each have their own
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        if "out of memory" in text or isinstance(error, MemoryError):
+            raise  # cli says what to do
+        if "gated" in text.lower() or "401" in text:
+            text = "the weights are gated: accept their licence on the Hub, then run `hf auth login`"
+        raise UserError(f"{flag} {name} can't be loaded: {text.splitlines()[0]}") from error
+
+
+def check_checkpoint(name: str | None, flag: str) -> None:
+    """Refuse early what holds no model or adapter, in a folder or on the Hub; None is fine."""
+    file = "adapter_config.json" if flag == "--adapter" else "config.json"
+    if name is None or Path(name, file).is_file():
+        return
+    if Path(name).exists() or name.count("/") != 1 or name[0] in "./~":
+        raise UserError(f"{flag} {name}: no such folder, or no {file} in it; check the path")
+    from huggingface_hub import hf_hub_download
+    with loading(flag, name):
+        hf_hub_download(name, file)
+
+
+def load_4bit(name: str, flag: str) -> tuple:
+    """(model, tokenizer), in NF4 (STAT's §C.1), frozen; it computes in bfloat16, on a CPU in float32."""
+    import torch
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "Paged optimizers are not|`is_gradient_checkpointing` is")  # harmless
+    import transformers
+    from bitsandbytes.nn import Linear4bit
+    transformers.utils.logging.disable_progress_bar()
+    gc.collect()  # an earlier model: PEFT's wrappers refer to one another
+    dtype, device = torch.float32, "cpu"
+    if torch.cuda.is_available():
+        dtype, device = torch.bfloat16, "cuda"
+        if not torch.cuda.is_bf16_supported(including_emulation=False):  # ours: float16 needs a loss scale
+            raise UserError(f"{torch.cuda.get_device_name()} lacks bfloat16; take a GPU of 2020 or later")
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    # ours: double quantisation, because it saves 0.4 bit a weight
+    nf4 = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
+                                          bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True)
+    with loading(flag, name):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        probe = None if flag == "--embedder" else prompt_ids(tokenizer, [*PROBE, PROBE[0]])
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            name, quantization_config=nf4, dtype=dtype, device_map=device, output_loading_info=True)
+        for module in model.modules():
+            if isinstance(module, Linear4bit):
+                module.support_avx512bf16_for_cpu = False  # else eval mode breaks gradients on some CPUs
+                module.compute_dtype = module.weight.quant_state.dtype = dtype  # of a 4-bit checkpoint too
+        for weight in model.parameters():
+            if weight.is_floating_point():
+                weight.data = weight.data.to(dtype)
+        model.requires_grad_(False).eval()
+        embedding = model.get_input_embeddings()
+        embedding.register_forward_pre_hook(check_ids)
+        check_ids(embedding, [torch.tensor(tokenizer.vocab_size - 1)])  # not all added tokens come up
+        if flag != "--embedder":
+            check_model(model, probe, info["missing_keys"], drops_rows=flag == "--student")
+    return model, tokenizer
+
+
+def check_model(model, probe: list[int], missing: set[str], drops_rows: bool) -> None:
+    """Refuse a model that would be used wrongly here, by what it has and does, not by its name."""
+    import torch
+    from transformers import DynamicCache
+    layers = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers}
+    other = model._is_stateful or layers - {"DynamicLayer", "DynamicSlidingWindowLayer"}
+    if drops_rows and other:  # sample() drops the answers that have ended
+        raise UserError("not all its layers are attention, whose memory alone can drop single answers")
+    if any(weight.dim() == 3 for weight in model.parameters()):
+        raise UserError("it holds experts in one tensor, or the like, which neither 4 bits nor LoRA cover")
+    if missing:  # a reward model's own head would be drawn at random
+        raise UserError(f"expected a causal language model, but it has no {min(missing)}")
+    # Logits are lm_head(hidden_states(...)) here. A cap shows when the head gives a thousand times as much.
+    ids = torch.tensor([probe], device=model.device)
+    hook = model.lm_head.register_forward_hook(lambda module, inputs, output: 1000 * output)
+    with torch.no_grad():
+        theirs, ours = model(ids).logits, model.lm_head(hidden_states(model, ids, torch.ones_like(ids)))
+    hook.remove()
+    if (theirs - ours).norm() > 0.1 * ours.norm():
+        raise UserError("it caps or rescales its logits, which the files here do not")
+
+
+def check_ids(embedding, inputs) -> None:
+    """Refuse a token without an embedding, where a GPU would fail without a word."""
+    if inputs[0].max() >= embedding.num_embeddings:
+        raise UserError(f"its embedding has no row for token {inputs[0].max()}; take another model")
+
+
 def load_student(name: str, adapter: str | Path | None = None, template_kwargs: str | None = None) -> Student:
     """A chat model in NF4, with a LoRA adapter that training may go on from, if one is given."""
     if adapter and (config := Path(adapter, "adapter_config.json")).is_file():
-        base = str(json.loads(config.read_text()).get("base_model_name_or_path"))
-        on_hub = "/" in base and not Path(base).exists() and not Path(name).exists()
-        if base != name and on_hub:  # it would fit, and be wrong
-            raise UserError(f"--adapter {adapter}: trained on {base}, not on --student {name}; give that")
+        with loading("--adapter", adapter):
+            base = str(json.loads(config.read_text()).get("base_model_name_or_path"))
+            is_other = base != name and base.count("/") == name.count("/") == 1  # names on the Hub
+            if is_other and not Path(name).exists() and not Path(base).exists():  # it would fit, and be wrong
+                raise UserError(f"trained on {base}, not on --student {name}; give that")
     model, tokenizer = load_4bit(name, "--student")
-    # in the template itself: so every use has it, and the tokenizer saved beside an adapter too
+    # in the template itself, because then the tokenizer saved beside an adapter has it too
     tokenizer.chat_template = template_head(template_kwargs) + tokenizer.get_chat_template()
-    chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "@answer@"}]
-    turn_end, eos = apply_template(tokenizer, chat).rpartition("@answer@")[2].strip(), tokenizer.eos_token
-    turn_ids = tokenizer(turn_end, add_special_tokens=False).input_ids
+    turn_end = apply_template(tokenizer, PROBE).rpartition("@answer@")[2].strip()
+    turn_ids, eos = tokenizer(turn_end, add_special_tokens=False).input_ids, tokenizer.eos_token
     if not eos and len(turn_ids) != 1:
-        raise UserError(f"--student {name}: neither its tokenizer nor its chat template has a token that "
-                        "ends answers; set eos_token in its tokenizer_config.json")
+        raise UserError(f"--student {name}: no token ends answers; set eos_token in tokenizer_config.json")
     known = model.generation_config.eos_token_id
     stop = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])}
     stop |= set(turn_ids if len(turn_ids) == 1 else [])
-    # ours: a base model may have a template whose end of turn it was never trained on (so users report of
-    # Qwen2.5's), and LoRA leaves embeddings as they are: then its own end of text, which it knows.
+    # ours: a base model such as Qwen2.5's may not know its template's end of turn, and LoRA leaves
+    # embeddings as they are: then its own end of text.
     end = eos if eos and eos not in turn_end else turn_end
     if adapter:
         from peft import PeftModel
@@ -1380,11 +1355,7 @@ def load_student(name: str, adapter: str | Path | None = None, template_kwargs: 
 
 
 def template_head(text: str | None) -> str:
-    """--chat-template-kwargs as statements ahead of a chat template.
-
-    >>> template_head('{"enable_thinking": false}')
-    '{% set enable_thinking = False %}'
-    """
+    """--chat-template-kwargs as the head of a template: {"a": true} as {% set a = True %}."""
     with contextlib.suppress(ValueError):
         values = json.loads(text or "{}")
         if isinstance(values, dict) and all(map(str.isidentifier, values)):
@@ -1393,80 +1364,52 @@ def template_head(text: str | None) -> str:
 
 
 def apply_template(tokenizer, messages: list[dict], **kwargs) -> str:
-    """The text of a chat. A template that prints today's date gets a fixed one: a run must stay the same."""
+    """The text of a chat; of today's date a fixed one, so that a run stays the same."""
     import jinja2
     date = datetime.datetime(2024, 7, 26)
-    spelt = [".replace('%{}', '{}')".format(code, date.strftime("%" + code)) for code in "aAbBdmyYHIMpS"]
-    # a macro, because transformers lets no function through to a template
-    macro = "{% macro strftime_now(form) %}{{ form.replace('%-', '%')" + "".join(spelt) + " }}{% endmacro %}"
+    now = r"strftime_now\(\s*(['\"])(.*?)\1\s*\)"  # strftime_now("%d %B %Y")
     try:
-        return tokenizer.apply_chat_template(messages, chat_template=macro + tokenizer.get_chat_template(),
-                                             tokenize=False, date_string=date.strftime("%d %b %Y"), **kwargs)
+        template = re.sub(now, lambda call: repr(date.strftime(call[2])), tokenizer.get_chat_template())
+        return tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False,
+                                             date_string=date.strftime("%d %b %Y"), **kwargs)
     except (jinja2.TemplateError, TypeError, ValueError) as error:
         raise UserError(f"the chat template of {tokenizer.name_or_path} refuses a chat: {error}") from error
 
 
 def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
-    """The tokens of a chat up to the assistant's next turn.
-
-    ours: a thought that the template opens there is closed at once, because the pairs to train on hold none.
-    """
+    """The tokens of a chat up to the assistant's next turn."""
     text = apply_template(tokenizer, messages, add_generation_prompt=True)
-    # <think>, <seed:think>, [THINK]
-    opened = re.search(r"([<\[◁])([\w:|]*think\w*\|?)([>\]▷])\s*\Z", text, re.IGNORECASE)
-    text += "\n\n{}/{}{}\n\n".format(*opened.groups()) if opened else ""
+    # ours: a thought that the template opens there is closed, because the pairs to train on hold none
+    thought = r"([<\[◁])([\w:|]*think\w*\|?)([>\]▷])\s*\Z"  # <think>, <seed:think>, [THINK]
+    if opened := re.search(thought, text, re.IGNORECASE):
+        text += "\n\n{}/{}{}\n\n".format(*opened.groups())
     return tokenizer(text, add_special_tokens=False).input_ids
 
 
-def end_once(student: Student, text: str) -> str:
-    """An answer with its end behind it, once, even if the answer brought its own."""
-    ends = (student.end, *(student.tokenizer.decode([i]) for i in student.stop_ids if i >= 0))
-    while text.rstrip().endswith(ends):
-        for end in ends:
-            text = text.rstrip().removesuffix(end).rstrip()
-    return text + student.end
-
-
-def pad(rows: list[list[int]], device, left: bool = False) -> tuple:
+def pad(rows: list[list[int]], device, side: str = "right") -> tuple:
     """Token rows padded to one length: ids and mask, (B, T) each."""
     import torch
-    width = max(map(len, rows))
-    ids, mask = torch.zeros(2, len(rows), width, dtype=torch.long)
-    for i, row in enumerate(rows):
-        at = slice(width - len(row), width) if left else slice(len(row))
-        ids[i, at], mask[i, at] = torch.tensor(row), 1
-    return ids.to(device), mask.to(device)
+    marked = [torch.tensor([row, [1] * len(row)]).T for row in rows]  # (t, 2) each
+    return torch.nn.utils.rnn.pad_sequence(marked, True, padding_side=side).to(device).unbind(-1)
 
 
 def hidden_states(model, ids, mask):
-    """The last hidden states, (B, T, d), of a model with or without LoRA layers; no logits are computed."""
+    """The last hidden states, (B, T, d), of a model with or without LoRA layers; no logits."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return base.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
 
 
-def grouped_batches(lengths: list[int], size: int, rng: random.Random) -> list[list[int]]:
-    """Shuffled batches of indices of similar length: shuffle, sort within chunks, shuffle the batches.
-
-    ours: chunks of 50 batches, because that leaves their content nearly random and takes most padding away.
-    """
-    order, batches = rng.sample(range(len(lengths)), len(lengths)), []
-    for start in range(0, len(order), 50 * size):
-        chunk = sorted(order[start:start + 50 * size], key=lambda i: -lengths[i])
-        batches += [chunk[i:i + size] for i in range(0, len(chunk), size)]
-    return rng.sample(batches, len(batches))
-
-
 def sample(student, prompts: list[list[int]], temperature: float, max_new_tokens: int, seed: int) -> list:
-    """One answer to each prompt of a batch: {"response", "cut_off", "n_tokens", "tokens" with the end token}.
+    """One answer to each prompt: {"response", "cut_off", "n_tokens", "tokens" with the end token}.
 
-    temperature 0 takes the likeliest token; no top-k, no top-p. Prompts are padded on the left.
+    temperature 0 takes the likeliest token; no top-k, no top-p.
     """
     import torch
     from transformers import DynamicCache
     model, device = student.model.eval(), student.device
     generator = torch.Generator(device).manual_seed(seed)
     stop = torch.tensor(sorted(student.stop_ids), device=device)
-    ids, mask = pad(prompts, device, left=True)  # (B, T) each
+    ids, mask = pad(prompts, device, side="left")  # (B, T) each
     rows = torch.arange(len(prompts), device=device)  # those still in the batch
     alive = torch.ones_like(rows, dtype=torch.bool)
     cache, tokens = DynamicCache(config=model.config), stop[0].repeat(len(prompts), max_new_tokens)
@@ -1497,23 +1440,23 @@ def sample(student, prompts: list[list[int]], temperature: float, max_new_tokens
 
 
 def answer(args, run, name: str, student, rows: list[dict], question, temperature: float, n: int = 1) -> dict:
-    """n answers to every question, by id; kept batch by batch, so a killed run goes on from the last one.
+    """n answers to every question, by id, kept batch by batch.
 
-    student: a function that loads it, called only if something is to be done; question: a problem's chat.
+    student() loads the student, only if something is to be done; question(problem) is a chat.
     """
     problems = {row["id"]: row["problem"] for row in rows}
-    # ours: by length, because that leaves less padding
-    order = sorted((len(row["problem"]), row["id"], i) for row in rows for i in range(n))
-    items = [{"id": row_id, "sample": i} for _, row_id, i in order]
-    batches = [items[i:i + args.sample_batch] for i in range(0, len(items), args.sample_batch)]
+    order = sorted(problems, key=lambda i: (len(problems[i]), i))  # ours: for less padding
+    items = [{"id": i, "sample": k} for i in order for k in range(n)]
+    batches = [items[start:start + args.sample_batch] for start in range(0, len(items), args.sample_batch)]
 
     def make(batch):
         prompts = [prompt_ids(student().tokenizer, question(problems[item["id"]])) for item in batch]
         seed = torch_seed(args.seed, name, batch[0]["id"], batch[0]["sample"])
         outs = sample(student(), prompts, temperature, args.max_new_tokens, seed)
-        return [item | {key: out[key] for key in ("response", "cut_off", "n_tokens")}
-                for item, out in zip(batch, outs, strict=True)]
-    found = {row["id"]: [] for row in rows}
+        for out in outs:
+            del out["tokens"]
+        return [item | out for item, out in zip(batch, outs, strict=True)]
+    found = {i: [] for i in problems}
     for out in run.batches(name, batches, make, unit="answer"):
         found[out["id"]].append(out)
     return found

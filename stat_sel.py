@@ -368,10 +368,19 @@ def question(problem: str) -> list[dict]:
     return [{"role": "user", "content": STUDENT_PROMPT.format(problem=problem)}]
 
 
+def end_once(student: common.Student, text: str) -> str:
+    """An answer with its end behind it, once, even if the answer brought its own."""
+    ends = (student.end, *(student.tokenizer.decode([i]) for i in student.stop_ids if i >= 0))
+    while text.rstrip().endswith(ends):
+        for end in ends:
+            text = text.rstrip().removesuffix(end).rstrip()
+    return text + student.end
+
+
 def encode(student: common.Student, messages: list[dict], max_tokens: int) -> tuple[list[int], int] | None:
     """Tokens of a chat that ends in the answer to learn, and how many come before it; None if nothing of it is left within max_tokens."""
     prompt = common.prompt_ids(student.tokenizer, messages[:-1])
-    ids = prompt + student.tokenizer(common.end_once(student, messages[-1]["content"]), add_special_tokens=False).input_ids
+    ids = prompt + student.tokenizer(end_once(student, messages[-1]["content"]), add_special_tokens=False).input_ids
     return (ids[:max_tokens], len(prompt)) if len(prompt) < max_tokens else None
 
 
@@ -385,6 +394,18 @@ def completion_loss(model, pairs: list[tuple[list[int], int]], device) -> torch.
     hidden = common.hidden_states(model, ids, mask)  # (B, T, d)
     logits = model.get_base_model().lm_head(hidden[:, :-1][target[:, 1:]]).float()  # (n_completion, V)
     return torch.nn.functional.cross_entropy(logits, ids[:, 1:][target[:, 1:]], reduction="sum")
+
+
+def grouped_batches(lengths: list[int], size: int, rng: random.Random) -> list[list[int]]:
+    """Shuffled batches of indices of similar length: shuffle, sort within chunks, shuffle the batches.
+
+    ours: chunks of 50 batches, because that leaves their content nearly random and takes most padding away.
+    """
+    order, batches = rng.sample(range(len(lengths)), len(lengths)), []
+    for start in range(0, len(order), 50 * size):
+        chunk = sorted(order[start:start + 50 * size], key=lambda i: -lengths[i])
+        batches += [chunk[i:i + size] for i in range(0, len(chunk), size)]
+    return rng.sample(batches, len(batches))
 
 
 def train(args, run, student: common.Student, rows: list[dict], name: str) -> None:
@@ -423,7 +444,7 @@ def train(args, run, student: common.Student, rows: list[dict], name: str) -> No
     bar = tqdm(total=n_steps, initial=len(losses), desc=f"train {name}", unit="step")
     for epoch in range(start, args.epochs):
         epoch_started = time.time()
-        for batch in common.grouped_batches([len(ids) for ids, _ in pairs], args.batch, common.rng(args.seed, "order", epoch)):  # §C.1
+        for batch in grouped_batches([len(ids) for ids, _ in pairs], args.batch, common.rng(args.seed, "order", epoch)):  # §C.1
             n_tokens = sum(len(pairs[i][0]) - pairs[i][1] for i in batch)  # ours: the mean over tokens, because then micro-batches do not matter
             total = 0.0
             for i in range(0, len(batch), args.micro_batch):
@@ -484,8 +505,9 @@ def chat_of_steps(tokenizer, problem: str, steps: list[str]) -> tuple[list[int],
 
 def check_prm(name: str) -> None:
     """Refuse a reward model that cannot mark steps, by its tokenizer and its configuration, before the student answers for hours."""
-    from transformers import AutoConfig
-    tokenizer = common.load_tokenizer(name, "--prm")
+    from transformers import AutoConfig, AutoTokenizer
+    with common.loading("--prm", name):
+        tokenizer = AutoTokenizer.from_pretrained(name)
     chat_of_steps(tokenizer, "problem", ["one", "two"])
     kinds = AutoConfig.from_pretrained(name).architectures or ["none"]
     if not kinds[0].endswith("ForCausalLM"):

@@ -140,19 +140,16 @@ def untested(pairs: list[dict], tests: list[dict]) -> list[dict]:
 
 def fit_template(pairs: list[dict], student: str) -> list[dict]:
     """The pairs as the student's template can show them: system turns before the question if it refuses or drops them."""
-    from jinja2 import TemplateError
     from transformers import AutoTokenizer
 
-    try:
+    with common.loading("--student", student):
         tokenizer = AutoTokenizer.from_pretrained(student)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--student {student}: its tokenizer can't be loaded: {common.loading_advice(error)}") from None
     if tokenizer.chat_template is None:
         raise UserError(f"--student {student}: its tokenizer has no chat template; use an instruction-tuned model, or add one")
     probe = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+3?"}]
     try:
         takes_system = "Be brief." in common.apply_template(tokenizer, probe)
-    except TemplateError:
+    except UserError:
         takes_system = False
     out, n_moved = [], 0
     for n, pair in enumerate(pairs, 1):
@@ -162,7 +159,7 @@ def fit_template(pairs: list[dict], student: str) -> list[dict]:
             pair = pair | {"messages": [rest[0] | {"content": f"{first['content']}\n\n{rest[0]['content']}"}, *rest[1:]]}
         try:
             common.apply_template(tokenizer, pair["messages"][:-1], add_generation_prompt=True)
-        except TemplateError as error:
+        except UserError as error:
             raise UserError(f"--pairs: pair {n} of those left cannot be asked of --student {student}, whose template "
                             f"says: {error}; take it out, or bring its turns into that order") from None
         out.append(pair)

@@ -11,7 +11,6 @@ from fractions import Fraction
 import pytest
 import torch
 
-import common
 import stat_sel
 from common import UserError
 from stat_sel import Args
@@ -174,7 +173,7 @@ def test_labels_of_another_list_are_not_taken_for_ours():
 @pytest.mark.parametrize("n, size", [(1, 8), (8, 8), (1000, 8), (1003, 16)])
 def test_grouped_batches_hold_each_row_once(n, size):
     lengths = [random.Random(i).randint(5, 500) for i in range(n)]
-    batches = common.grouped_batches(lengths, size, random.Random(0))
+    batches = stat_sel.grouped_batches(lengths, size, random.Random(0))
     assert sorted(i for batch in batches for i in batch) == list(range(n))
     assert len(batches) == math.ceil(n / size) and all(len(batch) <= size for batch in batches)
     if n >= 1000:  # grouped: within a batch lengths spread far less than over all

@@ -1,5 +1,6 @@
 """Loading, sampling and training a real 4-bit student: against transformers' own computations."""
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -273,9 +274,6 @@ def test_training_goes_on_from_an_adapter(small_world, rows, tmp_path):
 
 def test_an_adapter_that_does_not_fit(small_world, tmp_path):
     (tmp_path / "empty").mkdir()
-    for name, words in ((tmp_path / "no", "no such folder"), (tmp_path / "empty", "no adapter_config.json")):
-        with pytest.raises(common.UserError, match=f"--adapter .*{words}"):
-            common.check_checkpoint(str(name), "--adapter")
     with pytest.raises(common.UserError, match="--adapter .*can't be loaded"):
         common.load_student(str(small_world / "student"), tmp_path / "empty")
 
@@ -296,16 +294,15 @@ def test_merging_on_the_dequantised_base_keeps_the_answers(small_world, rows, tm
         torch.testing.assert_close(merged(ids).logits, student.model.eval()(ids).logits, rtol=1e-3, atol=1e-3)
 
 
-def test_a_student_that_is_not_there(tmp_path):
-    for name in (str(tmp_path / "no"), "./no", "no"):
-        with pytest.raises(common.UserError, match="no such folder"):
-            common.check_checkpoint(name, "--student")
+@pytest.mark.parametrize("flag, file", [("--student", "config.json"), ("--adapter", "adapter_config.json")])
+def test_a_checkpoint_that_is_not_there(tmp_path, flag, file):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(common.UserError, match="there is no config.json"):
-        common.check_checkpoint(str(tmp_path / "empty"), "--student")
+    for name in (str(tmp_path / "no"), "./no", "no", str(tmp_path / "empty")):
+        with pytest.raises(common.UserError, match=f"^{flag} {re.escape(name)}: no such folder, or no {file} in it"):
+            common.check_checkpoint(name, flag)
     with pytest.raises(common.UserError, match="can't be loaded"):
         common.load_student(str(tmp_path / "empty"))
-    common.check_checkpoint(None, "--adapter")
+    common.check_checkpoint(None, flag)
 
 
 def test_names_on_the_hub_are_asked_for_at_once(monkeypatch):
