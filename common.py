@@ -1060,12 +1060,12 @@ def read_rows(source: str | Path, **how) -> list[tuple[str, dict]]:
             text = file.read().removeprefix(b"\xef\xbb\xbf")
             items = json.loads(text) if text.lstrip().startswith(b"[") else text.splitlines()
         for n, item in enumerate(items, 1):
-            if isinstance(item, bytes):  # not decoded before, because U+2028 would cut a line
-                item = json.loads(item) if item.strip() else {}
-            if not isinstance(item, dict):
-                raise ValueError(f"it is {item!r:.40}")
-            if item:
-                rows.append((f"{source} row {n}", item))
+            if isinstance(item, bytes) and not item.strip():
+                continue
+            row = json.loads(item) if isinstance(item, bytes) else item  # not the text: U+2028 would cut a line
+            if not isinstance(row, dict):
+                raise ValueError(f"it is {row!r:.40}")
+            rows.append((f"{source} row {n}", row))
     except Exception as error:  # any, because each format and the network have their own
         reason = " ".join(str(error.__cause__ or error).split())
         raise UserError(f"{source} row {n}: expected a JSON object, but: {reason:.200}; check it") from None
