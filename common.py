@@ -1019,10 +1019,10 @@ def load(name_or_path: str, split: str = "test") -> list[dict]:
     for where, raw in found:
         row = _row(raw, where)
         n_same[row["problem"]] += 1
-        # from the text, because a position names another question in a reordered file
-        row["id"] = row["id"] or f"{stem}/{digest([row['problem'], n_same[row['problem']]])}"
+        made = digest([row["problem"], n_same[row["problem"]]])  # not the position: a file may be reordered
+        row["id"] = row["id"] or f"{stem}/{made}"
         if row["id"] in rows:
-            raise UserError(f"{where}: field 'id': {row['id']!r} stands above too; make the ids unique")
+            raise UserError(f"{where}: field 'id': {row['id']!r} stands above too; make it unique")
         rows[row["id"]] = row
     if not rows:
         raise UserError(f"{name_or_path}: expected at least one question, found none; check the file")
@@ -1046,9 +1046,9 @@ def _from_hub(name: str, split: str) -> list[tuple[str, dict]]:
 
 
 def read_rows(source: str | Path, **how) -> list[tuple[str, dict]]:
-    """(where it stands, object) of each row of a file or an https address; given `how`, of a set on the Hub."""
+    """(where it stands, object) of each row of a file; by `how`, of a set on the Hub or an address."""
     source, rows, n = str(source), [], 0
-    table = re.search(r"\.(csv|parquet|json(?=l?\.gz))[^/]*$", source)  # x.csv.gz; x.json and x.jsonl are none
+    table = re.search(r"\.(csv|parquet|json(?=l?\.gz))[^/]*$", source)  # x.csv, x.jsonl.gz
     try:
         if table or how and not source.startswith("https:"):
             import datasets  # slow, and not needed for JSON
@@ -1062,7 +1062,7 @@ def read_rows(source: str | Path, **how) -> list[tuple[str, dict]]:
         for n, item in enumerate(items, 1):
             if isinstance(item, bytes) and not item.strip():
                 continue
-            row = json.loads(item) if isinstance(item, bytes) else item  # not the text: U+2028 would cut a line
+            row = json.loads(item) if isinstance(item, bytes) else item  # the text's U+2028 would cut a line
             if not isinstance(row, dict):
                 raise ValueError(f"it is {row!r:.40}")
             rows.append((f"{source} row {n}", row))
@@ -1076,7 +1076,7 @@ def read_json(path: str | Path):
     try:
         return json.loads(Path(path).read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected a JSON file, but: {error}; repair it or check the path") from None
+        raise UserError(f"{path}: expected JSON, but: {error}; repair it or check the path") from None
 
 
 def _row(raw: dict, where: str) -> dict:
@@ -1119,7 +1119,8 @@ def _row(raw: dict, where: str) -> dict:
 
 
 SIGNS = str.maketrans({pair[0]: f"\\{pair[1:]} " for pair in (
-    "×times ·cdot *cdot <lt >gt ≤le ≥ge ≠ne √sqrt ∞infty ±pm °^circ ∪cup ∩cap −- –- αalpha βbeta θtheta πpi").split()})
+    "×times ·cdot *cdot <lt >gt ≤le ≥ge ≠ne √sqrt ∞infty ±pm °^circ ∪cup ∩cap ∈in −- –- "
+    "αalpha βbeta θtheta πpi").split()})
 SPELLINGS = [  # (a spelling of the same mathematics, the one that stands for it), in small letters
     ("[⁰¹²³⁴-⁹]+", r"^\g<0> "),  # x²: x^2
     ("[¼-¾⅐-⅞]", r" \g<0> "),  # 3½: 3 1/2
@@ -1128,7 +1129,8 @@ SPELLINGS = [  # (a spelling of the same mathematics, the one that stands for it
     *[(r"\\(text|mbox|math|operatorname)[a-z]*\s*\{([^{}]*)\}", r" \2 ")] * 2,  # \text{ cm}: cm
     (r"\\([lg])t *=", r"\\\1e "),  # <=: \le
     (r"(\\[lgn]e)q(?![a-z])", r"\1 "),  # \leq: \le
-    (r"(?<=\d)(\{,\}|,\\!|\\,|,)(?=\d{3})", ""),  # 1{,}000, 1,000: 1000
+    (r"\{,\}", ","),  # 14{,}9AB: 14,9AB
+    (r"(?<=\d)(,\\!|\\,|,)(?=\d{3})", ""),  # 1,000: 1000
     (r"_(\d)", r"_\1 "),  # \log_28: \log_2 8
     (r"(?<![\w.])\.(?=\d)", "0."),  # .5: 0.5
     (r"\\[dtc]frac", r"\\frac"),
@@ -1139,7 +1141,7 @@ WORD = r"\d+(?:\.\d+)?|[^\W\d_]+|[-+/^_=|()\[\]{}%]|(?<=[\dn)])!(?!\s*$)|'(?=\()
 
 
 def words(text: str) -> list[str]:
-    """A question's words, numbers and signs in one spelling, without $, stops, backslashes and spacing."""
+    """A question's words, numbers and signs in one spelling."""
     text = text.casefold().translate(SIGNS)
     for spelling, one in SPELLINGS:
         text = re.sub(spelling, one, text)
@@ -1147,7 +1149,7 @@ def words(text: str) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """The words in one piece; 1.5 is not 15, x+1 not x-1, |2-3| not 2-3, 2 3 not 23."""
+    """The words in one piece; 2 3 is not 23."""
     return "".join(f",{word}," if word[0].isdigit() else word for word in words(text))
 
 

@@ -1,15 +1,15 @@
 """Train a student on given question-answer pairs and test it as stat_sel.py does: no teacher, no drawing.
 
-Reads   rows of JSON, .csv, .parquet or .gz with messages [{"role", "content"}, ...]; conversations [{"from", "value"}, ...];
-        instruction, input, output; prompt, completion; problem, solution; question, answer; ... "system" is the
-        first turn, "history" holds earlier ones. Only the last answer is learned.
+Reads   rows of JSON, .csv, .parquet or .gz with messages [{"role", "content"}, ...]; conversations
+        [{"from", "value"}, ...]; instruction, input, output; prompt, completion; problem, solution; question,
+        answer; ... "system" is the first turn, "history" holds earlier ones. Only the last answer is learned.
 Leaves  pairs without a question or an answer, and those whose question holds one that is tested on.
 System  turns that the student's template refuses or drops are put before the question.
-Tested  are the student as it is (base) and the trained one (pairs), on what a run of stat_sel.py would test on.
-Flags   are stat_sel.py's; those of its teacher, skills and arms are refused.
+Tested  are the student as it is (base) and the trained one (pairs), as by stat_sel.py, whose flags count.
 Run     python experiments/pairs.py --pairs FILE --student Qwen/Qwen2.5-3B --ood gsm8k --out runs/given
-Writes  runs/pairs/ as stat_sel.py does: train_pairs.jsonl, adapter/pairs/, 7_test_<arm>.jsonl, result.json, ...
+Writes  runs/pairs/ as stat_sel.py does, with train_pairs.jsonl and adapter/pairs/
 """
+import contextlib
 import functools
 import itertools
 import sys
@@ -22,17 +22,18 @@ import stat_sel  # noqa: E402
 from common import UserError  # noqa: E402
 
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant"}
-FIELDS = (("instruction", "output"), ("prompt", "completion"), ("problem", "solution"), ("question", "answer"),
-          ("instruction", "response"), ("prompt", "response"), ("query", "response"))
-FORMS = "messages, conversations, or " + ", ".join(f"{question} and {answer}" for question, answer in FIELDS)
-UNUSED = ("val skills skill_map label_test arms teacher teacher_url teacher_max_tokens teacher_timeout "
-          "teacher_max_none cache concurrency usd_per_m_in usd_per_m_out max_usd plan compare questions_per_skill "
+FIELDS = [form.split() for form in (
+    "instruction output", "prompt completion", "problem solution", "question answer", "instruction response",
+    "prompt response", "query response")]
+FORMS = "messages, conversations, or " + ", ".join(map(" and ".join, FIELDS))
+UNUSED = ("val skills skill_map label_test arms teacher teacher_url teacher_max_tokens teacher_timeout plan "
+          "teacher_max_none cache concurrency usd_per_m_in usd_per_m_out max_usd compare questions_per_skill "
           "embedder n_rewrites n_pairs").split()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args(stat_sel.Args):
-    pairs: str  # file of pairs, in any of the forms that the head of this file names
+    pairs: str  # file of pairs, in a form that the head of this file names
     out: str = "runs/pairs"  # run directory; the same command goes on where it stopped
 
 
@@ -83,7 +84,7 @@ def read_pairs(path: str) -> list[dict]:
     if len(pairs) < len(rows):
         print(f"{len(rows) - len(pairs)} of {len(rows)} pairs left out: no question or no answer")
     if not pairs:
-        raise UserError(f"--pairs {path}: expected at least one pair with an answer, came none; check the file")
+        raise UserError(f"--pairs {path}: expected at least one pair with an answer, came none")
     return pairs
 
 
@@ -96,26 +97,23 @@ def untested(pairs: list[dict], tests: list[dict]) -> list[dict]:
     everything = "\n".join(asked)
     tested = [text for text in {common.plain(row["problem"]) for row in tests} if text in everything]
     left = [pair for pair, text in zip(pairs, asked, strict=True) if not any(one in text for one in tested)]
-    print(f"{len(pairs)} pairs, {len(pairs) - len(left)} of them left out: they hold a question that is tested on")
+    print(f"{len(pairs)} pairs, {len(pairs) - len(left)} of them left out: they hold a question tested on")
     if not left:
         raise UserError("--pairs: every pair holds a question that is tested on; check --data and the file")
     return left
 
 
 def fit_template(pairs: list[dict], student: str, template_kwargs: str | None = None) -> list[dict]:
-    """The pairs as the student's template can show them: system turns before the question if it takes none."""
+    """The pairs as the student's template can show them."""
     tokenizer = common.load_tokenizer(student, "--student")
     tokenizer.chat_template = common.template_head(template_kwargs) + tokenizer.get_chat_template()
-    try:
+    takes_system, out = False, []
+    with contextlib.suppress(UserError):
         probe = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+3?"}]
         takes_system = "Be brief." in common.apply_template(tokenizer, probe)
-    except UserError:
-        takes_system = False
-    out, n_moved = [], 0
     for n, pair in enumerate(pairs, 1):
         first, *rest = pair["messages"]
         if first["role"] == "system" and not takes_system:
-            n_moved += 1
             rest[0] = rest[0] | {"content": f"{first['content']}\n\n{rest[0]['content']}"}
             pair = pair | {"messages": rest}
         try:
@@ -123,8 +121,8 @@ def fit_template(pairs: list[dict], student: str, template_kwargs: str | None = 
         except UserError as error:
             raise UserError(f"--pairs: pair {n} of those left can't be asked: {error}; take it out") from None
         out.append(pair)
-    if n_moved:
-        print(f"{n_moved} system turns put before the question: {student}'s template takes none")
+    n_moved = sum(pair != old for pair, old in zip(out, pairs, strict=True))
+    print(f"{n_moved} system turns put before the question, since the template takes none")
     return out
 
 
@@ -132,8 +130,8 @@ def main(args: Args) -> None:
     for field in fields(args):
         if field.name in UNUSED and getattr(args, field.name) != field.default:
             raise UserError(f"--{field.name.replace('_', '-')}: nothing here uses it; leave it out")
-    common.check_args(args, lr=1, temperature=100, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9,
-                      tau1=1, tau2=1)
+    common.check_args(args, lr=1, temperature=100, warmup=1, lora_dropout=0.99, weight_decay=1,
+                      max_grad_norm=1e9, tau1=1, tau2=1)
     common.template_head(args.chat_template_kwargs)  # refuses what is not JSON
     prm = args.prm if args.difficulty == "prm" else None
     for flag, name in (("--student", args.student), ("--adapter", args.adapter), ("--prm", prm)):
@@ -146,14 +144,14 @@ def main(args: Args) -> None:
     lacking = sum(ending not in pair["messages"][-2]["content"] for pair in given)
     print(f"{lacking} of {len(given)} questions lack the sentence that the test questions end with")
 
-    run, tested = common.open_run(args, args.out, stat_sel.HOW), {}
+    run = common.open_run(args, args.out, stat_sel.HOW)
     parts = {f"test {name}": rows for name, rows in questions.sets.items()}
     common.check_questions(run, {"pairs": given} | parts)
     load = functools.partial(common.load_student, args.student, template_kwargs=args.chat_template_kwargs)
     student, adapter = functools.cache(lambda: load(args.adapter)), run.path / "adapter" / "pairs"
     graded = stat_sel.grade(args, run, student, [], questions.sets["MATH"])
     run.step("train_pairs.jsonl", lambda: given)
-    tested["base"] = stat_sel.test(args, run, student, questions, "base")
+    tested = {"base": stat_sel.test(args, run, student, questions, "base")}
     student.cache_clear()
     if not adapter.exists():
         stat_sel.train(args, run, load(args.adapter), given, "pairs")

@@ -107,7 +107,7 @@ def test_a_system_turn_is_asked_one_way_or_the_other(student, template, taken, c
     given = [{"id": 0, "messages": [SYSTEM, *CHAT]}, {"id": 1, "messages": CHAT}]
     before = [{"role": "user", "content": "Be brief.\n\n2+3?"}, CHAT[1]]
     assert [pair["messages"] for pair in pairs.fit_template(given, student(template))] == [[SYSTEM, *CHAT] if taken else before, CHAT]
-    assert ("1 system turns put before the question" in capsys.readouterr().out) is (not taken)
+    assert f"{0 if taken else 1} system turns put before the question" in capsys.readouterr().out
 
 
 def test_what_the_template_refuses_is_refused_before_anything_is_loaded(student, tmp_path):
