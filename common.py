@@ -1048,7 +1048,7 @@ def _from_hub(name: str, split: str) -> list[tuple[str, dict]]:
 def read_rows(source: str | Path, **how) -> list[tuple[str, dict]]:
     """(where it stands, object) of each row of a file; by `how`, of a set on the Hub or an address."""
     source, rows, n = str(source), [], 0
-    table = re.search(r"\.(csv|parquet|json(?=l?\.gz))[^/]*$", source)  # x.csv, x.jsonl.gz
+    table = re.search(r"\.(csv|parquet|json(?=l?\.gz))(l?\.gz)?$", source)  # x.csv, x.jsonl.gz
     try:
         if table or how and not source.startswith("https:"):
             import datasets  # slow, and not needed for JSON
@@ -1056,8 +1056,8 @@ def read_rows(source: str | Path, **how) -> list[tuple[str, dict]]:
             file = {"path": table[1], "data_files": source, "split": "train"} if table else {"path": source}
             items = datasets.load_dataset(**file, **how)
         else:
-            file = urllib.request.urlopen(source, timeout=60) if how else open(source, "rb")
-            text = file.read().removeprefix(b"\xef\xbb\xbf")
+            with urllib.request.urlopen(source, timeout=60) if how else open(source, "rb") as file:
+                text = file.read().removeprefix(b"\xef\xbb\xbf")
             items = json.loads(text) if text.lstrip().startswith(b"[") else text.splitlines()
         for n, item in enumerate(items, 1):
             if isinstance(item, bytes) and not item.strip():
@@ -1106,8 +1106,9 @@ def _row(raw: dict, where: str) -> dict:
         known["answer"] = "" if is_empty else extract_answer(solution)
     answer = field("answer", expected="text, a number or a \\boxed{}", need=True).strip()
     if "\n#### " in answer:  # GSM8K: the solution with <<calculator marks>>, then the answer
-        solution, answer = re.sub(r"<<[^<>]*>>|,(?=[\d,]*\s*$)", "", answer).rsplit("\n#### ", 1)
-        solution += f"\nThe answer is $\\boxed{{{answer}}}$."
+        solution, answer = answer.rsplit("\n#### ", 1)
+        answer = answer.strip().replace(",", "")
+        solution = re.sub(r"<<[^<>]*>>", "", solution) + f"\nThe answer is $\\boxed{{{answer}}}$."
     level = field("level", like=r"^(Level )?(\d+|\?)$", expected="a number or 'Level 3'")
     digits = re.search(r"\d+", level or "")  # two rows of MATH have "Level ?"
     skills = known.get("skills")

@@ -357,7 +357,8 @@ def test_questions_are_the_same_but_for_case_spacing_and_stops():
     ["x^2", "x^{2}", "x²"], ["\\log_8 2", "\\log_82", "\\log_{8}2"], ["3 - 2", "3−2"], ["3\\times 2", "3×2"],
     ["3\\cdot 2", "3·2", "3*2"], ["x\\le 1", "x\\leq1", "x ≤ 1", "x<=1"], ["x\\neq y", "x≠y"], ["\\sqrt{2}", "\\sqrt2", "√2"],
     ["5\\text{ cm}", "5\\mbox{ cm}", "5 cm"], ["\\mathop{\\text{lcm}}(2)", "\\mathop{\\mathrm{lcm}}(2)"], ["\\pi r", "πr"],
-    ["90^\\circ", "90^{\\circ}", "90°"], ["\\{1,2\\}", "\\left\\{ 1, 2 \\right\\}"], ["14{,}9AB", "14,9AB"], ["1,\\ldots,n", "1, \\dots, n", "1, …, n"],
+    ["90^\\circ", "90^{\\circ}", "90°"], ["\\{1,2\\}", "\\left\\{ 1, 2 \\right\\}"], ["14{,}9AB", "14,9AB"],
+    ["1,\\ldots,n", "1, \\dots, n", "1, …, n"],
     ["\\mathbb{R}", "ℝ"], ["50\\%", "50%"], 
     ["Find $5!$.", "Find \\(5!\\)."], ["Take 3!", "take 3."], ["x\\lt1", "x < 1"]])
 def test_spellings_of_the_same_mathematics(spellings):
