@@ -983,8 +983,8 @@ def _ask(left: dict[str, float], mode: str, a: str, b: str) -> bool:
 # --- Data: every set as rows of id, problem, solution, answer, subject, level, skills. ---
 PERTURB = "https://raw.githubusercontent.com/Kaffaljidhmah2/MATH-Perturb/main/math_perturb/math_perturb_"
 HUB = {  # name: addresses in the order they are tried, with split for tests, revision, configs
-    "math": ["EleutherAI/hendrycks_math test 21a5633873b6a120296cce3e2df9d5550074f4a3 algebra geometry "
-             "counting_and_probability intermediate_algebra number_theory prealgebra precalculus",
+    "math": ["EleutherAI/hendrycks_math test 21a5633873b6a120296cce3e2df9d5550074f4a3 algebra "
+             "counting_and_probability geometry intermediate_algebra number_theory prealgebra precalculus",
              "DigitalLearningGmbH/MATH-lighteval test main"],
     "gsm8k": ["openai/gsm8k test 740312add88f781978c0658806c59bc2815b9866 main"],
     "svamp": ["ChilleD/SVAMP test 5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef"],
