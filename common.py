@@ -29,6 +29,7 @@ import threading
 import time
 import unicodedata
 import urllib.parse
+import urllib.request
 import warnings
 from collections import Counter, defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
@@ -984,110 +985,95 @@ def _ask(left: dict[str, float], mode: str, a: str, b: str) -> bool:
     return verdict
 
 
-# --- Data: every set as rows of id, problem, solution, answer, subject, level, skills. --------------------
-MATH_CONFIGS = ("algebra counting_and_probability geometry intermediate_algebra number_theory prealgebra "
-                "precalculus").split()
+# --- Data: every set as rows of id, problem, solution, answer, subject, level, skills. ---
 PERTURB = "https://raw.githubusercontent.com/Kaffaljidhmah2/MATH-Perturb/main/math_perturb/math_perturb_"
-HUB = {  # name: [(address, configs, its split for tests, revision if we know one), ...], tried in this order
-    "math": [
-        ("EleutherAI/hendrycks_math", MATH_CONFIGS, "test", "21a5633873b6a120296cce3e2df9d5550074f4a3"),
-        ("DigitalLearningGmbH/MATH-lighteval", ["default"], "test", None)],
-    "gsm8k": [("openai/gsm8k", ["main"], "test", "740312add88f781978c0658806c59bc2815b9866")],
-    "svamp": [("ChilleD/SVAMP", [None], "test", "5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef")],
-    "math500": [
-        ("HuggingFaceH4/MATH-500", [None], "test", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be"),
-        ("nlile/hendrycks-MATH-benchmark", [None], "test", None)],  # its train holds 4,500 of MATH's tests
-    "math_squared": [("veds12/math-squared", [None], "train", None)],  # MATH^2
-    "amc23": [("math-ai/amc23", [None], "test", None), ("zwhe99/amc23", [None], "test", None)],
-    "aime24": [
-        ("HuggingFaceH4/aime_2024", [None], "train", "2fe88a2f1091d5048c0f36abc874fb997b3dd99a"),
-        ("math-ai/aime24", [None], "test", None)],
-    "aime25": [
-        ("math-ai/aime25", [None], "test", "563bb8404243c5f09de6ec262f2db674fe5bce9b"),
-        ("yentinglin/aime_2025", [None], "train", None)],
-    "math_perturb_simple": [(PERTURB + "simple.jsonl", [None], "train", None)],
-    "math_perturb_hard": [(PERTURB + "hard.jsonl", [None], "train", None)],
+HUB = {  # name: addresses in the order they are tried, with split for tests, revision, configs
+    "math": ["EleutherAI/hendrycks_math test 21a5633873b6a120296cce3e2df9d5550074f4a3 algebra "
+             "counting_and_probability geometry intermediate_algebra number_theory prealgebra precalculus",
+             "DigitalLearningGmbH/MATH-lighteval test main"],
+    "gsm8k": ["openai/gsm8k test 740312add88f781978c0658806c59bc2815b9866 main"],
+    "svamp": ["ChilleD/SVAMP test 5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef"],
+    "math500": ["HuggingFaceH4/MATH-500 test 6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
+                "nlile/hendrycks-MATH-benchmark test main"],  # its train holds 4,500 of MATH's tests
+    "math_squared": ["veds12/math-squared train main"],  # MATH^2
+    "amc23": ["math-ai/amc23 test main", "zwhe99/amc23 test main"],
+    "aime24": ["HuggingFaceH4/aime_2024 train 2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
+               "math-ai/aime24 test main"],
+    "aime25": ["math-ai/aime25 test 563bb8404243c5f09de6ec262f2db674fe5bce9b",
+               "yentinglin/aime_2025 train main"],
+    "math_perturb_simple": [PERTURB + "simple.jsonl test main"],
+    "math_perturb_hard": [PERTURB + "hard.jsonl test main"],
 }
 
 
-def load(name_or_path: str, split: str = "test", root: str | None = None) -> list[dict]:
-    """Rows of a set in HUB, of a file (split is then ignored), or of a folder's file for the split.
+def load(name_or_path: str, split: str = "test") -> list[dict]:
+    """Rows of a set in HUB, of a file (whatever the split), or of a folder's file for the split.
 
-    root: a folder of local copies instead of the Hub: root/math/test.jsonl, root/math_perturb/hard.jsonl.
     Ids are unique. Solution, subject, level (int) and skills may be None, the answer "" (MATH's empty boxes).
     """
-    if root is None and name_or_path in HUB:
-        if split != "test" and (split != "train" or name_or_path not in ("math", "gsm8k", "svamp")):
-            raise UserError(f"{name_or_path}: no split {split!r}; use test (math, gsm8k, svamp: or train)")
-        stem, found = f"{name_or_path}-{split}", _by_datasets(HUB[name_or_path], split)
+    if name_or_path in HUB:
+        stem, found = f"{name_or_path}-{split}", _from_hub(name_or_path, split)
     else:
-        path = Path(name_or_path)
-        if root is not None:
-            path = Path(root, name_or_path.replace("math_perturb_", "math_perturb/"))
-        start = path / split if path.is_dir() else path
+        start = Path(name_or_path, split) if Path(name_or_path).is_dir() else name_or_path
         endings = ("", ".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".csv.gz")
-        there = [file for file in (Path(f"{start}{ending}") for ending in endings) if file.is_file()]
+        there = [f"{start}{ending}" for ending in endings if Path(f"{start}{ending}").is_file()]
         if not there:
-            raise UserError(f"{start}.jsonl: no such file; pass a .jsonl, .json, .csv or .parquet file, "
-                            f"a folder with a {split}.jsonl, or one of {', '.join(HUB)}")
-        stem, found = there[0].name.split(".")[0], read_rows(there[0])
+            raise UserError(f"{start}.jsonl: no such file; pass a file, a folder or one of {', '.join(HUB)}")
+        stem, found = Path(there[0]).name.split(".")[0], read_rows(there[0])
     rows, n_same = {}, Counter()
     for where, raw in found:
         row = _row(raw, where)
-        if row["id"] is None:  # from the text, because a position names another question in a reordered file
-            digest = hashlib.sha256(row["problem"].encode(errors="replace")).hexdigest()[:12]
-            n_same[digest] += 1
-            row["id"] = f"{stem}/{digest}" + (f"-{n_same[digest]}" if n_same[digest] > 1 else "")
+        n_same[row["problem"]] += 1
+        made = digest([row["problem"], n_same[row["problem"]]])  # not the position: a file may be reordered
+        row["id"] = row["id"] or f"{stem}/{made}"
         if row["id"] in rows:
-            raise UserError(f"{where}: field 'id': {row['id']!r} stands above too; make the ids unique")
+            raise UserError(f"{where}: field 'id': {row['id']!r} stands above too; make it unique")
         rows[row["id"]] = row
     if not rows:
         raise UserError(f"{name_or_path}: expected at least one question, found none; check the file")
     return list(rows.values())
 
 
-def read_rows(path: Path) -> list[tuple[str, dict]]:
-    """(where it stands, object) of each row of a file."""
-    if path.suffix in (".csv", ".parquet", ".gz"):
-        return _by_datasets([(str(path), [None], "train", None)], "test")
-    return read_jsonl(path)
-
-
-def _by_datasets(candidates: list[tuple], split: str) -> list[tuple[str, dict]]:
-    """The same of the first candidate that can be read: a set on the Hub, or a file here or at an address."""
-    import datasets  # slow, and not needed for JSON
-
-    for address, configs, test, revision in candidates:
-        kinds = re.findall(r"\.(csv|parquet|json)", address)  # x.csv.gz; none on the Hub
-        kind, files = (kinds[-1], address) if kinds else (address, None)
+def _from_hub(name: str, split: str) -> list[tuple[str, dict]]:
+    if split != "test" and (split != "train" or name not in ("math", "gsm8k", "svamp")):
+        raise UserError(f"{name}: no split {split!r}; use test (math, gsm8k, svamp: or train)")
+    for line in HUB[name]:
+        address, tests, revision, *configs = line.split()
+        how, rows = {"split": tests if split == "test" else split, "revision": revision}, []
         try:
-            parts = [datasets.load_dataset(kind, config, split=test if split == "test" else split,
-                                           data_files=files, revision=revision) for config in configs]
-        except Exception as error:  # gone, gated, no network, another format: the next one may do
-            sentence = f"{address} failed: {type(error).__name__}: {error.__cause__ or error}"
-            print(sentence[:300], file=sys.stderr)
-            continue
-        pinned = f", revision {revision}" if revision else ""
-        print(f"{sum(map(len, parts)):,} rows from {address}{pinned}")
-        return [(f"{address} row {n}", row) for n, row in enumerate(itertools.chain(*parts), 1)]
-    tried = ", ".join(address for address, *_ in candidates)
-    raise UserError(f"{tried}: not to be read, for the reason above; mend it, or pass a local path")
+            for config in configs or [None]:
+                rows += read_rows(address, name=config, **how)
+            print(f"{len(rows):,} rows from {address}, revision {revision}")
+            return rows
+        except UserError as error:  # gone, gated, no network: the next one may do
+            print(error, file=sys.stderr)
+    raise UserError(f"{name}: not to be read, for the reason above; mend it, or pass a local path")
 
 
-def read_jsonl(path: Path) -> list[tuple[str, dict]]:
-    """The same of JSON lines or of a JSON list, whatever the file's ending."""
-    rows, n = [], 0
+def read_rows(source: str | Path, **how) -> list[tuple[str, dict]]:
+    """(where it stands, object) of each row of a file; by `how`, of a set on the Hub or an address."""
+    source, rows, n = str(source), [], 0
+    table = re.search(r"\.(csv|parquet|json(?=l?\.gz))(l?\.gz)?$", source)  # x.csv, x.jsonl.gz
     try:
-        text = path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # not decoded, because U+2028 would cut a line
-        is_list = text.lstrip().startswith(b"[")
-        for n, item in enumerate(json.loads(text) if is_list else text.splitlines(), 1):
-            if is_list or item.strip():
-                row = item if is_list else json.loads(item)
-                if not isinstance(row, dict):
-                    raise ValueError(f"it is {row!r:.40}")
-                rows.append((f"{path} {'row' if is_list else 'line'} {n}", row))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} line {n}: expected a JSON object, but: {error}; repair it") from None
+        if table or how and not source.startswith("https:"):
+            import datasets  # slow, and not needed for JSON
+
+            file = {"path": table[1], "data_files": source, "split": "train"} if table else {"path": source}
+            items = datasets.load_dataset(**file, **how)
+        else:
+            with urllib.request.urlopen(source, timeout=60) if how else open(source, "rb") as file:
+                text = file.read().removeprefix(b"\xef\xbb\xbf")
+            items = json.loads(text) if text.lstrip().startswith(b"[") else text.splitlines()
+        for n, item in enumerate(items, 1):
+            if isinstance(item, bytes) and not item.strip():
+                continue
+            row = json.loads(item) if isinstance(item, bytes) else item  # the text's U+2028 would cut a line
+            if not isinstance(row, dict):
+                raise ValueError(f"it is {row!r:.40}")
+            rows.append((f"{source} row {n}", row))
+    except Exception as error:  # any, because each format and the network have their own
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise UserError(f"{source} row {n}: expected a JSON object, but: {reason:.200}; check it") from None
     return rows
 
 
@@ -1095,91 +1081,81 @@ def read_json(path: str | Path):
     try:
         return json.loads(Path(path).read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected a JSON file, but: {error}; repair it or check the path") from None
+        raise UserError(f"{path}: expected JSON, but: {error}; repair it or check the path") from None
 
 
 def _row(raw: dict, where: str) -> dict:
-    """A question of any source, by the names that sets give their fields; NaN and infinity are missing."""
-    known = {}
-    for name, value in raw.items():
+    """A question of any source; NaN and infinity are missing."""
+    missing = (None, math.inf, -math.inf)
+    known = {name.casefold(): one for name, one in raw.items() if one == one and one not in missing}
+
+    def field(*names, like="", expected="text", need=False) -> str | None:
+        value = next((known[name] for name in names if name in known), None)
+        if value is None and not need:
+            return None
         if isinstance(value, float) and value.is_integer():  # pandas: level 5.0
             value = int(value)
-        if value is not None and (type(value) is not float or math.isfinite(value)):
-            known[name.casefold()] = value
-
-    def field(*names, types=(str,), like=r"(?s).*", expected="text", need=False):
-        value = next((known[name] for name in names if name in known), None)
-        good = type(value) in types and re.fullmatch(like, str(value))
-        if not good and (need or value is not None):
+        if type(value) not in (str, int, float) or not re.search(like, str(value)):
             name = " or ".join(names)
             raise UserError(f"{where}: field {name!r}: expected {expected}, came {value!r:.60}; correct it")
-        return value
+        return str(value)
 
-    hidden = [name for name in ("options", "choices", "option_a", "a", "image") if known.get(name)]
-    if hidden:
-        raise UserError(f"{where}: field {hidden[0]!r}: no student would see it; put it into the problem")
-    problem, solution = field("problem", "question", like=r"(?s).*\S.*", need=True), field("solution")
-    about = field("body", "context", "passage")  # SVAMP's question says too little without its body
-    if solution and "answer" not in known:  # MATH on the Hub
-        empty = solution[solution.rfind("\\boxed") :].startswith("\\boxed{}")  # two rows of train
-        known["answer"] = "" if empty else extract_answer(solution)
-    answer = field("answer", types=(str, int, float), expected="text, a number or a \\boxed{}", need=True)
-    answer = str(answer).strip()
+    for name in ("options", "choices", "option_a", "a", "image"):
+        if known.get(name):
+            raise UserError(f"{where}: field {name!r}: no student would see it; put it into the problem")
+    problem, solution = field("problem", "question", like=r"[^\d\s]", need=True), field("solution")
+    if about := field("body", "context", "passage"):  # SVAMP's question says too little without it
+        problem = f"{about} {problem}"
+    if solution and "answer" not in known:  # MATH on the Hub, where two boxes are empty
+        is_empty = solution.rpartition("\\boxed")[2].startswith("{}")
+        known["answer"] = "" if is_empty else extract_answer(solution)
+    answer = field("answer", expected="text, a number or a \\boxed{}", need=True).strip()
     if "\n#### " in answer:  # GSM8K: the solution with <<calculator marks>>, then the answer
         solution, answer = answer.rsplit("\n#### ", 1)
         answer = answer.strip().replace(",", "")
         solution = re.sub(r"<<[^<>]*>>", "", solution) + f"\nThe answer is $\\boxed{{{answer}}}$."
-    level = field("level", types=(str, int), like=r"(Level )?(\d+|\?)", expected="a number or 'Level 3'")
-    digits = re.search(r"\d+", str(level))  # two MATH rows have "Level ?"
-    row_id = field("id", "problem_id", "unique_id", types=(str, int), expected="text or a whole number")
-    skills = field("skills", types=(list,), expected="a list of names")
-    if not all(isinstance(name, str) for name in skills or []):
-        raise UserError(f"{where}: field 'skills': expected names, came {skills!r:.60}; correct it")
-    return {
-        "id": None if row_id is None else str(row_id), "problem": f"{about} {problem}" if about else problem,
-        "solution": solution, "answer": answer, "subject": field("subject", "type"),
-        "level": int(digits[0]) if digits else None, "skills": skills}
+    level = field("level", like=r"^(Level )?(\d+|\?)$", expected="a number or 'Level 3'")
+    digits = re.search(r"\d+", level or "")  # two rows of MATH have "Level ?"
+    skills = known.get("skills")
+    if skills is not None and (type(skills) is not list or {type(name) for name in skills} - {str}):
+        raise UserError(f"{where}: field 'skills': expected a list of names, came {skills!r:.60}; correct it")
+    return {"id": field("id", "problem_id", "unique_id"), "problem": problem, "solution": solution,
+            "answer": answer, "subject": field("subject", "type"), "level": digits and int(digits[0]),
+            "skills": skills}
 
 
-SIGNS = str.maketrans({pair[0]: f"\\{pair[2:]} " for pair in (
-    "×=times *=cdot ·=cdot ⋅=cdot ÷=div ≤=le ≥=ge ≠=ne √=sqrt ∞=infty ±=pm °=^circ ∠=angle △=triangle "
-    "∪=cup ∩=cap ∈=in →=to −=- –=- ⁄=/ α=alpha β=beta γ=gamma θ=theta λ=lambda π=pi σ=sigma φ=phi").split()})
-_TEXT = (r"\\(text|mbox|math|operatorname)[a-z]*\s*\{([^{}]*)\}", r" \2 ")
-_ONE = r"(\d|[a-z]|\{([\d,]+|[a-z])\})"
+SIGNS = str.maketrans({pair[0]: f"\\{pair[1:]} " for pair in (
+    "×times ·cdot *cdot <lt >gt ≤le ≥ge ≠ne √sqrt ∞infty ±pm °^circ ∪cup ∩cap ∈in −- –- "
+    "αalpha βbeta θtheta πpi").split()})
 SPELLINGS = [  # (a spelling of the same mathematics, the one that stands for it), in small letters
+    ("[⁰¹²³⁴-⁹]+", r"^\g<0> "),  # x²: x^2
+    ("[¼-¾⅐-⅞]", r" \g<0> "),  # 3½: 3 1/2
     (r"\\\\|\\[()\[\]]", "$"),  # \(x\), \[x\]: $x$
-    (r"\\(left|right|big+[lrm]?|q?quad|displaystyle|[lc]?dots[bc]?)(?![a-z])\.?", " "),  # \left(x\right): (x)
-    _TEXT, _TEXT,  # \text{ cm}: cm; twice, for \mathop{\text{lcm}}
-    (r"<=|\\leq?(?![a-z])", " le "),  # \leq, \le
-    (r">=|\\geq?(?![a-z])", " ge "),
-    (r"\\neq?(?![a-z])", " ne "),
-    (r"\\lt(?![a-z])", "<"),
-    (r"\\gt(?![a-z])", ">"),
-    (r"\\([lr]?vert|mid)(?![a-z])", "|"),
-    (r"\{,\}|,\\!|(?<=\d)\\,(?=\d{3})", ","),  # 1{,}000, 1\,000: 1,000
-    (r"(?<![.\d])\d{4,99}(?!\d)", lambda number: f"{int(number[0]):,}"),  # 1000: 1,000
+    (r"\\(left|right|big+[lrm]?|q?quad|displaystyle|[lc]?dots[bc]?)(?![a-z])\.?", " "),
+    *[(r"\\(text|mbox|math|operatorname)[a-z]*\s*\{([^{}]*)\}", r" \2 ")] * 2,  # \text{ cm}: cm
+    (r"\\([lg])t *=", r"\\\1e "),  # <=: \le
+    (r"(\\[lgn]e)q(?![a-z])", r"\1 "),  # \leq: \le
+    (r"\{,\}", ","),  # 14{,}9AB: 14,9AB
+    (r"(?<=\d)(,\\!|\\,|,)(?=\d{3})", ""),  # 1,000: 1000
+    (r"_(\d)", r"_\1 "),  # \log_28: \log_2 8
     (r"(?<![\w.])\.(?=\d)", "0."),  # .5: 0.5
-    (r"_(\d)(?=\d)", r"_\1 "),  # \log_28: \log_2 8
-    (rf"\\[dtc]?frac\s*{_ONE}\s*{_ONE}", r" \1/\3 "),  # \frac12: 1/2
     (r"\\[dtc]frac", r"\\frac"),
-    (r"(?<!\\)\{\s*(\d[\d.,]*|[a-z]|\\[a-z]+)\s*\}", r" \1 "),  # x^{2}: x^2
+    (r"\\frac\s*(\d|[a-z]|\{\w+\})\s*(\d|[a-z]|\{\w+\})", r" \1/\2 "),  # \frac12: 1/2
+    (r"(?<!\\)\{\s*(\d[\d.]*|[a-z]|\\[a-z]+)\s*\}", r" \1 "),  # x^{2}: x^2
 ]
-WORD = re.compile(  # a number, a word, a sign, the ! of 5! or n!, the ' of f'(x)
-    r"\d+(?:\.\d+)?|[^\W\d_]+|[-+/^_<>=|()\[\]{}%]|(?<=[\d)])!(?!\s*$)|(?<=\b[a-z])!|'(?=\()")
+WORD = r"\d+(?:\.\d+)?|[^\W\d_]+|[-+/^_=|()\[\]{}%]|(?<=[\dn)])!(?!\s*$)|'(?=\()"  # 5!, f'(x)
 
 
 def words(text: str) -> list[str]:
-    """A question's words, numbers and signs in one spelling, without $, stops, backslashes and spacing."""
-    text = re.sub("[⁰¹²³⁴-⁹]+", r"^\g<0> ", text)  # x²: x^2
-    text = re.sub("[¼-¾⅐-⅞]", r" \g<0> ", text)  # 3½: 3 1/2
-    text = unicodedata.normalize("NFKC", text).casefold().translate(SIGNS)
+    """A question's words, numbers and signs in one spelling."""
+    text = text.casefold().translate(SIGNS)
     for spelling, one in SPELLINGS:
         text = re.sub(spelling, one, text)
-    return WORD.findall(text)
+    return re.findall(WORD, unicodedata.normalize("NFKC", text).casefold().replace("⁄", "/"))
 
 
 def plain(text: str) -> str:
-    """A question in one spelling; 1.5 is not 15, x+1 not x-1, |2-3| not 2-3, 2 3 not 23."""
+    """The words in one piece; 2 3 is not 23."""
     return "".join(f",{word}," if word[0].isdigit() else word for word in words(text))
 
 
@@ -1189,31 +1165,28 @@ def without(rows: list[dict], others: list[dict]) -> list[dict]:
     return [row for row in rows if plain(row["problem"]) not in texts]
 
 
-def fingerprint(parts: dict[str, list[dict]]) -> dict[str, str]:
-    """A short hash of the questions of each part of a run, in their order."""
-    return {part: hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] for part, rows in parts.items()}
-
-
 def check_questions(run: "Run", parts: dict[str, list[dict]]) -> None:
     """Refuse a run that was made with other questions, or with these in another order."""
-    name, now, kept = "0_fingerprint.json", fingerprint(parts), {}
-    if (run.path / name).exists():
-        kept = run.read(name)
-    else:  # a new run, or one made before; its ids may have been positions
-        ids = {row["id"] for rows in parts.values() for row in rows}
-        asked = run.read("0_questions.jsonl") if (run.path / "0_questions.jsonl").exists() else []
-        if all(row["id"] in ids for row in asked):
-            kept = now
-            run.write(name, now)
-    changed = [part for part in {**kept, **now} if kept.get(part) != now.get(part)]
-    if changed:
+    file, now = "0_fingerprint.json", {part: digest(rows) for part, rows in parts.items()}
+    kept, ids = now, {row["id"] for rows in parts.values() for row in rows}
+    if (run.path / file).exists():
+        kept = run.read(file)
+    elif (run.path / "0_questions.jsonl").exists():  # an earlier run, whose ids may have been positions
+        kept = now if all(row["id"] in ids for row in run.read("0_questions.jsonl")) else {}
+    if changed := [part for part in {**kept, **now} if kept.get(part) != now.get(part)]:
         raise UserError(f"{run.path}: its questions ({', '.join(changed)}) are not those that the data gives "
                         "now; give the old data, or choose another --out")
+    run.write(file, now)
+
+
+def digest(value) -> str:
+    """Twelve hex digits that stand for any JSON value."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
 
 
 def torch_seed(seed: int, *names: str) -> int:
     """A seed in [0, 2**32) that belongs to this step alone: a skipped step shifts no other."""
-    return int.from_bytes(hashlib.sha256(json.dumps([seed, *names]).encode()).digest()[:4])
+    return int(digest([seed, *names])[:8], 16)
 
 
 def rng(seed: int, *names: str) -> random.Random:

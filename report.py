@@ -19,7 +19,8 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from common import UserError, read_json, read_jsonl
+from common import UserError, read_json
+from common import read_rows as read_file
 
 MAY_DIFFER = (  # between the runs of one table
     "prm", "data", "skills", "seed", "out", "teacher_url", "teacher_max_tokens", "teacher_timeout", "teacher_max_none", "cache",
@@ -63,7 +64,7 @@ def gather(paths: list[str]) -> dict:
 
 def read_rows(path: Path, there: bool = True) -> list[dict]:
     """The rows of a .jsonl file; none if it need not be there, as with given pairs, and is not."""
-    return [row for _, row in read_jsonl(path)] if there or path.exists() else []
+    return [row for _, row in read_file(path)] if there or path.exists() else []
 
 
 def right(rows: list[dict]) -> list[int]:

@@ -468,11 +468,11 @@ def check_source(args) -> None:
 
 def same_questions(path: Path, asked: list[dict], parts: dict[str, list[dict]]) -> bool:
     """Whether that run was made with the P, Q_val and Q_test of this one."""
-    there, here = {}, common.fingerprint(parts)
+    there, here = {}, {part: common.digest(rows) for part, rows in parts.items()}
     if (path / "0_fingerprint.json").exists():  # runs made before had none
         there = common.read_json(path / "0_fingerprint.json")
     changed = [part for part in ("P", "Q_val", "test MATH") if there.get(part, here[part]) != here[part]]
-    return not changed and [row for _, row in common.read_jsonl(path / "0_questions.jsonl")] == asked
+    return not changed and [row for _, row in common.read_rows(path / "0_questions.jsonl")] == asked
 
 
 def take_over(args, run) -> None:
@@ -485,7 +485,7 @@ def take_over(args, run) -> None:
     else:
         names |= {f"{part}_{arm}.jsonl": f"{part}_{name}.jsonl" for arm, name in TAKEN.items() for part in ("train", "7_test")}
     for old, new in names.items():
-        rows = [row for _, row in common.read_jsonl(source / old)] if (source / old).exists() else None
+        rows = [row for _, row in common.read_rows(source / old)] if (source / old).exists() else None
         if rows is not None and rows != run.step(new, lambda rows=rows: rows):
             raise UserError(f"{run.path}/{new}: it is not the one of --profile-from {source}; go on without that, or choose another --out")
 
@@ -1057,7 +1057,7 @@ def plan(args, writer_args, pool: list[dict], val: list[dict], to_label: list[di
     if "augment" in args.arms:
         asked["5 rewrite"] = requests(args, REWRITE_PROMPT, pool, n=args.n_rewrites, temperature=1.0)
     # ours: three missing skills for each question of Q_val, because §C.3.2's diagnoses name two or three, and far from all questions are difficult
-    n = sum(len(row["skills"]) for _, row in common.read_jsonl(file)) if known else len(val) * (3 if targeted else 1)
+    n = sum(len(row["skills"]) for _, row in common.read_rows(file)) if known else len(val) * (3 if targeted else 1)
     groups = [{"arm": arm, "skill": None if arm == "embed" else "(a missing skill)",
                "references": [row["id"] for row in guess.sample(pool, min(args.n_references, len(pool)))]} for arm in new_arms for _ in range(n)]
     write = writing(args, groups, {row["id"]: row for row in pool})

@@ -96,10 +96,3 @@ def test_the_settings_that_two_methods_share_have_one_default_and_one_explanatio
     assert {name for name in own if sel[name][0] != syn[name][0]} == {"out", "arms"}
     assert set(stat_sel.HOW) <= set(stat_syn.HOW)
     assert set(stat_syn.PROFILED_BY) <= set(sel) & set(syn) and not set(stat_syn.PROFILED_BY) & set(stat_syn.HOW)
-
-
-def test_the_settings_of_the_script_for_pairs_are_those_of_stat_sel():
-    path = ROOT / "experiments" / "pairs.py"
-    sel, own = (re.findall(r"^    \w+: .*$", text.split("class Args:")[1].split("\n\n\n")[0], re.MULTILINE)
-                for text in (Path(stat_sel.__file__).read_text(), path.read_text()))
-    assert {line.split(":")[0].strip() for line in own if line not in sel} == {"pairs", "out"}

@@ -1,4 +1,5 @@
 """experiments/pairs.py: what is read as a pair, what is left out, and how it is asked; its whole run is in test_run_end_to_end.py."""
+import dataclasses
 import importlib.util
 import itertools
 import json
@@ -106,7 +107,7 @@ def test_a_system_turn_is_asked_one_way_or_the_other(student, template, taken, c
     given = [{"id": 0, "messages": [SYSTEM, *CHAT]}, {"id": 1, "messages": CHAT}]
     before = [{"role": "user", "content": "Be brief.\n\n2+3?"}, CHAT[1]]
     assert [pair["messages"] for pair in pairs.fit_template(given, student(template))] == [[SYSTEM, *CHAT] if taken else before, CHAT]
-    assert ("1 system turns put before the question" in capsys.readouterr().out) is (not taken)
+    assert f"{0 if taken else 1} system turns put before the question" in capsys.readouterr().out
 
 
 def test_what_the_template_refuses_is_refused_before_anything_is_loaded(student, tmp_path):
@@ -115,6 +116,8 @@ def test_what_the_template_refuses_is_refused_before_anything_is_loaded(student,
         pairs.fit_template(twice, student(ALTERNATES))
     with pytest.raises(UserError, match="no chat template"):
         pairs.fit_template(twice, student(None))
+    with pytest.raises(UserError, match="--chat-template-kwargs"):
+        pairs.fit_template(twice, student(TURNS), "no JSON")
     with pytest.raises(UserError, match="--student .* can't be loaded"):
         pairs.fit_template(twice, str(tmp_path))
 
@@ -122,8 +125,23 @@ def test_what_the_template_refuses_is_refused_before_anything_is_loaded(student,
 def test_the_screen_recognises_respelt_questions_of_math():
     if not os.environ.get("REAL_DATA"):
         pytest.skip("REAL_DATA names no folder with the real sets")
-    tests = common.load("math", "test", root=os.environ["REAL_DATA"])
+    tests = common.load(f"{os.environ['REAL_DATA']}/math", "test")
     texts = [row["problem"].replace("\\frac", "\\dfrac").replace("-", "−").replace("\\left", "") for row in tests]
     given = [{"id": i, "messages": [{"role": "user", "content": f"{text}\n\nThink."}, CHAT[1]]} for i, text in enumerate(texts)]
     with pytest.raises(UserError, match="every pair"):
         pairs.untested(given, tests)
+
+
+def test_a_template_gets_its_keywords(student):
+    given, template = [{"id": 0, "messages": [SYSTEM, *CHAT]}], student("{% if brief %}" + TURNS + "{% endif %}")
+    assert len(pairs.fit_template(given, template, '{"brief": true}')[0]["messages"]) == 3
+    assert len(pairs.fit_template(given, template)[0]["messages"]) == 2  # this template drops all
+
+
+def test_flags_of_the_teacher_are_refused():
+    unused = {"--" + name.replace("_", "-") for name in pairs.UNUSED}
+    known = {"--" + field.name.replace("_", "-") for field in dataclasses.fields(pairs.Args)}
+    assert unused < known and {flag for flag in known if "teacher" in flag} < unused and "--chat-template-kwargs" not in unused
+    for given in ({"teacher": "gpt"}, {"plan": True}, {"arms": ("base",)}):
+        with pytest.raises(UserError, match=f"--{next(iter(given))}: nothing here uses it"):
+            pairs.main(pairs.Args(pairs="x", **given))
