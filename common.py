@@ -47,7 +47,7 @@ class Request(NamedTuple):
     messages: list[dict]  # [{"role": ..., "content": ...}, ...]
     temperature: float = 0.0
     max_tokens: int = 1024
-    sample: int = 0  # which of several replies to the same messages; moves the seed that the server gets
+    sample: int = 0  # which of several draws; moves the seed that the server gets
 
 
 class Reply(NamedTuple):
@@ -58,18 +58,16 @@ class Reply(NamedTuple):
 
 OPENAI = "https://api.openai.com/v1"
 LAX = re.DOTALL | re.IGNORECASE
-# Thoughts that a server leaves in the text: <think>5?</think>, ◁think▷5?◁/think▷,
-# <|START_THINKING|>5?<|END_THINKING|>, <|channel|>analysis<|message|>5?<|channel|>final<|message|>,
-# and with its marks lost: analysis5?assistantfinal
+# A thought left in the text: <think>5?</think>, ◁think▷5?◁/think▷, <|START_THINKING|>5?<|END_THINKING|>,
+# <|channel|>analysis<|message|>5?<|channel|>final<|message|>; without its marks: analysis5?assistantfinal
 THOUGHT = r"(?:\w+:)?(?:think|thinking|thoughts?)>|think[\]▷]"
 OPENED = rf"[<\[◁](?:{THOUGHT})|<\|START_THINKING\|>|<\|channel\|?>(?:analysis|commentary|thought)"
 CLOSED = rf"[<\[◁]/(?:{THOUGHT})|<\|END_THINKING\|>|<\|channel\|>final<\|message\|>|<channel\|>|assistantfinal"
 END_OF_TURN = r"<[|｜][^<>|｜]*(?:end|eot|eom|return)[^<>|｜]*[|｜]>|<end_of_turn>|<eos>|</s>"  # 4<|im_end|>
 PROMPTS_FAULT = "|".join((  # a server's words for a prompt that is too long or offends
-    r"context.{0,20}(?:length|size|window|limit)",  # This model's maximum context length is 4096 tokens
-    r"too (?:long|large|many)|reduce the ",  # prompt is too long: 5000 tokens > 4096 maximum
+    r"context.{0,20}(?:length|size|window|limit)|too (?:long|large|many)|reduce the ",  # maximum context length
     r"tokens?\b.{0,40}(?:<=|>|exceed|limit|maximum)",  # `inputs` tokens + `max_new_tokens` must be <= 4096
-    r"(?:exceed|longer|maximum|limit|at most).{0,60}(?:token|length|prompt|input)",
+    r"(?:exceed|longer|maximum|limit|at most).{0,60}(?:token|length|prompt|input)",  # exceeds the input limit
     r"content.{0,30}(?:filter|polic|risk|manage|violat|block|inspect|restrict)",  # Content Exists Risk
     r"inspection|moderation|inappropriate|flagged|unsafe|safety|harmful|prohibited|high risk",
     r"(?<!case.)sensitive|illegal content|invalid_prompt|usage (?:polic|guideline)|敏感|不安全|违规",
@@ -145,25 +143,28 @@ class Teacher:
     def __post_init__(self):
         self.key, is_named = os.environ.get("OPENAI_API_KEY", "").strip(), bool(self.base_url)
         self.base_url = self.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
-        self.url = hide_secrets(self.base_url).rstrip("/")
+        self.url = hide_secrets(self.base_url).rpartition("@")[2].rstrip("/")
         self.name = f"teacher {self.model} at {self.url}"
         self.is_local = bool(re.match(r"https?://(localhost|127\.[\d.]+|\[::1\])(:|/|$)", self.url))
-        self.prices = [usd for usd in (self.usd_per_m_in, self.usd_per_m_out) if usd is not None]
-        if not re.match(r"https?://([\w.-]+|\[[\da-fA-F:]+\])(:[1-6]?\d{1,4})?(/|$)", self.url):
-            shown = self.url.rpartition("@")[2]
-            raise UserError(f"--teacher-url must be like http://localhost:8000/v1, not {shown!r}")
-        if self.needs_key and not self.key and self.url == OPENAI:
-            raise UserError("OPENAI_API_KEY is not set: export it, or give --teacher-url")
-        if not (self.key.isascii() and self.key.isprintable()):
-            raise UserError("OPENAI_API_KEY holds odd characters: copy it again")
-        is_open = self.url.startswith("http:") and not self.is_local and not is_named
-        if is_open and self.needs_key and self.key:
-            raise UserError(f"OPENAI_BASE_URL {self.url}: no key goes there over plain http unless "
-                            "--teacher-url names it")
-        if self.timeout_s <= 0 or min(self.prices, default=0) < 0:
-            raise UserError("--teacher-timeout must be above zero, and no price below zero")
-        if len(self.prices) == 1 or self.max_usd is not None and not self.prices:
-            raise UserError("--max-usd needs --usd-per-m-in and --usd-per-m-out, both")
+        prices = [usd for usd in (self.usd_per_m_in, self.usd_per_m_out) if usd is not None]
+        self.prices = prices or [0.0, 0.0]
+        is_exposed = self.url.startswith("http:") and not self.is_local and not is_named
+        address = r"https?://([\w.-]+|\[[\da-fA-F:]+\])(:[1-6]?\d{1,4})?(/|$)"
+        for is_wrong, sentence in (
+            (not re.match(address, self.url), "--teacher-url must be like http://localhost:8000/v1"),
+            (self.needs_key and not self.key and self.url == OPENAI,
+             "OPENAI_API_KEY is not set: export it, or give --teacher-url"),
+            (not (self.key.isascii() and self.key.isprintable()), "OPENAI_API_KEY has odd characters: copy it again"),
+            (self.needs_key and self.key and is_exposed,
+             "OPENAI_BASE_URL gets no key over plain http unless --teacher-url names it too"),
+            (self.timeout_s <= 0, "--teacher-timeout must be above zero"),
+            (min(self.prices) < 0, "a price is below zero"),
+            (len(prices) == 1 or self.max_usd is not None and not prices,
+             "--max-usd needs --usd-per-m-in and --usd-per-m-out, both"),
+        ):
+            if is_wrong:
+                raise UserError(f"{self.name}: {sentence}")
+        self.is_priced = bool(prices)
         self.refused, self.coldest = set(), 0.0  # fields and temperatures that the server refuses: see _learn
         self.limit = "max_completion_tokens" if self.url == OPENAI else "max_tokens"
         self.used = Counter()  # tokens of all replies read, whoever paid for them
@@ -176,7 +177,7 @@ class Teacher:
         for step, requests in [*steps.items(), ("total", list(itertools.chain(*steps.values())))]:
             todo = self._look_up(requests)[1].values()
             n_in, n_out = sum(estimate_tokens(r.messages) for r in todo), sum(r.max_tokens for r in todo)
-            usd = f"{self._usd(n_in, n_out):,.4f}" if self.prices else "no price"
+            usd = f"{self._usd(n_in, n_out):,.4f}" if self.is_priced else "no price"
             print(f"{step:<24}{len(todo):>9,}{len(requests) - len(todo):>9,}{n_in:>14,}{n_out:>14,}{usd:>14}")
         if self.max_usd is not None:
             print(f"cap: ${self.max_usd:g}, of which ${self.spent_usd:.4f} is spent according to {self.path}")
@@ -209,10 +210,10 @@ class Teacher:
         for reply, _ in found.values():
             if reply:
                 self.used.update(n_in=reply.n_in, n_out=reply.n_out)
-        replies, paid = [found[self._key(request)] for request in requests], self.paid
+        replies, paid = [found[self._keys(request)[0]] for request in requests], self.paid
         nones = Counter(none for _, none in replies if none)
         told = ", ".join(f"{n} {none}" for none, n in nones.items()) or "0"
-        usd = f"${self._usd(paid['n_in'], paid['n_out']):.4f}, " if self.prices else ""
+        usd = f"${self._usd(paid['n_in'], paid['n_out']):.4f}, " if self.is_priced else ""
         print(f"{step}: {paid['calls']:,} calls, {len(requests) - len(todo):,} cached, {paid['n_in']:,} tokens in, "
               f"{paid['n_out']:,} out, {usd}None: {told}, {time.monotonic() - start:.1f} s", flush=True)
         if nones["not asked"] or nones.total() > allowed or 0 < len(requests) == nones["lost"]:
@@ -220,12 +221,12 @@ class Teacher:
                 if none in ("empty", "refused"):
                     self._sql("UPDATE replies SET key = NULL WHERE server = ? AND key = ?", self.url, key)
             raise UserError(
-                f"{step}: of {len(requests)} teacher replies {told} ({self.problem}); --teacher-max-none "
-                f"{max_none:g} allows {allowed}; if cut off raise --teacher-max-tokens, if lost "
-                f"--teacher-timeout, or lower --concurrency; a rerun goes on from {self.path}")
+                f"{step}: of {len(requests)} teacher replies {told} ({self.problem}), --teacher-max-none "
+                f"{max_none:g} allows {allowed}; if cut off raise --teacher-max-tokens, if lost --teacher-timeout, "
+                f"or lower --concurrency; a rerun goes on from {self.path}")
         return [None if none else reply for reply, none in replies]
 
-    def _send(self, todo: dict[str, Request], step: str | None, enough: int) -> dict[str, tuple]:
+    def _send(self, todo: dict[str, Request], step: str | None, enough: int) -> dict:
         """Ask for `todo` until `enough` are None; key -> (reply, why it is None). No step: keep nothing."""
         self._sql("DELETE FROM replies WHERE rowid < 0")  # what cannot be written shows before a call is paid
         self.stopped, self.spent = False, self.spent_usd
@@ -235,7 +236,7 @@ class Teacher:
             finally:
                 self.stopped = True  # by Ctrl-C too
 
-    async def _work(self, todo: dict[str, Request], step: str | None, enough: int) -> dict[str, tuple]:
+    async def _work(self, todo: dict[str, Request], step: str | None, enough: int) -> dict:
         queue, in_flight, found, n_none, lost_in_row = deque(todo.items()), {}, {}, 0, 0
         bar = tqdm(desc=step, unit="call", total=len(todo), disable=step is None)
         async with self._client(self.tries if step else 3) as client:
@@ -243,13 +244,13 @@ class Teacher:
                 while (queue or in_flight) and not self.stopped:
                     if queue and len(in_flight) < self.concurrency and self._fits(queue[0][1], in_flight.values()):
                         key, request = queue.popleft()
-                        in_flight[asyncio.create_task(self._call(client, key, request, step))] = key, request
+                        task = asyncio.create_task(self._call(client, key, request, step), name=key)
+                        in_flight[task] = request
                         continue
                     done, _ = await asyncio.wait(in_flight, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
-                        reply, none = task.result()
-                        key, _ = in_flight.pop(task)
-                        found[key] = reply, none
+                        _, none = found[task.get_name()] = task.result()
+                        del in_flight[task]
                         n_none += none is not None
                         lost_in_row = lost_in_row + 1 if none == "lost" else 0
                         bar.update()
@@ -263,13 +264,12 @@ class Teacher:
 
     def _fits(self, request: Request, in_flight) -> bool:
         """Whether --max-usd allows this call too, where those in flight cost what they can."""
-        usd = [self._usd(estimate_tokens(r.messages), r.max_tokens) for r in (request, *(r for _, r in in_flight))]
-        if self.max_usd is None or self.spent + sum(usd) <= self.max_usd:
-            return True
-        if not in_flight:
+        usd = [self._usd(estimate_tokens(one.messages), one.max_tokens) for one in (request, *in_flight)]
+        fits = self.max_usd is None or self.spent + sum(usd) <= self.max_usd
+        if not fits and not in_flight:
             raise UserError(f"${self.spent:.4f} of --max-usd ${self.max_usd:g} is spent and the next call may cost "
-                            f"${usd[0]:.4f}; with a higher --max-usd a rerun goes on from {self.path}")
-        return False
+                            f"${usd[0]:.4f}; with a higher one a rerun goes on from {self.path}")
+        return fits
 
     def _client(self, tries: int):
         """A client for one event loop; it tries again after 408, 409, 429, 5xx and broken connections."""
@@ -278,14 +278,14 @@ class Teacher:
         base_url, _, query = self.base_url.partition("?")
         try:
             http = openai.DefaultAsyncHttpxClient(timeout=self.timeout_s, trust_env=not self.is_local)
-            return openai.AsyncOpenAI(
-                api_key=self.key or "no-key", base_url=base_url, http_client=http, timeout=self.timeout_s,
-                default_query=dict(urllib.parse.parse_qsl(query)), max_retries=tries - 1)
         except (ImportError, ValueError) as error:
             raise UserError(f"{self.name}: ALL_PROXY or HTTP(S)_PROXY cannot be used "
                             f"({hide_secrets(str(error))}); unset it, or set NO_PROXY") from None
+        return openai.AsyncOpenAI(api_key=self.key or "no-key", base_url=base_url, timeout=self.timeout_s,
+                                  default_query=dict(urllib.parse.parse_qsl(query)), http_client=http,
+                                  max_retries=tries - 1)
 
-    async def _call(self, client, key: str, request: Request, step: str | None) -> tuple[Reply | None, str | None]:
+    async def _call(self, client, key: str, request: Request, step: str | None) -> tuple:
         """The reply, which then is in the cache, and why it is None."""
         import openai
 
@@ -309,8 +309,7 @@ class Teacher:
             none = self._refusal(error, fields)
             return (None, none) if none else await self._call(client, key, request, step)
         except TimeoutError:
-            self.problem = (f"no reply within --teacher-timeout {self.timeout_s:g} s: raise that, or lower "
-                            f"--concurrency {self.concurrency}")
+            self.problem = f"no reply within --teacher-timeout {self.timeout_s:g} s; --concurrency {self.concurrency}"
         except openai.APIConnectionError as error:
             self.problem = hide_secrets(f"{type(error.__cause__).__name__}: {error.__cause__}")
         return None, "lost"
@@ -327,8 +326,8 @@ class Teacher:
             return None
         if "insufficient_quota" not in text and (status in (408, 409, 425, 429) or status >= 500):
             return "lost"
-        raise UserError(f"{self.name}: the request is refused ({self.problem}); check OPENAI_API_KEY, "
-                        f"credit, the model's name and --teacher-url (often .../v1); {self.path} keeps all")
+        raise UserError(f"{self.name}: refused ({self.problem}); check OPENAI_API_KEY, credit, the model's name "
+                        f"and --teacher-url (often .../v1); a rerun goes on from {self.path}")
 
     def _learn(self, fields: dict, text: str) -> bool:
         """Whether the server refuses one of `fields`, which from here on is sent otherwise or not at all."""
@@ -354,14 +353,14 @@ class Teacher:
             row |= {"n_in": estimate_tokens(request.messages), "n_out": estimate_tokens(row["text"])}
         usd = self._usd(row["n_in"], row["n_out"])
         row |= {"model": self.model, "step": step, "max_tokens": request.max_tokens, "estimated": not is_counted,
-                "usd": usd if self.prices else None}  # None counts at the prices of whoever reads it
+                "usd": usd if self.is_priced else None}  # None counts at the prices of whoever reads it
         self._sql("INSERT INTO replies VALUES (?, ?, ?)", self.url, key, json.dumps(row))
         self.spent += usd
         self.paid.update(calls=1, n_in=row["n_in"], n_out=row["n_out"])
         return read_row(row)
 
     def _usd(self, n_in: int, n_out: int) -> float:
-        return (n_in * self.prices[0] + n_out * self.prices[1]) / 1e6 if self.prices else 0.0
+        return (n_in * self.prices[0] + n_out * self.prices[1]) / 1e6
 
     @property
     def recorded(self) -> dict[str, Counter]:
@@ -379,7 +378,7 @@ class Teacher:
 
     def _open(self, path: Path) -> None:
         """The cache: a row per reply, the last one counts. An earlier teacher.jsonl is read in once."""
-        self.path, old = path if path.suffix != ".jsonl" else path.with_suffix(".sqlite"), path.with_suffix(".jsonl")
+        self.path, old = path.with_suffix(".sqlite"), path.with_suffix(".jsonl")
         with self._disk():
             if self.write:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -401,7 +400,7 @@ class Teacher:
         try:
             yield
         except (OSError, sqlite3.Error) as error:
-            raise UserError(f"the cache {self.path} cannot be used: {error}; make room, or name another by "
+            raise UserError(f"the cache {self.path} cannot be used: {error}; make room, or give another "
                             "--cache") from None
 
     def _sql(self, command: str, *values) -> sqlite3.Cursor:
@@ -416,18 +415,20 @@ class Teacher:
             print(f"{self.path}: another process asks by it; waiting for that to end", flush=True)
             return lock(f"{self.path}.lock", timeout_s=-1)  # as long as it takes
 
-    def _key(self, request: Request, seed: int | None = None) -> str:
-        """Hash of what moves the draw, the server apart; max_tokens only says where it is cut off."""
-        if seed is None:
-            seed = self.seed if request.temperature else 0
-        drawn_from = [self.model, request.messages, float(request.temperature), seed, request.sample]
-        return hashlib.sha256(json.dumps(drawn_from, sort_keys=True).encode()).hexdigest()[:32]
+    def _keys(self, request: Request) -> list[str]:
+        """Hashes of what moves the draw, the server apart: the key, and the one of earlier versions.
 
-    def _look_up(self, requests: list[Request]) -> tuple[dict[str, tuple], dict[str, Request]]:
+        At T = 0 no seed moves it, though it stood in earlier keys; max_tokens only says where it is cut off.
+        """
+        drawn_from = [[self.model, request.messages, float(request.temperature), seed, request.sample]
+                      for seed in (self.seed if request.temperature else 0, self.seed)]
+        return [hashlib.sha256(json.dumps(one, sort_keys=True).encode()).hexdigest()[:32] for one in drawn_from]
+
+    def _look_up(self, requests: list[Request]) -> tuple[dict, dict[str, Request]]:
         """By key: each (reply, why it is None), and the requests for which that is "not asked"."""
         found, todo = {}, {}
         for request in sorted(requests, key=lambda r: r.max_tokens):  # of duplicates the longest stays
-            key, earlier = self._key(request), self._key(request, self.seed)  # once with the seed at T = 0
+            key, earlier = self._keys(request)
             row = self._sql("SELECT row FROM replies WHERE server = ? AND key IN (?, ?) ORDER BY rowid DESC "
                             "LIMIT 1", self.url, key, earlier).fetchone()
             row = json.loads(row[0]) if row else {}
