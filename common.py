@@ -61,11 +61,11 @@ LAX = re.DOTALL | re.IGNORECASE
 # A thought left in the text: <think>5?</think>, ◁think▷5?◁/think▷, <|START_THINKING|>5?<|END_THINKING|>,
 # <|channel|>analysis<|message|>5?<|channel|>final<|message|>; without its marks: analysis5?assistantfinal
 THOUGHT = r"(?:\w+:)?(?:think|thinking|thoughts?)>|think[\]▷]"
-OPENED = rf"[<\[◁](?:{THOUGHT})|<\|START_THINKING\|>|<\|channel\|?>(?:analysis|commentary|thought)"
-CLOSED = rf"[<\[◁]/(?:{THOUGHT})|<\|END_THINKING\|>|<\|channel\|>final<\|message\|>|<channel\|>|assistantfinal"
+OPEN = rf"[<\[◁](?:{THOUGHT})|<\|START_THINKING\|>|<\|channel\|?>(?:analysis|commentary|thought)"
+END = rf"[<\[◁]/(?:{THOUGHT})|<\|END_THINKING\|>|<channel\|>|<\|channel\|>final<\|message\|>|assistantfinal"
 END_OF_TURN = r"<[|｜][^<>|｜]*(?:end|eot|eom|return)[^<>|｜]*[|｜]>|<end_of_turn>|<eos>|</s>"  # 4<|im_end|>
 PROMPTS_FAULT = "|".join((  # a server's words for a prompt that is too long or offends
-    r"context.{0,20}(?:length|size|window|limit)|too (?:long|large|many)|reduce the ",  # maximum context length
+    r"context.{0,20}(?:length|size|window|limit)|too (?:long|large|many)|reduce the ",  # too long: 5000
     r"tokens?\b.{0,40}(?:<=|>|exceed|limit|maximum)",  # `inputs` tokens + `max_new_tokens` must be <= 4096
     r"(?:exceed|longer|maximum|limit|at most).{0,60}(?:token|length|prompt|input)",  # exceeds the input limit
     r"content.{0,30}(?:filter|polic|risk|manage|violat|block|inspect|restrict)",  # Content Exists Risk
@@ -97,24 +97,25 @@ def read_completion(body: bytes) -> dict:
         data = json.loads(body)
         choice, usage = data["choices"][0], data.get("usage") or {}
         message, finish = choice["message"], str(choice.get("finish_reason"))
-        text, refusal = message.get("content") or "", message.get("refusal") or ""
+        text, refusal = message.get("content") or "", message.get("refusal")
         if not isinstance(text, str):  # a list of parts; a part that thinks aloud has no text
             text = "".join(part.get("text") or "" for part in text)
-        if re.search("error|abort", finish):
-            raise ValueError
-        is_refused = refusal or re.search("filter|safety|refus|sensitive|prohibit", finish)
-        return {"text": text or str(refusal), "finish": finish, "none": "refused" if is_refused else None,
-                "n_in": usage.get("prompt_tokens"), "n_out": usage.get("completion_tokens")}
+        n_in, n_out = usage.get("prompt_tokens"), usage.get("completion_tokens")
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise ValueError("not a chat completion: " + body[:200].decode(errors="replace")) from None
+        finish = "error"
+    if re.search("error|abort", finish):
+        raise ValueError("not a chat completion: " + body[:200].decode(errors="replace"))
+    is_refused = refusal or re.search("filter|safety|refus|sensitive|prohibit", finish)
+    return {"text": text or str(refusal or ""), "finish": finish, "none": "refused" if is_refused else None,
+            "n_in": n_in, "n_out": n_out}
 
 
 def read_row(row: dict) -> tuple[Reply, str | None]:
     """A reply of the cache without thoughts and end of turn, and why it is of no use."""
-    text = re.sub(f"(?:{OPENED}).*?(?:{CLOSED})", "", row["text"], flags=LAX)
-    text = re.sub(f"^.*(?:{CLOSED})", "", text, flags=LAX)  # a thought that was opened in the prompt
+    text = re.sub(f"(?:{OPEN}).*?(?:{END})", "", row["text"], flags=LAX)
+    text = re.sub(f"^.*(?:{END})", "", text, flags=LAX)  # a thought that was opened in the prompt
     is_full = row["n_out"] >= row["max_tokens"] and not row["estimated"]
-    is_cut = re.search("length|max|limit", row["finish"] or "", LAX) or re.search(OPENED, text, LAX)
+    is_cut = re.search("length|max|limit", row["finish"] or "", LAX) or re.search(OPEN, text, LAX)
     text = re.split(END_OF_TURN, text, maxsplit=1, flags=LAX)[0]
     none = "cut off" if is_cut or is_full else None if text.strip() else "empty"
     text = text if text == row["text"] else text.strip()
@@ -146,25 +147,23 @@ class Teacher:
         self.url = hide_secrets(self.base_url).rpartition("@")[2].rstrip("/")
         self.name = f"teacher {self.model} at {self.url}"
         self.is_local = bool(re.match(r"https?://(localhost|127\.[\d.]+|\[::1\])(:|/|$)", self.url))
-        prices = [usd for usd in (self.usd_per_m_in, self.usd_per_m_out) if usd is not None]
-        self.prices = prices or [0.0, 0.0]
+        self.prices = [usd for usd in (self.usd_per_m_in, self.usd_per_m_out) if usd is not None]
         is_exposed = self.url.startswith("http:") and not self.is_local and not is_named
         address = r"https?://([\w.-]+|\[[\da-fA-F:]+\])(:[1-6]?\d{1,4})?(/|$)"
         for is_wrong, sentence in (
             (not re.match(address, self.url), "--teacher-url must be like http://localhost:8000/v1"),
             (self.needs_key and not self.key and self.url == OPENAI,
-             "OPENAI_API_KEY is not set: export it, or give --teacher-url"),
-            (not (self.key.isascii() and self.key.isprintable()), "OPENAI_API_KEY has odd characters: copy it again"),
+             "OPENAI_API_KEY is not set; export it, or give --teacher-url"),
+            (not self.key.isascii() or not self.key.isprintable(), "OPENAI_API_KEY has odd characters"),
             (self.needs_key and self.key and is_exposed,
              "OPENAI_BASE_URL gets no key over plain http unless --teacher-url names it too"),
             (self.timeout_s <= 0, "--teacher-timeout must be above zero"),
-            (min(self.prices) < 0, "a price is below zero"),
-            (len(prices) == 1 or self.max_usd is not None and not prices,
-             "--max-usd needs --usd-per-m-in and --usd-per-m-out, both"),
+            (min(self.prices, default=0) < 0, "a price is below zero"),
+            (len(self.prices) < 2 and (self.prices or self.max_usd is not None),
+             "--max-usd needs --usd-per-m-in and --usd-per-m-out"),
         ):
             if is_wrong:
                 raise UserError(f"{self.name}: {sentence}")
-        self.is_priced = bool(prices)
         self.refused, self.coldest = set(), 0.0  # fields and temperatures that the server refuses: see _learn
         self.limit = "max_completion_tokens" if self.url == OPENAI else "max_tokens"
         self.used = Counter()  # tokens of all replies read, whoever paid for them
@@ -174,16 +173,16 @@ class Teacher:
         """Print what `steps` cost at most; show: and each step's first prompt. Returns how many calls."""
         print(f"{self.name}: at most this (tokens in: a guess)\n"
               f"{'step':<24}{'calls':>9}{'cached':>9}{'tokens in':>14}{'tokens out':>14}{'usd':>14}")
-        for step, requests in [*steps.items(), ("total", list(itertools.chain(*steps.values())))]:
+        for step, requests in (steps | {"total": sum(steps.values(), [])}).items():
             todo = self._look_up(requests)[1].values()
             n_in, n_out = sum(estimate_tokens(r.messages) for r in todo), sum(r.max_tokens for r in todo)
-            usd = f"{self._usd(n_in, n_out):,.4f}" if self.is_priced else "no price"
+            usd = f"{self._usd(n_in, n_out):,.4f}" if self.prices else "no price"
             print(f"{step:<24}{len(todo):>9,}{len(requests) - len(todo):>9,}{n_in:>14,}{n_out:>14,}{usd:>14}")
         if self.max_usd is not None:
-            print(f"cap: ${self.max_usd:g}, of which ${self.spent_usd:.4f} is spent according to {self.path}")
-        for step, requests in steps.items() if show else ():
-            for request in requests[:1]:
-                print(f"--- {step} ---\n{request.messages[-1]['content']}")
+            print(f"cap: ${self.max_usd:g}, of which {self.path} holds ${self.spent_usd:.4f}")
+        for step, requests in steps.items():
+            if show and requests:
+                print(f"--- {step} ---\n{requests[0].messages[-1]['content']}")
         return len(todo)
 
     def check(self) -> None:
@@ -192,7 +191,7 @@ class Teacher:
         if self._send({"1": request}, None, 1) != {"1": (None, None)}:
             raise UserError(f"{self.name}: a first short call failed ({self.problem})")
 
-    def ask(self, requests: list[Request], step="teacher", max_none: float | None = None) -> list[Reply | None]:
+    def ask(self, requests: list[Request], step="teacher", max_none=None) -> list[Reply | None]:
         """The replies, in order; None where one is cut off, empty, refused, refused by server, or lost.
 
         More None than max_none allows end the run; a rerun asks only for what is missing.
@@ -210,24 +209,25 @@ class Teacher:
         for reply, _ in found.values():
             if reply:
                 self.used.update(n_in=reply.n_in, n_out=reply.n_out)
-        replies, paid = [found[self._keys(request)[0]] for request in requests], self.paid
+        replies = [found[self._keys(request)[0]] for request in requests]
         nones = Counter(none for _, none in replies if none)
         told = ", ".join(f"{n} {none}" for none, n in nones.items()) or "0"
-        usd = f"${self._usd(paid['n_in'], paid['n_out']):.4f}, " if self.is_priced else ""
-        print(f"{step}: {paid['calls']:,} calls, {len(requests) - len(todo):,} cached, {paid['n_in']:,} tokens in, "
-              f"{paid['n_out']:,} out, {usd}None: {told}, {time.monotonic() - start:.1f} s", flush=True)
+        calls, n_in, n_out = (self.paid[name] for name in ("calls", "n_in", "n_out"))
+        usd = f"${self._usd(n_in, n_out):.4f}, " if self.prices else ""
+        print(f"{step}: {calls:,} calls, {len(requests) - len(todo):,} cached, {n_in:,} tokens in, "
+              f"{n_out:,} out, {usd}None: {told}, {time.monotonic() - start:.1f} s", flush=True)
         if nones["not asked"] or nones.total() > allowed or 0 < len(requests) == nones["lost"]:
             for key, (_, none) in found.items():  # ours: a rerun asks again, since another draw may be of use
                 if none in ("empty", "refused"):
                     self._sql("UPDATE replies SET key = NULL WHERE server = ? AND key = ?", self.url, key)
             raise UserError(
                 f"{step}: of {len(requests)} teacher replies {told} ({self.problem}), --teacher-max-none "
-                f"{max_none:g} allows {allowed}; if cut off raise --teacher-max-tokens, if lost --teacher-timeout, "
-                f"or lower --concurrency; a rerun goes on from {self.path}")
+                f"{max_none:g} allows {allowed}; if cut off raise --teacher-max-tokens, if lost "
+                f"--teacher-timeout; a rerun goes on from {self.path}")
         return [None if none else reply for reply, none in replies]
 
     def _send(self, todo: dict[str, Request], step: str | None, enough: int) -> dict:
-        """Ask for `todo` until `enough` are None; key -> (reply, why it is None). No step: keep nothing."""
+        """Ask until `enough` are None; key -> (reply, why it is None). Without a step nothing is kept."""
         self._sql("DELETE FROM replies WHERE rowid < 0")  # what cannot be written shows before a call is paid
         self.stopped, self.spent = False, self.spent_usd
         with ThreadPoolExecutor(1) as pool:  # because a notebook's event loop runs in this thread
@@ -236,20 +236,21 @@ class Teacher:
             finally:
                 self.stopped = True  # by Ctrl-C too
 
-    async def _work(self, todo: dict[str, Request], step: str | None, enough: int) -> dict:
+    async def _work(self, todo, step, enough) -> dict:
         queue, in_flight, found, n_none, lost_in_row = deque(todo.items()), {}, {}, 0, 0
-        bar = tqdm(desc=step, unit="call", total=len(todo), disable=step is None)
+        bar = tqdm(desc=step, unit="call", total=len(todo), disable=not step)
         async with self._client(self.tries if step else 3) as client:
             try:
                 while (queue or in_flight) and not self.stopped:
-                    if queue and len(in_flight) < self.concurrency and self._fits(queue[0][1], in_flight.values()):
+                    if queue and self._fits(queue[0][1], in_flight.values()):
                         key, request = queue.popleft()
                         task = asyncio.create_task(self._call(client, key, request, step), name=key)
                         in_flight[task] = request
                         continue
                     done, _ = await asyncio.wait(in_flight, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
-                        _, none = found[task.get_name()] = task.result()
+                        reply, none = task.result()
+                        found[task.get_name()] = reply, none
                         del in_flight[task]
                         n_none += none is not None
                         lost_in_row = lost_in_row + 1 if none == "lost" else 0
@@ -263,16 +264,16 @@ class Teacher:
         return found
 
     def _fits(self, request: Request, in_flight) -> bool:
-        """Whether --max-usd allows this call too, where those in flight cost what they can."""
+        """Whether this call may be sent too: --concurrency, and --max-usd if all cost what they can."""
         usd = [self._usd(estimate_tokens(one.messages), one.max_tokens) for one in (request, *in_flight)]
-        fits = self.max_usd is None or self.spent + sum(usd) <= self.max_usd
-        if not fits and not in_flight:
-            raise UserError(f"${self.spent:.4f} of --max-usd ${self.max_usd:g} is spent and the next call may cost "
-                            f"${usd[0]:.4f}; with a higher one a rerun goes on from {self.path}")
-        return fits
+        is_dear = self.max_usd is not None and self.spent + sum(usd) > self.max_usd
+        if is_dear and not in_flight:
+            raise UserError(f"${self.spent:.4f} of --max-usd ${self.max_usd:g} is spent and the next call "
+                            f"may cost ${usd[0]:.4f}; a rerun with a higher --max-usd goes on")
+        return len(in_flight) < self.concurrency and not is_dear
 
     def _client(self, tries: int):
-        """A client for one event loop; it tries again after 408, 409, 429, 5xx and broken connections."""
+        """It tries again after 408, 409, 429, 5xx and broken connections."""
         import openai  # a second, so only where it is needed
 
         base_url, _, query = self.base_url.partition("?")
@@ -285,18 +286,21 @@ class Teacher:
                                   default_query=dict(urllib.parse.parse_qsl(query)), http_client=http,
                                   max_retries=tries - 1)
 
-    async def _call(self, client, key: str, request: Request, step: str | None) -> tuple:
+    async def _call(self, client, key: str, request: Request, step) -> tuple:
         """The reply, which then is in the cache, and why it is None."""
         import openai
 
         fields = {"temperature": max(request.temperature, self.coldest), "seed": int(key[:7], 16),
                   self.limit: request.max_tokens}
-        fields = {name: value for name, value in fields.items() if name not in self.refused}
+        for name in self.refused & fields.keys():
+            del fields[name]
         text = json.dumps(request.messages, ensure_ascii=False)
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half a pair: \ud835
         try:
             async with asyncio.timeout(self.timeout_s):  # the client's own is per read: a drip outlives it
                 for nth in range(self.tries):
+                    if self.stopped:
+                        break
                     try:
                         raw = await client.chat.completions.with_raw_response.create(
                             model=self.model, messages=json.loads(text), extra_body=fields)
@@ -309,7 +313,8 @@ class Teacher:
             none = self._refusal(error, fields)
             return (None, none) if none else await self._call(client, key, request, step)
         except TimeoutError:
-            self.problem = f"no reply within --teacher-timeout {self.timeout_s:g} s; --concurrency {self.concurrency}"
+            self.problem = (f"no reply within --teacher-timeout {self.timeout_s:g} s: raise that, or lower "
+                            f"--concurrency {self.concurrency}")
         except openai.APIConnectionError as error:
             self.problem = hide_secrets(f"{type(error.__cause__).__name__}: {error.__cause__}")
         return None, "lost"
@@ -326,8 +331,8 @@ class Teacher:
             return None
         if "insufficient_quota" not in text and (status in (408, 409, 425, 429) or status >= 500):
             return "lost"
-        raise UserError(f"{self.name}: refused ({self.problem}); check OPENAI_API_KEY, credit, the model's name "
-                        f"and --teacher-url (often .../v1); a rerun goes on from {self.path}")
+        raise UserError(f"{self.name}: {self.problem}; check OPENAI_API_KEY, credit, the model's name and "
+                        f"--teacher-url (often .../v1); a rerun goes on from {self.path}")
 
     def _learn(self, fields: dict, text: str) -> bool:
         """Whether the server refuses one of `fields`, which from here on is sent otherwise or not at all."""
@@ -351,23 +356,23 @@ class Teacher:
         is_counted = all(isinstance(row[n], int) and row[n] > 0 for n in ("n_in", "n_out"))
         if not is_counted:
             row |= {"n_in": estimate_tokens(request.messages), "n_out": estimate_tokens(row["text"])}
-        usd = self._usd(row["n_in"], row["n_out"])
-        row |= {"model": self.model, "step": step, "max_tokens": request.max_tokens, "estimated": not is_counted,
-                "usd": usd if self.is_priced else None}  # None counts at the prices of whoever reads it
+        usd = self._usd(row["n_in"], row["n_out"])  # None in the cache: at the prices of whoever reads it
+        row |= {"model": self.model, "step": step, "max_tokens": request.max_tokens,
+                "estimated": not is_counted, "usd": usd if self.prices else None}
         self._sql("INSERT INTO replies VALUES (?, ?, ?)", self.url, key, json.dumps(row))
         self.spent += usd
         self.paid.update(calls=1, n_in=row["n_in"], n_out=row["n_out"])
         return read_row(row)
 
     def _usd(self, n_in: int, n_out: int) -> float:
-        return (n_in * self.prices[0] + n_out * self.prices[1]) / 1e6
+        return (n_in * self.prices[0] + n_out * self.prices[1]) / 1e6 if self.prices else 0.0
 
     @property
     def recorded(self) -> dict[str, Counter]:
         """What was paid for in the cache's whole life, by step."""
         found = defaultdict(Counter)
-        names = ", ".join(f"json_extract(row, '$.{name}')" for name in ("step", "n_in", "n_out", "usd"))
-        for step, n_in, n_out, usd in self._sql(f"SELECT {names} FROM replies"):
+        fields = ", ".join(f"json_extract(row, '$.{name}')" for name in ("step", "n_in", "n_out", "usd"))
+        for step, n_in, n_out, usd in self._sql(f"SELECT {fields} FROM replies"):
             usd = self._usd(n_in, n_out) if usd is None else usd
             found[step].update(calls=1, n_in=n_in, n_out=n_out, usd=usd)
         return found
@@ -385,22 +390,21 @@ class Teacher:
             file = self.path if self.write or self.path.exists() else ":memory:"
             self.db = sqlite3.connect(file, timeout=60, check_same_thread=False)
         self._sql("CREATE TABLE IF NOT EXISTS replies (server, key, row)")  # row: JSON
-        self._sql("CREATE INDEX IF NOT EXISTS draws ON replies (server, key)")
         if old.is_file() and not self._sql("PRAGMA user_version").fetchone()[0]:
-            model, key, n_in = (f"json_extract(?1, '$.{name}')" for name in ("model", "key", "n_in"))
             with self._disk(), self.db, open(old, encoding="utf-8", errors="replace") as lines:
                 self.db.executemany(  # a line that a kill tore is no JSON
-                    f"INSERT INTO replies SELECT {model}, {key}, ?1 WHERE json_valid(?1) AND {n_in} >= 0",
-                    ([line] for line in lines))
+                    "INSERT INTO replies SELECT json_extract(?1, '$.model'), json_extract(?1, '$.key'), ?1 "
+                    "WHERE json_valid(?1) AND json_extract(?1, '$.n_in') >= 0", ([line] for line in lines))
                 self.db.execute("PRAGMA user_version = 1")
         self._sql("UPDATE replies SET server = ? WHERE server = ?", self.url, self.model)  # it had no server
+        self._sql("CREATE INDEX IF NOT EXISTS draws ON replies (server, key)")
 
     @contextlib.contextmanager
     def _disk(self):
         try:
             yield
         except (OSError, sqlite3.Error) as error:
-            raise UserError(f"the cache {self.path} cannot be used: {error}; make room, or give another "
+            raise UserError(f"the cache {self.path} cannot be used: {error}; make room, or name another by "
                             "--cache") from None
 
     def _sql(self, command: str, *values) -> sqlite3.Cursor:
@@ -412,17 +416,16 @@ class Teacher:
         try:
             return lock(f"{self.path}.lock", timeout_s=0)
         except TimeoutError:
-            print(f"{self.path}: another process asks by it; waiting for that to end", flush=True)
+            print(f"{self.path}: waiting for another process that asks by it", flush=True)
             return lock(f"{self.path}.lock", timeout_s=-1)  # as long as it takes
 
     def _keys(self, request: Request) -> list[str]:
-        """Hashes of what moves the draw, the server apart: the key, and the one of earlier versions.
-
-        At T = 0 no seed moves it, though it stood in earlier keys; max_tokens only says where it is cut off.
-        """
-        drawn_from = [[self.model, request.messages, float(request.temperature), seed, request.sample]
-                      for seed in (self.seed if request.temperature else 0, self.seed)]
-        return [hashlib.sha256(json.dumps(one, sort_keys=True).encode()).hexdigest()[:32] for one in drawn_from]
+        """Hashes of what moves the draw, the server apart: now, and in versions with a seed at T = 0."""
+        keys = []
+        for seed in (self.seed if request.temperature else 0, self.seed):
+            drawn_from = [self.model, request.messages, float(request.temperature), seed, request.sample]
+            keys.append(hashlib.sha256(json.dumps(drawn_from, sort_keys=True).encode()).hexdigest()[:32])
+        return keys
 
     def _look_up(self, requests: list[Request]) -> tuple[dict, dict[str, Request]]:
         """By key: each (reply, why it is None), and the requests for which that is "not asked"."""
@@ -448,15 +451,16 @@ def read_tags(reply: str, tag: str) -> list[str]:
 
 
 def read_tag(reply: str, tag: str) -> str | None:
-    """The text of the last <tag>...</tag>; None if there is none."""
+    """The text of the last <tag>...</tag>, if there is one."""
     return (read_tags(reply, tag) or [None])[-1]
 
 
 def open_teacher(args, write: bool = True) -> Teacher:
     """The teacher that a method's flags name. write=False, for a plan: makes no file."""
     return Teacher(args.teacher, args.teacher_url, args.cache or Path(args.out, "teacher.sqlite"),
-                   args.concurrency, args.max_usd, args.usd_per_m_in, args.usd_per_m_out, args.teacher_timeout,
-                   seed=args.seed, max_none=args.teacher_max_none, write=write, needs_key=not args.plan)
+                   args.concurrency, args.max_usd, args.usd_per_m_in, args.usd_per_m_out,
+                   args.teacher_timeout, seed=args.seed, max_none=args.teacher_max_none, write=write,
+                   needs_key=not args.plan)
 
 
 # --- Scoring: the last box, else what follows a marker; own normal form first, then algebra in a process. ---

@@ -301,8 +301,7 @@ def test_a_file_system_without_locks_is_said(make, monkeypatch, capsys, number):
 
 # --- Retries ---
 GARBAGE = ["truncated", "nothing", "html", "list", "string", "null", "latin1", "error with 200", "no choices", "null choices",
-           "empty choices", "null message", "number content", "abort"]  # fmt: skip
-
+           "empty choices", "null message", "number content", "abort"]
 
 
 def test_passing_trouble_is_retried_and_lasting_trouble_is_none(make, capsys):
@@ -467,18 +466,6 @@ def test_a_step_of_mostly_none_is_not_taken_for_done(make, name, none):
         assert texts(make(server).ask(requests)) == [f"echo {i}" for i in range(40)]
 
 
-def test_all_cut_off_stops_and_a_higher_limit_asks_again(make):
-    with BadServer(lambda prompt, nth, body: "ok" if body["max_tokens"] > 50 else "length") as server:
-        stop(make(server), [ask_for(str(i), max_tokens=50) for i in range(40)], "cut off", "--teacher-max-tokens")
-        requests = [ask_for(str(i), max_tokens=60) for i in range(40)]
-        assert texts(make(server).ask(requests)) == [f"echo {i}" for i in range(40)]
-
-
-def test_content_in_parts(make):
-    with BadServer(lambda prompt, nth: "parts") as server:
-        assert texts(make(server).ask([ask_for("a")])) == ["echo a"]
-
-
 ZERO = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
@@ -506,6 +493,9 @@ def test_thoughts_and_end_of_turn_marks_are_taken_off(make):
     with BadServer(lambda prompt, nth: (200, completion(prompt))) as server:
         for _ in range(2):  # from the cache too
             assert texts(make(server).ask([ask_for(text) for text in THOUGHTS])) == ["It is 4."] * len(THOUGHTS)
+        server.script = lambda prompt, nth: "parts"
+        assert texts(make(server).ask([ask_for("a")])) == ["echo a"]
+        server.script = lambda prompt, nth: (200, completion(prompt))
         untouched = ["if $x < 4$ then I think: analysis is final", " a\n", "<reason>so</reason><skill>a</skill>", "$|a| <|b|>$"]
         assert texts(make(server).ask([ask_for(text) for text in untouched])) == untouched
 
