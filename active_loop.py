@@ -244,7 +244,7 @@ def spent(teacher) -> list[int]:
     """Tokens that the teacher has read and written for this process's questions, those that the cache answered among them: what the method takes.
 
     What is paid may be less: an answer that is the same in a later round is judged once. That sum is teacher_totals in result.json."""
-    return [sum(total[new] + total[known] for total in teacher.totals.values()) for new, known in (("n_in", "cached_in"), ("n_out", "cached_out"))]
+    return [teacher.used["n_in"], teacher.used["n_out"]]
 
 
 def judging(args, rows: list[dict], answers: list[list[str]]) -> list[Request]:

@@ -37,7 +37,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-import filelock
 from tqdm import tqdm
 
 
@@ -50,33 +49,27 @@ class Request(NamedTuple):
     messages: list[dict]  # [{"role": ..., "content": ...}, ...]
     temperature: float = 0.0
     max_tokens: int = 1024
-    sample: int = 0  # which of several replies to the same messages; moves the seed that the server gets
+    sample: int = 0  # which of several draws; moves the seed that the server gets
 
 
 class Reply(NamedTuple):
     text: str
     n_in: int  # tokens
     n_out: int
-    estimated: bool = False  # the server counted no tokens: estimate_tokens did
 
 
 OPENAI = "https://api.openai.com/v1"
 LAX = re.DOTALL | re.IGNORECASE
-THOUGHT = "|".join((  # how thoughts begin that a server leaves in the text
-    r"<(?:\w+:)?(?:think|thinking|thoughts?)>|[\[◁]think[\]▷]",  # <think>Perhaps 5?</think> It is 4.
-    r"<\|channel\|?>(?:analysis|commentary|thought)|<\|START_THINKING\|>",  # <|channel|>analysis<|message|>5?
-))
-THOUGHT_END = "|".join((
-    r"</(?:\w+:)?(?:think|thinking|thoughts?)>|[\[◁]/think[\]▷]",
-    r"<\|channel\|>final<\|message\|>|<channel\|>|<\|END_THINKING\|>",
-    r"assistantfinal",  # its marks are lost: analysisPerhaps 5?assistantfinalIt is 4.
-))
+# A thought left in the text: <think>5?</think>, ◁think▷5?◁/think▷, <|START_THINKING|>5?<|END_THINKING|>,
+# <|channel|>analysis<|message|>5?<|channel|>final<|message|>; without its marks: analysis5?assistantfinal
+THOUGHT = r"(?:\w+:)?(?:think|thinking|thoughts?)>|think[\]▷]"
+OPEN = rf"[<\[◁](?:{THOUGHT})|<\|START_THINKING\|>|<\|channel\|?>(?:analysis|commentary|thought)"
+END = rf"[<\[◁]/(?:{THOUGHT})|<\|END_THINKING\|>|<channel\|>|<\|channel\|>final<\|message\|>|assistantfinal"
 END_OF_TURN = r"<[|｜][^<>|｜]*(?:end|eot|eom|return)[^<>|｜]*[|｜]>|<end_of_turn>|<eos>|</s>"  # 4<|im_end|>
 PROMPTS_FAULT = "|".join((  # a server's words for a prompt that is too long or offends
-    r"context.{0,20}(?:length|size|window|limit)",  # This model's maximum context length is 4096 tokens
-    r"too (?:long|large|many)|reduce the ",  # prompt is too long: 5000 tokens > 4096 maximum
+    r"context.{0,20}(?:length|size|window|limit)|too (?:long|large|many)|reduce the ",  # too long: 5000
     r"tokens?\b.{0,40}(?:<=|>|exceed|limit|maximum)",  # `inputs` tokens + `max_new_tokens` must be <= 4096
-    r"(?:exceed|longer|maximum|limit|at most).{0,60}(?:token|length|prompt|input)",
+    r"(?:exceed|longer|maximum|limit|at most).{0,60}(?:token|length|prompt|input)",  # exceeds the input limit
     r"content.{0,30}(?:filter|polic|risk|manage|violat|block|inspect|restrict)",  # Content Exists Risk
     r"inspection|moderation|inappropriate|flagged|unsafe|safety|harmful|prohibited|high risk",
     r"(?<!case.)sensitive|illegal content|invalid_prompt|usage (?:polic|guideline)|敏感|不安全|违规",
@@ -101,7 +94,7 @@ def hide_secrets(text: str) -> str:
 
 
 def read_completion(body: bytes) -> dict:
-    """What is kept of a chat completion. ValueError if `body` is something else, status 200 or not."""
+    """What the cache keeps of a chat completion. ValueError if `body` is none."""
     try:
         data = json.loads(body)
         choice, usage = data["choices"][0], data.get("usage") or {}
@@ -109,221 +102,226 @@ def read_completion(body: bytes) -> dict:
         text, refusal = message.get("content") or "", message.get("refusal")
         if not isinstance(text, str):  # a list of parts; a part that thinks aloud has no text
             text = "".join(part.get("text") or "" for part in text)
-        if re.search("error|abort", finish):
-            raise ValueError(finish)
+        n_in, n_out = usage.get("prompt_tokens"), usage.get("completion_tokens")
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise ValueError("not a chat completion: " + body[:200].decode(errors="replace")) from None
-    refused = refusal or re.search("filter|safety|refus|sensitive|prohibit", finish)
-    return {"text": text or str(refusal or ""), "finish": finish, "none": "refused" if refused else None,
-            "n_in": usage.get("prompt_tokens"), "n_out": usage.get("completion_tokens")}
+        finish = "error"
+    if re.search("error|abort", finish):
+        raise ValueError("not a chat completion: " + body[:200].decode(errors="replace"))
+    is_refused = refusal or re.search("filter|safety|refus|sensitive|prohibit", finish)
+    return {"text": text or str(refusal or ""), "finish": finish, "none": "refused" if is_refused else None,
+            "n_in": n_in, "n_out": n_out}
 
 
 def read_row(row: dict) -> tuple[Reply, str | None]:
     """A reply of the cache without thoughts and end of turn, and why it is of no use."""
-    bare = re.sub(f"(?:{THOUGHT}).*?(?:{THOUGHT_END})", "", row["text"], flags=LAX)
-    bare = re.sub(f"^.*(?:{THOUGHT_END})", "", bare, flags=LAX)  # a thought that began in the prompt
-    is_cut = re.search("length|max|limit", row["finish"] or "", LAX) or re.search(THOUGHT, bare, LAX)
+    text = re.sub(f"(?:{OPEN}).*?(?:{END})", "", row["text"], flags=LAX)
+    text = re.sub(f"^.*(?:{END})", "", text, flags=LAX)  # a thought that was opened in the prompt
     is_full = row["n_out"] >= row["max_tokens"] and not row["estimated"]
-    bare = re.split(END_OF_TURN, bare, maxsplit=1, flags=LAX)[0]
-    none = "cut off" if is_cut or is_full else None if bare.strip() else "empty"
-    text = bare if bare == row["text"] else bare.strip()
-    return Reply(text, row["n_in"], row["n_out"], row["estimated"]), row["none"] or none
+    is_cut = re.search("length|max|limit", row["finish"] or "", LAX) or re.search(OPEN, text, LAX)
+    text = re.split(END_OF_TURN, text, maxsplit=1, flags=LAX)[0]
+    none = "cut off" if is_cut or is_full else None if text.strip() else "empty"
+    text = text if text == row["text"] else text.strip()
+    return Reply(text, row["n_in"], row["n_out"]), row["none"] or none
 
 
+@dataclasses.dataclass(eq=False, repr=False)  # base_url may hold a password
 class Teacher:
-    """Asks `model`; each reply goes into the SQLite file `cache` as it comes and is never paid for again.
+    """Asks `model`; each reply goes into the SQLite file `cache` as it comes and is never paid for again."""
 
-    base_url: e.g. http://localhost:8000/v1 (vLLM, llama.cpp, Ollama); None = OPENAI_BASE_URL, or OpenAI.
-    max_usd: caps what the file records, calls in flight at their worst; a bill for a lost reply is unknown.
-    timeout_s: of a call with all its tries. max_none: share of an ask that may be None; one always may.
-    totals[step]: calls with n_in, n_out, usd; cached, cached_in, cached_out; None by reason.
-    """
-
+    model: str
+    base_url: str | None = None  # such as http://localhost:8000/v1; None: OPENAI_BASE_URL, or OpenAI
+    cache: str | Path = "teacher.sqlite"
+    concurrency: int = 16
+    max_usd: float | None = None  # caps what the cache records; what a lost reply cost is unknown
+    usd_per_m_in: float | None = None
+    usd_per_m_out: float | None = None
+    timeout_s: float = 600.0  # for a call with all its tries
+    tries: int = 20
+    seed: int = 0
+    max_none: float = 0.05  # share of an ask that may be None; one always may
+    write: bool = True  # False: makes no file
+    needs_key: bool = True
     max_lost_in_row = 20  # then the server is given up
 
-    def __init__(self, model: str, base_url: str | None = None, cache: str | Path = "teacher.sqlite",
-                 concurrency: int = 16, max_usd: float | None = None, usd_per_m_in: float | None = None,
-                 usd_per_m_out: float | None = None, timeout_s: float = 600.0, tries: int = 20, seed: int = 0,
-                 max_none: float = 0.05, write: bool = True, needs_key: bool = True):
-        self.model, self.concurrency, self.max_usd, self.timeout_s = model, concurrency, max_usd, timeout_s
-        self.tries, self.seed, self.max_none, prices = tries, seed, max_none, (usd_per_m_in, usd_per_m_out)
-        address = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
-        self.base_url, _, query = address.partition("?")
-        self.query, self.url = dict(urllib.parse.parse_qsl(query)), hide_secrets(address).rstrip("/")
-        self.name = f"teacher {model} at {self.url}"
+    def __post_init__(self):
+        self.key, is_named = os.environ.get("OPENAI_API_KEY", "").strip(), bool(self.base_url)
+        self.base_url = self.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
+        self.url = hide_secrets(self.base_url).rpartition("@")[2].rstrip("/")
+        self.name = f"teacher {self.model} at {self.url}"
         self.is_local = bool(re.match(r"https?://(localhost|127\.[\d.]+|\[::1\])(:|/|$)", self.url))
-        key = os.environ.get("OPENAI_API_KEY", "").strip()
-        self.api_key = key or ("" if self.url == OPENAI else "no-key")
-        is_open = key and self.url.startswith("http:") and not self.is_local and not base_url
-        self.prices = None if None in prices else prices
-        for wrong, sentence in (
-            (not re.match(r"https?://([\w.-]+|\[[\da-fA-F:]+\])(:[1-6]?\d{1,4})?(/|$)", self.url),
-             f"--teacher-url must be like http://localhost:8000/v1, not {self.url.rpartition('@')[2]!r}"),
-            (needs_key and not self.api_key, "OPENAI_API_KEY is not set: export it, or give --teacher-url"),
-            (not (key.isascii() and key.isprintable()), "OPENAI_API_KEY holds odd characters: copy it again"),
-            (needs_key and is_open, f"OPENAI_BASE_URL {self.url} gets OPENAI_API_KEY over plain http only if "
-                                    "--teacher-url names it too; give that, or take https"),
-            (timeout_s <= 0, f"--teacher-timeout must be above zero, not {timeout_s}"),
-            (min(self.prices or (0,)) < 0, f"a price is below zero: {prices}"),
-            (not self.prices and {max_usd, *prices} != {None},
-             "--max-usd needs --usd-per-m-in and --usd-per-m-out, both"),
+        self.prices = [usd for usd in (self.usd_per_m_in, self.usd_per_m_out) if usd is not None]
+        is_exposed = self.url.startswith("http:") and not self.is_local and not is_named
+        address = r"https?://([\w.-]+|\[[\da-fA-F:]+\])(:[1-6]?\d{1,4})?(/|$)"
+        for is_wrong, sentence in (
+            (not re.match(address, self.url), "--teacher-url must be like http://localhost:8000/v1"),
+            (self.needs_key and not self.key and self.url == OPENAI,
+             "OPENAI_API_KEY is not set; export it, or give --teacher-url"),
+            (not self.key.isascii() or not self.key.isprintable(), "OPENAI_API_KEY has odd characters"),
+            (self.needs_key and self.key and is_exposed,
+             "OPENAI_BASE_URL gets no key over plain http unless --teacher-url names it too"),
+            (self.timeout_s <= 0, "--teacher-timeout must be above zero"),
+            (min(self.prices, default=0) < 0, "a price is below zero"),
+            (len(self.prices) < 2 and (self.prices or self.max_usd is not None),
+             "--max-usd needs --usd-per-m-in and --usd-per-m-out"),
         ):
-            if wrong:
-                raise UserError(f"teacher: {sentence}")
-        # What the server refused of our fields: another name, a lowest value, or None for left out.
-        self.learnt = {"max_tokens": "max_completion_tokens"} if self.url == OPENAI else {}
-        self.is_swapped, self.stopped, self.spent, self.problem = False, False, 0.0, ""
-        self.totals = defaultdict(lambda: Counter(calls=0, cached=0, n_in=0, n_out=0, usd=0.0))
-        self._open(Path(cache), write)
+            if is_wrong:
+                raise UserError(f"{self.name}: {sentence}")
+        self.refused, self.coldest = set(), 0.0  # fields and temperatures that the server refuses: see _learn
+        self.limit = "max_completion_tokens" if self.url == OPENAI else "max_tokens"
+        self.used = Counter()  # tokens of all replies read, whoever paid for them
+        self._open(Path(self.cache))
 
     def plan(self, steps: dict[str, list[Request]], show: bool = False) -> int:
         """Print what `steps` cost at most; show: and each step's first prompt. Returns how many calls."""
-        print(f"{self.name}: at most this (tokens in: a guess; tokens out: the limit)\n"
+        print(f"{self.name}: at most this (tokens in: a guess)\n"
               f"{'step':<24}{'calls':>9}{'cached':>9}{'tokens in':>14}{'tokens out':>14}{'usd':>14}")
-        for step, requests in [*steps.items(), ("total", list(itertools.chain(*steps.values())))]:
-            todo = self._split(requests)[1].values()
+        for step, requests in (steps | {"total": sum(steps.values(), [])}).items():
+            todo = self._look_up(requests)[1].values()
             n_in, n_out = sum(estimate_tokens(r.messages) for r in todo), sum(r.max_tokens for r in todo)
             usd = f"{self._usd(n_in, n_out):,.4f}" if self.prices else "no price"
             print(f"{step:<24}{len(todo):>9,}{len(requests) - len(todo):>9,}{n_in:>14,}{n_out:>14,}{usd:>14}")
         if self.max_usd is not None:
-            print(f"cap: ${self.max_usd:g}, of which ${self.spent_usd:.4f} is spent according to {self.path}")
-        for step, requests in steps.items() if show else ():
-            for message in requests[0].messages if requests else ():
-                print(f"--- {step}: {message['role']} ---\n{message['content']}")
+            print(f"cap: ${self.max_usd:g}, of which {self.path} holds ${self.spent_usd:.4f}")
+        for step, requests in steps.items():
+            if show and requests:
+                print(f"--- {step} ---\n{requests[0].messages[-1]['content']}")
         return len(todo)
 
     def check(self) -> None:
         """One short call, kept nowhere: a wrong key or a dead server shows now, not after hours."""
-        if self._send({"": Request([{"role": "user", "content": "Say yes."}], max_tokens=16)}, None, 1):
+        request = Request([{"role": "user", "content": "Say yes."}], max_tokens=16)
+        if self._send({"1": request}, None, 1) != {"1": (None, None)}:
             raise UserError(f"{self.name}: a first short call failed ({self.problem})")
 
-    def ask(self, requests: list[Request], step: str = "", max_none: float | None = None
-            ) -> list[Reply | None]:
+    def ask(self, requests: list[Request], step="teacher", max_none=None) -> list[Reply | None]:
         """The replies, in order; None where one is cut off, empty, refused, refused by server, or lost.
 
         More None than max_none allows end the run; a rerun asks only for what is missing.
         """
-        start, total, before = time.monotonic(), self.totals[step], self.totals[step].copy()
-        limit, missing, self.problem = self.max_none if max_none is None else max_none, {}, ""
-        allowed, (known, todo) = max(1, int(limit * len(requests))), self._split(requests)
-        if todo:
-            with self._alone():
-                known, todo = self._split(requests)  # another process may have asked meanwhile
-                n_useless = sum(none is not None for _, none in known.values())
-                missing = self._send(todo, step, allowed - n_useless + 1)
-        total["cached"] += len(requests) - len(todo)
-        for reply, _ in known.values():
-            total.update(cached_in=reply.n_in, cached_out=reply.n_out)
-        known, _ = self._split(requests)
-        found = [known.get(key) or (None, missing.get(key, "not asked")) for key in map(self._key, requests)]
-        nones = Counter(none for _, none in found if none)
-        total.update(nones)
-        new, told = total - before, ", ".join(f"{n} {none}" for none, n in nones.items()) or "0"
-        usd, step = f"${new['usd']:.4f}, " if self.prices else "", step or "teacher"
-        print(f"{step}: {new['calls']:,} calls, {new['cached']:,} cached, {new['n_in']:,} tokens in, "
-              f"{new['n_out']:,} out, {usd}None: {told}, {time.monotonic() - start:.1f} s", flush=True)
+        start, self.paid, self.problem = time.monotonic(), Counter(), "see above"
+        max_none = self.max_none if max_none is None else max_none
+        allowed, held = max(1, int(max_none * len(requests))), self._lock()
+        try:
+            found, todo = self._look_up(requests)
+            n_none = sum(none is not None for _, none in found.values()) - len(todo)
+            if todo and n_none <= allowed:
+                found |= self._send(todo, step, allowed - n_none + 1)
+        finally:
+            held.release()
+        for reply, _ in found.values():
+            if reply:
+                self.used.update(n_in=reply.n_in, n_out=reply.n_out)
+        replies = [found[self._keys(request)[0]] for request in requests]
+        nones = Counter(none for _, none in replies if none)
+        told = ", ".join(f"{n} {none}" for none, n in nones.items()) or "0"
+        calls, n_in, n_out = (self.paid[name] for name in ("calls", "n_in", "n_out"))
+        usd = f"${self._usd(n_in, n_out):.4f}, " if self.prices else ""
+        print(f"{step}: {calls:,} calls, {len(requests) - len(todo):,} cached, {n_in:,} tokens in, "
+              f"{n_out:,} out, {usd}None: {told}, {time.monotonic() - start:.1f} s", flush=True)
         if nones["not asked"] or nones.total() > allowed or 0 < len(requests) == nones["lost"]:
-            for key, (_, none) in known.items():  # ours: a rerun asks again, since another draw may be of use
+            for key, (_, none) in found.items():  # ours: a rerun asks again, since another draw may be of use
                 if none in ("empty", "refused"):
                     self._sql("UPDATE replies SET key = NULL WHERE server = ? AND key = ?", self.url, key)
             raise UserError(
-                f"{step}: of {len(requests)} teacher replies {told} ({self.problem or 'see above'}); "
-                f"--teacher-max-none {limit:g} allows {allowed}; if cut off raise --teacher-max-tokens, "
-                f"if lost --teacher-timeout, or lower --concurrency; {self.path} keeps the others, and the "
-                "same command asks only for what is missing")
-        return [None if none else reply for reply, none in found]
+                f"{step}: of {len(requests)} teacher replies {told} ({self.problem}), --teacher-max-none "
+                f"{max_none:g} allows {allowed}; if cut off raise --teacher-max-tokens, if lost "
+                f"--teacher-timeout; a rerun goes on from {self.path}")
+        return [None if none else reply for reply, none in replies]
 
-    def _send(self, todo: dict[str, Request], step: str | None, enough: int) -> dict[str, str]:
-        """Asks for `todo` until `enough` came to nothing; key -> why, for those."""
+    def _send(self, todo: dict[str, Request], step: str | None, enough: int) -> dict:
+        """Ask until `enough` are None; key -> (reply, why it is None). Without a step nothing is kept."""
         self._sql("DELETE FROM replies WHERE rowid < 0")  # what cannot be written shows before a call is paid
         self.stopped, self.spent = False, self.spent_usd
         with ThreadPoolExecutor(1) as pool:  # because a notebook's event loop runs in this thread
             try:
                 return pool.submit(asyncio.run, self._work(todo, step, enough)).result()
             finally:
-                self.stopped = True  # after Ctrl-C nothing more is sent
+                self.stopped = True  # by Ctrl-C too
 
-    async def _work(self, todo: dict[str, Request], step: str | None, enough: int) -> dict[str, str]:
+    async def _work(self, todo, step, enough) -> dict:
+        queue, in_flight, found, n_none, lost_in_row = deque(todo.items()), {}, {}, 0, 0
+        bar = tqdm(desc=step, unit="call", total=len(todo), disable=not step)
+        async with self._client(self.tries if step else 3) as client:
+            try:
+                while (queue or in_flight) and not self.stopped:
+                    if queue and self._fits(queue[0][1], in_flight.values()):
+                        key, request = queue.popleft()
+                        task = asyncio.create_task(self._call(client, key, request, step), name=key)
+                        in_flight[task] = request
+                        continue
+                    done, _ = await asyncio.wait(in_flight, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        reply, none = task.result()
+                        found[task.get_name()] = reply, none
+                        del in_flight[task]
+                        n_none += none is not None
+                        lost_in_row = lost_in_row + 1 if none == "lost" else 0
+                        bar.update()
+                    if n_none >= enough or lost_in_row >= self.max_lost_in_row:
+                        queue.clear()
+            finally:
+                bar.close()
+                if in_flight:  # after an error or Ctrl-C; these are paid, so what comes soon is kept
+                    await asyncio.wait([asyncio.gather(*in_flight, return_exceptions=True)], timeout=2)
+        return found
+
+    def _fits(self, request: Request, in_flight) -> bool:
+        """Whether this call may be sent too: --concurrency, and --max-usd if all cost what they can."""
+        usd = [self._usd(estimate_tokens(one.messages), one.max_tokens) for one in (request, *in_flight)]
+        is_dear = self.max_usd is not None and self.spent + sum(usd) > self.max_usd
+        if is_dear and not in_flight:
+            raise UserError(f"${self.spent:.4f} of --max-usd ${self.max_usd:g} is spent and the next call "
+                            f"may cost ${usd[0]:.4f}; a rerun with a higher --max-usd goes on")
+        return len(in_flight) < self.concurrency and not is_dear
+
+    def _client(self, tries: int):
+        """It tries again after 408, 409, 429, 5xx and broken connections."""
         import openai  # a second, so only where it is needed
 
-        queue, missing, in_flight, lost_in_row = deque(todo.items()), {}, [], 0
-        try:  # a client for each event loop; it tries again after 408, 409, 429, 5xx and broken connections
+        base_url, _, query = self.base_url.partition("?")
+        try:
             http = openai.DefaultAsyncHttpxClient(timeout=self.timeout_s, trust_env=not self.is_local)
-            client = openai.AsyncOpenAI(
-                api_key=self.api_key, base_url=self.base_url, default_query=self.query, http_client=http,
-                timeout=self.timeout_s, max_retries=2 if step is None else self.tries - 1)
         except (ImportError, ValueError) as error:
-            raise UserError(f"{self.name}: the proxy in ALL_PROXY or HTTP(S)_PROXY cannot be used "
-                            f"({hide_secrets(str(error))}); unset it, or name the host in NO_PROXY") from None
+            raise UserError(f"{self.name}: ALL_PROXY or HTTP(S)_PROXY cannot be used "
+                            f"({hide_secrets(str(error))}); unset it, or set NO_PROXY") from None
+        return openai.AsyncOpenAI(api_key=self.key or "no-key", base_url=base_url, timeout=self.timeout_s,
+                                  default_query=dict(urllib.parse.parse_qsl(query)), http_client=http,
+                                  max_retries=tries - 1)
 
-        async def worker() -> None:
-            nonlocal lost_in_row
-            while queue and not self.stopped and len(missing) < enough and lost_in_row < self.max_lost_in_row:
-                key, request = queue[0]
-                worst = self._usd(estimate_tokens(request.messages), request.max_tokens)
-                if self.max_usd is not None and self.spent + sum(in_flight) + worst > self.max_usd:
-                    if not in_flight:
-                        raise UserError(f"teacher: ${self.spent:.4f} of --max-usd ${self.max_usd:g} is spent "
-                                        f"and the next call may cost ${worst:.4f}; {self.path} keeps all: "
-                                        "the same command with a higher --max-usd goes on")
-                    await asyncio.sleep(0.02)
-                    continue
-                queue.popleft()
-                in_flight.append(worst)
-                none = await self._call(client, key, request, step)
-                missing.update({key: none} if none else {})
-                lost_in_row = lost_in_row + 1 if none == "lost" else 0
-                in_flight.remove(worst)
-                bar.update()
-
-        with tqdm(desc=step or "teacher", unit="call", total=len(todo), disable=step is None) as bar:
-            async with client:
-                workers = asyncio.gather(*(worker() for _ in range(min(self.concurrency, len(todo)))))
-                while not workers.done() and not self.stopped:
-                    await asyncio.wait([workers], timeout=0.5)
-                self.stopped = True  # where one worker has failed the others send nothing more
-                await asyncio.wait([workers], timeout=2)  # after Ctrl-C, since what is in flight is paid
-                if workers.done():
-                    workers.result()  # raises what ended a worker
-        return missing
-
-    async def _call(self, client, key: str, request: Request, step: str | None) -> str | None:
-        """Ask until the reply is in the cache. Returns why it is None, or "lost", "refused by server"."""
+    async def _call(self, client, key: str, request: Request, step) -> tuple:
+        """The reply, which then is in the cache, and why it is None."""
         import openai
 
-        n_garbage, text = 0, json.dumps(request.messages, ensure_ascii=False)
+        fields = {"temperature": max(request.temperature, self.coldest), "seed": int(key[:7], 16),
+                  self.limit: request.max_tokens}
+        for name in self.refused & fields.keys():
+            del fields[name]
+        text = json.dumps(request.messages, ensure_ascii=False)
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half a pair: \ud835
         try:
             async with asyncio.timeout(self.timeout_s):  # the client's own is per read: a drip outlives it
-                while not self.stopped and n_garbage < self.tries:
-                    fields = self._fields(key, request)
+                for nth in range(self.tries):
+                    if self.stopped:
+                        break
                     try:
                         raw = await client.chat.completions.with_raw_response.create(
                             model=self.model, messages=json.loads(text), extra_body=fields)
-                        return self._save(key, request, step, read_completion(raw.content))
-                    except openai.APIStatusError as error:
-                        if none := self._refusal(error, fields, key, request):
-                            return none
+                        row = read_completion(raw.content)
+                        return self._save(key, request, step, row) if step else (None, None)
                     except ValueError as error:  # status 200, but no completion
-                        self.problem, n_garbage = hide_secrets(str(error)), n_garbage + 1
-                        await asyncio.sleep(min(0.25 * 2**n_garbage, 8))
+                        self.problem = hide_secrets(str(error))
+                        await asyncio.sleep(min(2**nth, 16) / 2)
+        except openai.APIStatusError as error:
+            none = self._refusal(error, fields)
+            return (None, none) if none else await self._call(client, key, request, step)
         except TimeoutError:
             self.problem = (f"no reply within --teacher-timeout {self.timeout_s:g} s: raise that, or lower "
                             f"--concurrency {self.concurrency}")
         except openai.APIConnectionError as error:
             self.problem = hide_secrets(f"{type(error.__cause__).__name__}: {error.__cause__}")
-        return "lost"
+        return None, "lost"
 
-    def _fields(self, key: str, request: Request) -> dict:
-        fields = {"temperature": request.temperature, "seed": int(key[:7] or "0", 16),
-                  "max_tokens": request.max_tokens}
-        for name, learnt in self.learnt.items():
-            value = fields.pop(name)
-            if learnt is not None:
-                fields |= {learnt: value} if isinstance(learnt, str) else {name: max(value, learnt)}
-        return fields
-
-    def _refusal(self, error, fields: dict, key: str, request: Request) -> str | None:
+    def _refusal(self, error, fields: dict) -> str | None:
         """What an HTTP error means: "refused by server", "lost", or None: ask again with other fields."""
         status, text = error.status_code, hide_secrets(" ".join(str(error.body or error).split()))
         text = text if status != 401 else "wrong key"  # a 401 likes to quote half of the key
@@ -331,115 +329,52 @@ class Teacher:
         of_prompt = re.search(PROMPTS_FAULT, re.sub(r"\bmax_\w*tokens\b", "", text), LAX)
         if status == 413 or status in (400, 403, 422, 451, 500) and of_prompt:
             return "refused by server"
-        named = [name for name in fields if re.search(rf"\b{name}\b", text, LAX)]
-        if status in (400, 422) and named:
-            name = min(named, key=text.lower().find)
-            other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}.get(name)
-            if self._fields(key, request).get(name) != fields[name]:
-                return None  # another call in flight has found out
-            if other is None:
-                is_above_zero = fields[name] == 0 and re.search(r"positive|greater|> ?0|\(0,", text, LAX)
-                self.learnt[name] = 0.01 if is_above_zero else None
-            elif not self.is_swapped and not re.search(r"\b(range|value|less)\b", text, LAX):
-                self.learnt["max_tokens"], self.is_swapped = other, True  # kept, since --max-usd counts on it
-            if self._fields(key, request).get(name) != fields[name]:
-                print(f"{self.name}: {self.problem}; from here on {name} is changed or left out", flush=True)
-                return None
+        if status in (400, 422) and not self.stopped and self._learn(fields, text):
+            return None
         if "insufficient_quota" not in text and (status in (408, 409, 425, 429) or status >= 500):
             return "lost"
-        raise UserError(f"{self.name}: the request is refused ({self.problem}); check OPENAI_API_KEY, "
-                        f"credit, the model's name and --teacher-url (often .../v1); {self.path} keeps all")
+        raise UserError(f"{self.name}: {self.problem}; check OPENAI_API_KEY, credit, the model's name and "
+                        f"--teacher-url (often .../v1); a rerun goes on from {self.path}")
 
-    def _open(self, path: Path, write: bool) -> None:
-        """The cache: a row per reply, the last one counts. An earlier teacher.jsonl is read in once."""
-        self.path = path.with_suffix(".sqlite") if path.suffix == ".jsonl" else path
-        old = path if path.name != "teacher.sqlite" else path.with_suffix(".jsonl")
-        try:
-            if write:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            file = self.path if write or self.path.exists() else ":memory:"
-            self.db = sqlite3.connect(file, timeout=60, check_same_thread=False)
-        except (OSError, sqlite3.Error) as error:
-            raise UserError(f"teacher: the cache {self.path} cannot be opened: {error}") from None
-        self._sql("CREATE TABLE IF NOT EXISTS replies (server, key, row)")  # row: JSON
-        if old.suffix == ".jsonl" and old.is_file() and not self._sql("PRAGMA user_version").fetchone()[0]:
-            with open(old, encoding="utf-8", errors="replace") as lines:  # one that a kill tore is no JSON
-                self._sql("INSERT INTO replies SELECT iif(json_extract(?1, '$.model') = ?2, ?3, ''), "
-                          "json_extract(?1, '$.key'), ?1 WHERE json_valid(?1) AND "
-                          "json_extract(?1, '$.n_in') >= 0",
-                          many=((line, self.model, self.url) for line in lines))
-            self._sql("PRAGMA user_version = 1")
-        self._sql("CREATE INDEX IF NOT EXISTS draws ON replies (server, key)")
-        own = "server = '' AND json_extract(row, '$.model') = ?"  # earlier keys lack the server: this is it
-        if self._sql(f"SELECT 1 FROM replies WHERE {own} LIMIT 1", self.model).fetchone():
-            self._sql(f"UPDATE replies SET server = ? WHERE {own}", self.url, self.model)
+    def _learn(self, fields: dict, text: str) -> bool:
+        """Whether the server refuses one of `fields`, which from here on is sent otherwise or not at all."""
+        named = re.search(rf"\b({'|'.join(fields)})\b", text, LAX)
+        name = named[0].lower() if named else ""
+        is_zero = name == "temperature" and fields[name] == 0
+        other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}.get(name)
+        if name in self.refused or is_zero and self.coldest:
+            return True  # another call in flight has found out
+        if not name or other and (other in self.refused or re.search(r"\b(range|value|less)\b", text, LAX)):
+            return False  # one of the two limits is always sent, since --max-usd counts on it
+        if is_zero and re.search(r"positive|greater|> ?0|\(0,", text, LAX):
+            self.coldest = 0.01
+        else:
+            self.refused.add(name)
+            self.limit = other or self.limit
+        print(f"{self.name}: {self.problem}; from here on {name} is changed or left out", flush=True)
+        return True
 
-    def _sql(self, command: str, *values, many=None) -> sqlite3.Cursor:
-        try:
-            with self.db:  # commits
-                return self.db.executemany(command, many) if many else self.db.execute(command, values)
-        except sqlite3.Error as error:
-            raise UserError(f"teacher: the cache {self.path} cannot be used: {error}; make room, or name "
-                            "another by --cache") from None
-
-    @contextlib.contextmanager
-    def _alone(self):
-        """While this process asks no other does by the same cache; kill -9 frees the lock."""
-        lock = filelock.FileLock(f"{self.path}.lock", fallback_to_soft=False)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            print(f"{self.path}: another process asks by it; waiting for that to end", flush=True)
-            lock.acquire()
-        except (OSError, NotImplementedError) as error:
-            print(f"{self.path}: no locks there ({error}); let no second process ask by it", flush=True)
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _key(self, request: Request, seed: int | None = None) -> str:
-        """Hash of what moves the draw, the server apart; max_tokens only says where it is cut off."""
-        seed = seed if seed is not None else self.seed if request.temperature else 0
-        drawn_from = [self.model, request.messages, float(request.temperature), seed, request.sample]
-        return hashlib.sha256(json.dumps(drawn_from, sort_keys=True).encode()).hexdigest()[:32]
-
-    def _split(self, requests: list[Request]) -> tuple[dict, dict[str, Request]]:
-        """What the cache knows, key -> (reply, why it is None), and what must be sent, key -> request."""
-        known, todo = {}, {}
-        for request in sorted(requests, key=lambda r: r.max_tokens):  # of duplicates the longest stays
-            key, earlier = self._key(request), self._key(request, self.seed)  # once with the seed at T = 0
-            row = self._sql("SELECT row FROM replies WHERE server = ? AND key IN (?, ?) ORDER BY rowid DESC "
-                            "LIMIT 1", self.url, key, earlier).fetchone()
-            row = json.loads(row[0]) if row else {"max_tokens": 0}
-            known[key] = read_row(row) if "text" in row else (None, "cut off")
-            if known[key][1] == "cut off" and request.max_tokens > row["max_tokens"]:
-                todo[key] = request
-        return {key: known[key] for key in known.keys() - todo.keys()}, todo
-
-    def _save(self, key: str, request: Request, step: str | None, row: dict) -> str | None:
-        if step is None:  # it was check()
-            return None
-        estimated = not all(isinstance(row[n], int) and row[n] > 0 for n in ("n_in", "n_out"))
-        if estimated:
+    def _save(self, key: str, request: Request, step: str, row: dict) -> tuple[Reply, str | None]:
+        is_counted = all(isinstance(row[n], int) and row[n] > 0 for n in ("n_in", "n_out"))
+        if not is_counted:
             row |= {"n_in": estimate_tokens(request.messages), "n_out": estimate_tokens(row["text"])}
-        usd = self._usd(row["n_in"], row["n_out"]) if self.prices else None
-        row |= {"model": self.model, "step": step, "max_tokens": request.max_tokens, "estimated": estimated,
-                "usd": usd}  # None counts at the prices of whoever reads it
+        usd = self._usd(row["n_in"], row["n_out"])  # None in the cache: at the prices of whoever reads it
+        row |= {"model": self.model, "step": step, "max_tokens": request.max_tokens,
+                "estimated": not is_counted, "usd": usd if self.prices else None}
         self._sql("INSERT INTO replies VALUES (?, ?, ?)", self.url, key, json.dumps(row))
-        self.spent += usd or 0.0
-        self.totals[step].update(calls=1, n_in=row["n_in"], n_out=row["n_out"], usd=usd or 0.0)
-        return read_row(row)[1]
+        self.spent += usd
+        self.paid.update(calls=1, n_in=row["n_in"], n_out=row["n_out"])
+        return read_row(row)
 
     def _usd(self, n_in: int, n_out: int) -> float:
         return (n_in * self.prices[0] + n_out * self.prices[1]) / 1e6 if self.prices else 0.0
 
     @property
     def recorded(self) -> dict[str, Counter]:
-        """What was paid for in the file's whole life, by step."""
+        """What was paid for in the cache's whole life, by step."""
         found = defaultdict(Counter)
-        names = ", ".join(f"json_extract(row, '$.{name}')" for name in ("step", "n_in", "n_out", "usd"))
-        for step, n_in, n_out, usd in self._sql(f"SELECT {names} FROM replies"):
+        fields = ", ".join(f"json_extract(row, '$.{name}')" for name in ("step", "n_in", "n_out", "usd"))
+        for step, n_in, n_out, usd in self._sql(f"SELECT {fields} FROM replies"):
             usd = self._usd(n_in, n_out) if usd is None else usd
             found[step].update(calls=1, n_in=n_in, n_out=n_out, usd=usd)
         return found
@@ -447,6 +382,65 @@ class Teacher:
     @property
     def spent_usd(self) -> float:
         return sum(total["usd"] for total in self.recorded.values())
+
+    def _open(self, path: Path) -> None:
+        """The cache: a row per reply, the last one counts. An earlier teacher.jsonl is read in once."""
+        self.path, old = path.with_suffix(".sqlite"), path.with_suffix(".jsonl")
+        with self._disk():
+            if self.write:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            file = self.path if self.write or self.path.exists() else ":memory:"
+            self.db = sqlite3.connect(file, timeout=60, check_same_thread=False)
+        self._sql("CREATE TABLE IF NOT EXISTS replies (server, key, row)")  # row: JSON
+        if old.is_file() and not self._sql("PRAGMA user_version").fetchone()[0]:
+            with self._disk(), self.db, open(old, encoding="utf-8", errors="replace") as lines:
+                self.db.executemany(  # a line that a kill tore is no JSON
+                    "INSERT INTO replies SELECT json_extract(?1, '$.model'), json_extract(?1, '$.key'), ?1 "
+                    "WHERE json_valid(?1) AND json_extract(?1, '$.n_in') >= 0", ([line] for line in lines))
+                self.db.execute("PRAGMA user_version = 1")
+        self._sql("UPDATE replies SET server = ? WHERE server = ?", self.url, self.model)  # it had no server
+        self._sql("CREATE INDEX IF NOT EXISTS draws ON replies (server, key)")
+
+    @contextlib.contextmanager
+    def _disk(self):
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(f"the cache {self.path} cannot be used: {error}; make room, or name another by "
+                            "--cache") from None
+
+    def _sql(self, command: str, *values) -> sqlite3.Cursor:
+        with self._disk(), self.db:  # commits
+            return self.db.execute(command, values)
+
+    def _lock(self):
+        """While this process asks no other does by the same cache."""
+        try:
+            return lock(f"{self.path}.lock", timeout_s=0)
+        except TimeoutError:
+            print(f"{self.path}: waiting for another process that asks by it", flush=True)
+            return lock(f"{self.path}.lock", timeout_s=-1)  # as long as it takes
+
+    def _keys(self, request: Request) -> list[str]:
+        """Hashes of what moves the draw, the server apart: now, and in versions with a seed at T = 0."""
+        keys = []
+        for seed in (self.seed if request.temperature else 0, self.seed):
+            drawn_from = [self.model, request.messages, float(request.temperature), seed, request.sample]
+            keys.append(hashlib.sha256(json.dumps(drawn_from, sort_keys=True).encode()).hexdigest()[:32])
+        return keys
+
+    def _look_up(self, requests: list[Request]) -> tuple[dict, dict[str, Request]]:
+        """By key: each (reply, why it is None), and the requests for which that is "not asked"."""
+        found, todo = {}, {}
+        for request in sorted(requests, key=lambda r: r.max_tokens):  # of duplicates the longest stays
+            key, earlier = self._keys(request)
+            row = self._sql("SELECT row FROM replies WHERE server = ? AND key IN (?, ?) ORDER BY rowid DESC "
+                            "LIMIT 1", self.url, key, earlier).fetchone()
+            row = json.loads(row[0]) if row else {}
+            found[key] = read_row(row) if row else (None, "not asked")
+            if not row or found[key][1] == "cut off" and row["max_tokens"] < request.max_tokens:
+                found[key], todo[key] = (None, "not asked"), request
+        return found, todo
 
 
 def read_tags(reply: str, tag: str) -> list[str]:
@@ -459,15 +453,16 @@ def read_tags(reply: str, tag: str) -> list[str]:
 
 
 def read_tag(reply: str, tag: str) -> str | None:
-    """The text of the last <tag>...</tag>; None if there is none."""
+    """The text of the last <tag>...</tag>, if there is one."""
     return (read_tags(reply, tag) or [None])[-1]
 
 
 def open_teacher(args, write: bool = True) -> Teacher:
     """The teacher that a method's flags name. write=False, for a plan: makes no file."""
     return Teacher(args.teacher, args.teacher_url, args.cache or Path(args.out, "teacher.sqlite"),
-                   args.concurrency, args.max_usd, args.usd_per_m_in, args.usd_per_m_out, args.teacher_timeout,
-                   seed=args.seed, max_none=args.teacher_max_none, write=write, needs_key=not args.plan)
+                   args.concurrency, args.max_usd, args.usd_per_m_in, args.usd_per_m_out,
+                   args.teacher_timeout, seed=args.seed, max_none=args.teacher_max_none, write=write,
+                   needs_key=not args.plan)
 
 
 # --- Scoring: the last box, else what follows a marker; own normal form first, then algebra in a process. ---

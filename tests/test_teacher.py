@@ -91,11 +91,12 @@ def test_duplicates_are_sent_once_and_a_rerun_sends_nothing(make, capsys):
         first = teacher.ask(requests, "label")
         assert texts(first) == ["echo " + p for p in "abacaba"]
         assert sorted(server.prompts) == ["a", "b", "c"]
-        assert teacher.totals["label"] == {"calls": 3, "cached": 4, "n_in": 30, "n_out": 15, "usd": 45}
+        assert "label: 3 calls, 4 cached, 30 tokens in, 15 out, $45.0000, None: 0" in capsys.readouterr().out
+        assert teacher.used == {"n_in": 30, "n_out": 15}
         again = make(server)
         assert again.ask(requests, "label") == first and len(server.log) == 3
-        assert again.totals["label"] == {"calls": 0, "cached": 7, "n_in": 0, "n_out": 0, "usd": 0, "cached_in": 30, "cached_out": 15}
-        assert "label: 0 calls, 7 cached" in capsys.readouterr().out
+        assert "label: 0 calls, 7 cached, 0 tokens in, 0 out, None: 0" in capsys.readouterr().out
+        assert again.used == {"n_in": 30, "n_out": 15}
         assert again.ask([]) == []
 
 
@@ -300,11 +301,10 @@ def test_a_file_system_without_locks_is_said(make, monkeypatch, capsys, number):
 
 # --- Retries ---
 GARBAGE = ["truncated", "nothing", "html", "list", "string", "null", "latin1", "error with 200", "no choices", "null choices",
-           "empty choices", "null message", "number content", "abort"]  # fmt: skip
+           "empty choices", "null message", "number content", "abort"]
 
 
-
-def test_passing_trouble_is_retried_and_lasting_trouble_is_none(make):
+def test_passing_trouble_is_retried_and_lasting_trouble_is_none(make, capsys):
     troubles = ["500", "503", "502", "408", "409", "429", "reset", "short", *GARBAGE]
 
     def script(prompt, nth):
@@ -316,7 +316,7 @@ def test_passing_trouble_is_retried_and_lasting_trouble_is_none(make):
         assert texts(make(server).ask(passing)) == [f"echo passing: {trouble}" for trouble in troubles]
         teacher = make(server, concurrency=4)
         assert texts(teacher.ask([*lasting[::2], ask_for("fine")], "s", max_none=1.0)) == [None] * 11 + ["echo fine"]
-        assert teacher.totals["s"]["lost"] == 11
+        assert "None: 11 lost" in capsys.readouterr().out
         assert all(server.prompts.count(f"lasting: {trouble}") == 3 for trouble in troubles[::2])
         server.script = lambda prompt, nth: "ok"  # the lost ones are not cached: a rerun asks again
         assert texts(make(server).ask(lasting)) == [f"echo lasting: {trouble}" for trouble in troubles]
@@ -338,11 +338,11 @@ def test_a_retry_after_beyond_the_limit_is_not_waited_for(make):
 
 
 @pytest.mark.parametrize("name", ["drip", "hang"])
-def test_the_time_limit_is_for_the_whole_call_and_has_a_flag(make, name):
+def test_the_time_limit_is_for_the_whole_call_and_has_a_flag(make, name, capsys):
     with BadServer(lambda prompt, nth: name if prompt in "ac" else "ok") as server:
         teacher, start = make(server, timeout_s=1.5, tries=6), time.monotonic()
         assert texts(teacher.ask([ask_for("a"), ask_for("b")], "s")) == [None, "echo b"]
-        assert 1.4 < time.monotonic() - start < 6 and teacher.totals["s"]["lost"] == 1
+        assert 1.4 < time.monotonic() - start < 6 and "None: 1 lost" in capsys.readouterr().out
         stop(teacher, [ask_for("a"), ask_for("c")], "2 lost", "--teacher-timeout 1.5", "--concurrency 16")
 
 
@@ -422,7 +422,6 @@ def test_useless_replies_are_none_by_reason_and_paid_once(make, name, none, caps
     with BadServer(lambda prompt, nth: name if prompt == "a" else "ok") as server:
         teacher, good = make(server), [ask_for(str(i)) for i in range(40)]
         assert teacher.ask([ask_for("a"), ask_for("a"), *good], "s")[:2] == [None, None]
-        assert teacher.totals["s"][none] == 2
         assert f"None: 2 {none}" in capsys.readouterr().out
         assert make(server).ask([ask_for("a"), *good])[0] is None
         assert len(server.log) == 41
@@ -467,18 +466,6 @@ def test_a_step_of_mostly_none_is_not_taken_for_done(make, name, none):
         assert texts(make(server).ask(requests)) == [f"echo {i}" for i in range(40)]
 
 
-def test_all_cut_off_stops_and_a_higher_limit_asks_again(make):
-    with BadServer(lambda prompt, nth, body: "ok" if body["max_tokens"] > 50 else "length") as server:
-        stop(make(server), [ask_for(str(i), max_tokens=50) for i in range(40)], "cut off", "--teacher-max-tokens")
-        requests = [ask_for(str(i), max_tokens=60) for i in range(40)]
-        assert texts(make(server).ask(requests)) == [f"echo {i}" for i in range(40)]
-
-
-def test_content_in_parts(make):
-    with BadServer(lambda prompt, nth: "parts") as server:
-        assert texts(make(server).ask([ask_for("a")])) == ["echo a"]
-
-
 ZERO = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
@@ -489,7 +476,7 @@ def test_missing_or_zero_usage_is_estimated_and_counts(make, usage):
     with BadServer(script) as server:
         teacher = make(server, **PRICES)
         reply, = teacher.ask([ask_for("a" * 300)])
-        assert reply.estimated and 100 <= reply.n_in <= 120 and 100 <= reply.n_out <= 110
+        assert rows(teacher.path)[0]["estimated"] and 100 <= reply.n_in <= 120 and 100 <= reply.n_out <= 110
         assert make(server).ask([ask_for("a" * 300)]) == [reply] and teacher.spent_usd == reply.n_out
 
 
@@ -506,6 +493,9 @@ def test_thoughts_and_end_of_turn_marks_are_taken_off(make):
     with BadServer(lambda prompt, nth: (200, completion(prompt))) as server:
         for _ in range(2):  # from the cache too
             assert texts(make(server).ask([ask_for(text) for text in THOUGHTS])) == ["It is 4."] * len(THOUGHTS)
+        server.script = lambda prompt, nth: "parts"
+        assert texts(make(server).ask([ask_for("a")])) == ["echo a"]
+        server.script = lambda prompt, nth: (200, completion(prompt))
         untouched = ["if $x < 4$ then I think: analysis is final", " a\n", "<reason>so</reason><skill>a</skill>", "$|a| <|b|>$"]
         assert texts(make(server).ask([ask_for(text) for text in untouched])) == untouched
 
@@ -525,13 +515,13 @@ REFUSED = [
     (400, {"error": {"code": "1301", "message": "high risk"}}), (500, {"error": "the request exceeds the available context size"})]
 
 
-def test_a_prompt_that_is_refused_is_none_alone(make):
+def test_a_prompt_that_is_refused_is_none_alone(make, capsys):
     with BadServer(lambda prompt, nth: REFUSED[int(prompt)] if prompt.isdigit() else "ok") as server:
         teacher = make(server)
         prompts = [word for i in range(len(REFUSED)) for word in (str(i), f"good {i}")]
         replies = texts(teacher.ask([ask_for(p) for p in prompts], "s", max_none=0.5))
         assert replies[::2] == [None] * len(REFUSED) and replies[1::2] == [f"echo good {i}" for i in range(len(REFUSED))]
-        assert teacher.totals["s"]["refused by server"] == len(REFUSED) == len(set(server.prompts)) / 2
+        assert f"None: {len(REFUSED)} refused by server" in capsys.readouterr().out and len(set(server.prompts)) == 2 * len(REFUSED)
         assert texts(make(server).ask([ask_for(p) for p in ("a", "4", "b")])) == ["echo a", None, "echo b"]
         sentence = stop(make(server), [ask_for("4"), ask_for("5"), ask_for("6")], "refused by server")
         assert "Content Exists Risk" in sentence or "inappropriate" in sentence or "4096" in sentence
@@ -647,7 +637,7 @@ def test_a_run_keeps_no_secret(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["stat_sel.py", "--teacher-url=http://me:s3cret@h/v1", "http://h/v1?api_key=s3cret", KEY])
     for address in ("http://me:s3cret@h/v1", "http://h/v1?api_key=s3cret"):
         run = module.open_run(Args(teacher_url=address, out=str(tmp_path / "run")), tmp_path / "run", HOW)
-        run.lock.close()
+        run.lock.release()
     kept = "".join(path.read_text() for path in (tmp_path / "run").iterdir())
     assert "s3cret" not in kept and KEY not in kept and "http://h/v1" in kept
 
@@ -665,7 +655,7 @@ def test_a_proxy_is_not_asked_for_the_own_machine(make, monkeypatch, tmp_path, p
 
 
 # --- Money ---
-def test_the_cap_stops_before_it_is_passed_and_a_higher_one_goes_on(make):
+def test_the_cap_stops_before_it_is_passed_and_a_higher_one_goes_on(make, capsys):
     requests = [ask_for(str(i), max_tokens=8) for i in range(10)]
     with BadServer() as server:
         sentence = stop(make(server, max_usd=24, **PRICES), requests, "$20.0000", "$24", "--max-usd")
@@ -675,7 +665,8 @@ def test_the_cap_stops_before_it_is_passed_and_a_higher_one_goes_on(make):
         assert len(server.log) == 4
         teacher = make(server, max_usd=54, **PRICES)
         assert texts(teacher.ask(requests, "s")) == [f"echo {i}" for i in range(10)]
-        assert len(server.log) == 10 and teacher.totals["s"]["usd"] == 30 and teacher.spent_usd == 50
+        assert len(server.log) == 10 and "s: 6 calls, 4 cached, 60 tokens in, 30 out, $30.0000" in capsys.readouterr().out
+        assert teacher.spent_usd == 50
         stop(make(server, max_usd=54, **PRICES), [ask_for("x", max_tokens=8)], "$50.0000")
 
 
@@ -712,12 +703,13 @@ def test_what_was_paid_is_counted_over_all_starts(make):
     with BadServer() as server:
         first = make(server, **prices)
         first.ask([ask_for("a"), ask_for("b")], "label")
+        n_in = first.recorded["label"]["n_in"]
         second = make(server, **prices)
         second.ask([ask_for("a"), ask_for("c")], "label")
-        assert second.totals["label"]["calls"] == 1 and second.recorded["label"]["calls"] == 3
+        assert second.recorded["label"]["calls"] == 3 == len(server.log)
         assert make(server, **prices).recorded == second.recorded
         assert second.recorded["label"]["usd"] == pytest.approx(second.spent_usd)
-        assert second.recorded["label"]["n_in"] == 3 * first.totals["label"]["n_in"] / 2
+        assert second.recorded["label"]["n_in"] == 3 * n_in / 2
 
 
 # --- Small parts ---
