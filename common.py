@@ -178,7 +178,7 @@ class Teacher:
         for step, requests in (steps | {"total": sum(steps.values(), [])}).items():
             todo = self._look_up(requests)[1].values()
             n_in, n_out = sum(estimate_tokens(r.messages) for r in todo), sum(r.max_tokens for r in todo)
-            usd = f"{self._usd(n_in, n_out):,.4f}" if self.prices else "no price"
+            usd = f"{self._usd(n_in, n_out):,.4f}" if self.prices else "unpriced"
             print(f"{step:<24}{len(todo):>9,}{len(requests) - len(todo):>9,}{n_in:>14,}{n_out:>14,}{usd:>14}")
         if self.max_usd is not None:
             print(f"cap: ${self.max_usd:g}, of which {self.path} holds ${self.spent_usd:.4f}")

@@ -388,4 +388,4 @@ def test_a_mistake_gets_one_sentence(change, words, small_world, tmp_path, call_
 def test_plan_sends_nothing(small_world, tmp_path, call_file):
     done = call_file("active_loop.py", *flags(small_world, "http://127.0.0.1:9/v1", tmp_path / "out", "--plan"))
     assert done.returncode == 0 and "inspired by this one" in done.stdout and not (tmp_path / "out").exists(), done.stderr
-    assert [line.split()[-4] for line in done.stdout.splitlines() if line.startswith(("write", "solve"))] == ["40", "40"]
+    assert [line.split()[-5] for line in done.stdout.splitlines() if line.startswith(("write", "solve"))] == ["40", "40"]
