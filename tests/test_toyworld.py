@@ -31,6 +31,7 @@ def test_the_checkpoints_that_come_with_the_code_belong_to_it():
 
 
 def test_a_checkpoint_that_comes_with_the_code_is_copied(tmp_path):
+    assert (READY / world.world_name(0, stat_sel.STUDENT_PROMPT)).is_dir()  # else it would be trained here
     made = world.make_world(tmp_path, 0, stat_sel.STUDENT_PROMPT)
     for name in ("student", "prm"):
         kept = READY / made.name / name / "model.safetensors"
