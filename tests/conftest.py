@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import filelock
 import pytest
 
 import common
@@ -37,14 +38,27 @@ def real_data():
     return Path(path)
 
 
+def shared_world(tmp_path_factory, *args, **kwargs) -> Path:
+    """A world that the first of the suite's processes makes, and all use."""
+    from toyworld import world
+    root = tmp_path_factory.getbasetemp().parent / "toyworld" if "PYTEST_XDIST_WORKER" in os.environ else tmp_path_factory.mktemp("toyworld")
+    root.mkdir(exist_ok=True)
+    os.environ["TOYWORLD_DIR"] = str(root)
+    with filelock.FileLock(root / f"{kwargs.get('family', 'mathematics')}.lock"):
+        return world.make_world(root, *args, **kwargs)
+
+
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory):
     """A world of 60 validation and 100 test questions with a student trained for 160 steps: enough to run, too little to be good."""
     import stat_sel
-    from toyworld import world
-    root = tmp_path_factory.mktemp("toyworld")
-    os.environ["TOYWORLD_DIR"] = str(root)
-    return world.make_world(root, 0, stat_sel.STUDENT_PROMPT, 0.1)
+    return shared_world(tmp_path_factory, 0, stat_sel.STUDENT_PROMPT, 0.1)
+
+
+def pytest_collection_modifyitems(items):
+    """Whole runs first: a long file that begins last would keep one worker busy alone."""
+    long = ("test_run_end_to_end", "test_dart", "test_stat_syn_end_to_end", "test_active_loop", "test_scoring", "test_models", "test_teacher")
+    items.sort(key=lambda item: long.index(item.path.stem) if item.path.stem in long else len(long))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ import torch
 import common
 import dart
 from dart import advantages, alignment, cheats, choose, contained, false_equations, grpo_loss, hard_fails, reward
-from tests.conftest import ROOT
+from tests.conftest import ROOT, shared_world
 from toyworld import audit, world
 from toyworld.student import draw_problem, solution
 
@@ -154,7 +155,7 @@ def test_the_loss_by_hand():
 @pytest.fixture(scope="module")
 def small_demonstrations(tmp_path_factory):
     """A world with 72 demonstrations whose student has been trained for 288 steps: it writes answers, nearly all of them wrong."""
-    return world.make_world(tmp_path_factory.mktemp("toyworld"), 0, dart.STUDENT_PROMPT, 0.12, family="demonstrations")
+    return shared_world(tmp_path_factory, 0, dart.STUDENT_PROMPT, 0.12, family="demonstrations")
 
 
 def with_adapter(path, seed=0):
@@ -421,7 +422,7 @@ def test_the_targets_own_right_answers_score_at_the_maximum_and_a_copy_at_the_mi
 
 def test_killed_in_grpo_it_ends_with_the_same_rewards_and_weights(whole_run, easy, tmp_path):
     out = tmp_path / "killed"
-    command = [sys.executable, ROOT / "dart.py", *flags(easy, out, "--arms", "base", "sft", "prompt", "best_of_n", "rejection", "grpo", "dart")]
+    command = [sys.executable, ROOT / "dart.py", *flags(easy, out, "--arms", "sft", "grpo", "dart")]
     for name, at in (("mapper", 2), ("grpo", 3)):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         metrics = out / "metrics.jsonl"
@@ -434,11 +435,14 @@ def test_killed_in_grpo_it_ends_with_the_same_rewards_and_weights(whole_run, eas
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     whole, _ = whole_run
-    for path in whole.rglob("*"):
-        if path.suffix in (".jsonl", ".safetensors") and path.name != "metrics.jsonl":
-            assert path.read_bytes() == (out / path.relative_to(whole)).read_bytes(), path.name
-    assert json.loads((whole / "result.json").read_text()) == json.loads((out / "result.json").read_text())
-    assert {path.relative_to(whole) for path in whole.rglob("*")} == {path.relative_to(out) for path in out.rglob("*")}
+    compared = {path.relative_to(out) for path in out.rglob("*") if path.suffix in (".jsonl", ".safetensors") and path.name != "metrics.jsonl"}
+    assert {Path(f"adapter/{name}/adapter_model.safetensors") for name in ("mapper", "grpo", "dart")} <= compared
+    assert {Path(f"2_steps_{name}.jsonl") for name in ("mapper", "grpo")} <= compared
+    for path in compared:
+        assert (whole / path).read_bytes() == (out / path).read_bytes(), path.name
+    one, two = (json.loads((run / "result.json").read_text())["cost"] for run in (whole, out))
+    assert all(one[arm] == two[arm] for arm in two) and {"sft", "grpo", "dart"} <= two.keys()
+    assert not list(out.rglob("*.checkpoint.pt")) + list(out.rglob("*.tmp")) + list(out.rglob("*.part"))
 
 
 def test_grpo_goes_on_from_an_adapter_without_a_kl_term(whole_run, easy, tmp_path, call_file):
@@ -463,12 +467,12 @@ def test_without_the_penalty_cheating_is_counted_only(easy, tmp_path, call_file)
 
 
 def test_a_slice_of_real_gsm8k(real_data, easy, tmp_path, call_file):
-    """Shows that human solutions run through all steps; a toy-sized student, which answers none of them, shows no more than that."""
+    """Shows that human solutions run through all steps; a toy-sized student, which answers hardly any of them, shows no more than that."""
     argv = flags(easy, tmp_path / "out", "--n-demonstrations", "12", "--arms", "base", "sft", "dart", "--max-new-tokens", "60")
     argv[argv.index("--data") + 1] = str(real_data / "gsm8k")
     done = call_file("dart.py", *argv)
     assert done.returncode == 0, done.stderr
-    assert "the target's wrong answers stand in" in done.stdout and len(read(tmp_path / "out" / "2_steps_mapper.jsonl")) == 4
+    assert "own answers are right" in done.stdout and len(read(tmp_path / "out" / "2_steps_mapper.jsonl")) == 4
     assert all("\\boxed{" in row["messages"][1]["content"] for row in read(tmp_path / "out" / "train_dart.jsonl"))
 
 

@@ -113,10 +113,10 @@ def test_the_pairs_are_those_of_the_profile(whole_run, small_world):
     assert max(drawn.values()) > 1  # a question drawn k times weighs k
 
 
-def test_a_rerun_reads_and_pays_nothing_again(whole_run, small_world, run_file):
+def test_a_rerun_reads_and_pays_nothing_again(whole_run, small_world, call_file):
     out, _ = whole_run
     before = {path.name: path.read_bytes() for path in out.glob("*.jsonl")}
-    again = run_file("stat_sel.py", *flags(small_world, "http://127.0.0.1:9/v1", out))  # nobody listens there
+    again = call_file("stat_sel.py", *flags(small_world, "http://127.0.0.1:9/v1", out))  # nobody listens there
     assert again.returncode == 0, again.stderr[-2000:]
     assert {path.name: path.read_bytes() for path in out.glob("*.jsonl")} == before
 
@@ -222,33 +222,33 @@ def test_plan_sends_nothing(small_world, tmp_path, call_file):
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/v1", None])
-def test_a_dead_server_is_found_before_the_student_answers_and_a_plan_needs_no_key(url, small_world, tmp_path, run_file):
+def test_a_dead_server_is_found_before_the_student_answers_and_a_plan_needs_no_key(url, small_world, tmp_path, call_file):
     command = [str(f) for f in flags(small_world, url or "x", tmp_path / "out")]
     if url:
-        done = run_file("stat_sel.py", *command)
+        done = call_file("stat_sel.py", *command)
         assert done.returncode == 2 and "ConnectError" in done.stderr and "Traceback" not in done.stderr
         assert not list((tmp_path / "out").glob("1_answers*"))
     else:
         at = command.index("--teacher-url")
-        done = run_file("stat_sel.py", *command[:at], *command[at + 2:], "--plan")
+        done = call_file("stat_sel.py", *command[:at], *command[at + 2:], "--plan")
         assert done.returncode == 0 and "api.openai.com" in done.stdout and not (tmp_path / "out").exists()
 
 
-def test_a_cap_stops_and_a_higher_one_goes_on(whole_run, small_world, tmp_path, teacher_url, run_file):
+def test_a_cap_stops_and_a_higher_one_goes_on(whole_run, small_world, tmp_path, teacher_url, call_file):
     out = tmp_path / "out"
     price = ["--usd-per-m-in", "1", "--usd-per-m-out", "1"]
-    stopped = run_file("stat_sel.py", *flags(small_world, teacher_url, out, *price, "--max-usd", "0.02"))
+    stopped = call_file("stat_sel.py", *flags(small_world, teacher_url, out, *price, "--max-usd", "0.02"))
     assert stopped.returncode == 2 and "--max-usd goes on" in stopped.stderr and "Traceback" not in stopped.stderr
     assert len(read_cache(out / "teacher.sqlite")) > 10
-    done = run_file("stat_sel.py", *flags(small_world, teacher_url, out, *price, "--max-usd", "1"))
+    done = call_file("stat_sel.py", *flags(small_world, teacher_url, out, *price, "--max-usd", "1"))
     assert done.returncode == 0
     assert (out / "train_stat.jsonl").read_bytes() == (whole_run[0] / "train_stat.jsonl").read_bytes()
 
 
-def test_consistency_and_a_given_skill_map(small_world, tmp_path, teacher_url, run_file):
+def test_consistency_and_a_given_skill_map(small_world, tmp_path, teacher_url, call_file):
     rows = read(small_world / "train.jsonl")
     (tmp_path / "map.json").write_text(json.dumps({row["id"]: row["skills"] for row in rows}))
-    done = run_file("stat_sel.py", *flags(small_world, teacher_url, tmp_path / "out", "--difficulty", "consistency", "--skill-map",
+    done = call_file("stat_sel.py", *flags(small_world, teacher_url, tmp_path / "out", "--difficulty", "consistency", "--skill-map",
                                           tmp_path / "map.json", "--limit", "30", "--arms", "stat"))
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(read(tmp_path / "out" / "1_samples.jsonl")) == 5 * 60
@@ -264,10 +264,10 @@ def test_consistency_and_a_given_skill_map(small_world, tmp_path, teacher_url, r
         assert row["words"] == sum(len(text.split()) for text in samples[row["id"]]) / 5
 
 
-def test_every_baseline_at_its_size(small_world, tmp_path, teacher_url, run_file):
+def test_every_baseline_at_its_size(small_world, tmp_path, teacher_url, call_file):
     """train keeps P whole, hard takes levels 4 and 5, embed the questions nearest to the difficult ones; with the other criteria beside."""
     out = tmp_path / "out"
-    done = run_file("stat_sel.py", *flags(
+    done = call_file("stat_sel.py", *flags(
         small_world, teacher_url, out, "--arms", "base", "train", "hard", "embed", "stat", "--compare", "--difficulty", "length",
         "--length-words", "4"))
     assert done.returncode == 0, done.stderr[-2000:]
@@ -292,9 +292,9 @@ def test_every_baseline_at_its_size(small_world, tmp_path, teacher_url, run_file
     assert all(row["difficult"] == (row["words"] >= 4) and (row["rewards"] is not None) == (row["part"] == "Q_val") for row in graded)
 
 
-def test_another_embedder_is_loaded(small_world, tmp_path, teacher_url, run_file):
+def test_another_embedder_is_loaded(small_world, tmp_path, teacher_url, call_file):
     """Any causal model: here the reward model's weights. What the run calls near is what that model's embeddings say."""
-    done = run_file("stat_sel.py", *flags(small_world, teacher_url, tmp_path / "out", "--limit", "30", "--arms", "embed", "--difficulty", "answer",
+    done = call_file("stat_sel.py", *flags(small_world, teacher_url, tmp_path / "out", "--limit", "30", "--arms", "embed", "--difficulty", "answer",
                                           "--embedder", small_world / "prm"))
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "out" / "5_nearest.json").read_text())
@@ -308,13 +308,13 @@ def test_another_embedder_is_loaded(small_world, tmp_path, teacher_url, run_file
     assert list(found.values()) == near["prm"] != near["student"]
 
 
-def test_continual_mode_and_other_sets(whole_run, small_world, tmp_path, teacher_url, run_file):
+def test_continual_mode_and_other_sets(whole_run, small_world, tmp_path, teacher_url, call_file):
     """From STAT-Sel's adapter, profiled on another set; that leaves every evaluation set; small sets are drawn k times (§3.3, §3.1)."""
     lines = (small_world / "test.jsonl").read_text().splitlines()
     (tmp_path / "other.jsonl").write_text("\n".join(lines[:120]) + "\n")  # so a part of the test split is profiled on
     (tmp_path / "few.jsonl").write_text("\n".join(lines[:30]) + "\n")
     adapter, out = whole_run[0] / "adapter" / "stat", tmp_path / "out"
-    done = run_file("stat_sel.py", *flags(
+    done = call_file("stat_sel.py", *flags(
         small_world, teacher_url, out, "--adapter", adapter, "--val", tmp_path / "other.jsonl", "--ood", tmp_path / "few.jsonl", "--samples", "3",
         "--arms", "base", "stat"))
     assert done.returncode == 0, done.stderr[-2000:]
@@ -433,22 +433,22 @@ def test_a_wrong_name_is_refused_at_once_and_leaves_nothing(flag, wrong, small_w
     assert done.returncode == 2 and f"{flag} {wrong}: no such folder" in done.stderr and not (tmp_path / "out").exists()
 
 
-def test_baselines_without_a_profile_ask_for_none(small_world, tmp_path, teacher_url, run_file):
+def test_baselines_without_a_profile_ask_for_none(small_world, tmp_path, teacher_url, call_file):
     """augment needs rewrites only; base and train need no teacher at all."""
-    done = run_file("stat_sel.py", *flags(small_world, teacher_url, tmp_path / "a", "--arms", "augment", "--limit", "20", "--difficulty", "answer"))
+    done = call_file("stat_sel.py", *flags(small_world, teacher_url, tmp_path / "a", "--arms", "augment", "--limit", "20", "--difficulty", "answer"))
     assert done.returncode == 0, done.stderr[-2000:]
     assert {row["step"] for row in read_cache(tmp_path / "a" / "teacher.sqlite")} == {"5 rewrite"}
-    done = run_file("stat_sel.py", *flags(
+    done = call_file("stat_sel.py", *flags(
         small_world, "http://127.0.0.1:9/v1", tmp_path / "b", "--arms", "base", "train", "--limit", "20", "--difficulty", "answer"))
     assert done.returncode == 0, done.stderr[-2000:]
     assert not (tmp_path / "b" / "teacher.sqlite").exists() and len(read(tmp_path / "b" / "train_train.jsonl")) == 20
 
 
-def test_a_missing_key_gets_one_sentence(small_world, tmp_path, run_file):
+def test_a_missing_key_gets_one_sentence(small_world, tmp_path, call_file):
     command = [str(f) for f in flags(small_world, "x", tmp_path / "out")]
     at = command.index("--teacher-url")
     del command[at:at + 2]
-    done = run_file("stat_sel.py", *command)
+    done = call_file("stat_sel.py", *command)
     assert done.returncode == 2 and "OPENAI_API_KEY is not set" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()  # so the mended command may name another teacher
 
@@ -469,9 +469,9 @@ common.cli(stat_sel.main, stat_sel.Args, "")
     assert done.returncode == 2 and "--micro-batch" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_slice_of_real_math(real_data, small_world, tmp_path, teacher_url, run_file):
+def test_a_slice_of_real_math(real_data, small_world, tmp_path, teacher_url, call_file):
     """Shows that it runs on MATH with the built-in skill list; a toy student and a toy teacher show no more than that."""
-    done = run_file("stat_sel.py", "--data", real_data / "math", "--student", small_world / "student", "--teacher", "toy",
+    done = call_file("stat_sel.py", "--data", real_data / "math", "--student", small_world / "student", "--teacher", "toy",
                     "--prm", small_world / "prm", "--teacher-url", teacher_url, "--out", tmp_path / "out", "--limit", "40", "--arms", "base", "stat",
                     "--epochs", "1", "--max-new-tokens", "16", "--label-test", "--n-pairs", "24", "--no-checkpointing", "--samples", "2",
                     "--ood", real_data / "gsm8k" / "test.jsonl", real_data / "amc23" / "test.jsonl", real_data / "aime24" / "test.jsonl")
@@ -483,8 +483,8 @@ def test_a_slice_of_real_math(real_data, small_world, tmp_path, teacher_url, run
     assert counts == {"MATH": 40, "gsm8k/test": 40, "amc23/test": 80, "aime24/test": 60}
 
 
-def test_continual_mode_on_real_math_perturb(real_data, small_world, tmp_path, teacher_url, run_file):
-    done = run_file("stat_sel.py", "--data", real_data / "math", "--student", small_world / "student", "--teacher", "toy",
+def test_continual_mode_on_real_math_perturb(real_data, small_world, tmp_path, teacher_url, call_file):
+    done = call_file("stat_sel.py", "--data", real_data / "math", "--student", small_world / "student", "--teacher", "toy",
                     "--prm", small_world / "prm", "--teacher-url", teacher_url, "--out", tmp_path / "out", "--limit", "40", "--epochs", "1",
                     "--max-new-tokens", "8", "--n-pairs", "8", "--no-checkpointing", "--arms", "stat",
                     "--val", real_data / "math_perturb" / "hard.jsonl", "--ood", real_data / "math_perturb" / "simple.jsonl")

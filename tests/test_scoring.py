@@ -303,11 +303,11 @@ def test_pairs_decided_by_other_graders():
 
 @needs_math
 def test_edited_math_answers(math_rows):
-    rows = scorer_bench.make_pairs([row["answer"] for row in math_rows], seed=1, per_kind=12)
+    rows = scorer_bench.make_pairs([row["answer"] for row in math_rows], seed=1, per_kind=6)
     verdicts = [(same, is_equiv(pred, gold), kind, gold, pred) for kind, gold, pred, same in rows]
     rejected = [v for v in verdicts if v[0] and not v[1]]
     accepted = [v for v in verdicts if not v[0] and v[1]]
-    assert sum(v[0] for v in verdicts) > 400 and sum(not v[0] for v in verdicts) > 300
+    assert sum(v[0] for v in verdicts) > 200 and sum(not v[0] for v in verdicts) > 150
     assert len(rejected) <= 0.02 * sum(v[0] for v in verdicts), rejected
     assert len(accepted) <= 0.005 * sum(not v[0] for v in verdicts), accepted
     assert all(is_equiv(gold, pred) is verdict for _, verdict, _, gold, pred in verdicts)
@@ -367,7 +367,7 @@ def test_hostile_input_is_answered_in_time():
     cases = hostile() + mutated(2000)
     slow, begin, n = [], time.monotonic(), 0
     for text in cases:
-        if time.monotonic() - begin > 40:
+        if time.monotonic() - begin > 20:
             break
         start, n = time.monotonic(), n + 1
         verdict = is_equiv(text, "5" if n % 2 else "x+1")

@@ -191,29 +191,29 @@ def test_stat_syns_own_arms_are_not_taken_for_stat_sels(whole_run, small_world, 
     assert done.returncode == 2 and "expected a run of stat_sel.py" in done.stderr and "another method's" in done.stderr
 
 
-def test_a_profile_of_its_own_is_not_mixed_with_another(sel_run, small_world, tmp_path, teacher_url, run_file):
+def test_a_profile_of_its_own_is_not_mixed_with_another(sel_run, small_world, tmp_path, teacher_url, call_file):
     """A run that has begun by itself, with other answers than those of the run that it is now to go on from."""
     out, other = tmp_path / "out", ["--arms", "base", "stat", "--student", small_world / "prm", "--limit", "5",
                                     "--usd-per-m-in", "1", "--usd-per-m-out", "1", "--max-usd", "1e-4"]
-    started = run_file("stat_syn.py", *flags(small_world, teacher_url, out, *other))
+    started = call_file("stat_syn.py", *flags(small_world, teacher_url, out, *other))
     assert started.returncode == 2 and "--max-usd" in started.stderr and (out / "2_graded.jsonl").exists()  # no money for the teacher
     there = tmp_path / "sel"
     shutil.copytree(sel_run, there)
     (there / "args.json").write_text(json.dumps(json.loads((there / "args.json").read_text()) | {"student": str(small_world / "prm"), "limit": 5}))
     for name in ("0_questions.jsonl", "0_fingerprint.json"):
         shutil.copy(out / name, there)
-    done = run_file("stat_syn.py", *flags(small_world, "http://127.0.0.1:9/v1", out, *other, "--profile-from", there))
+    done = call_file("stat_syn.py", *flags(small_world, "http://127.0.0.1:9/v1", out, *other, "--profile-from", there))
     assert done.returncode == 2 and "it is not the one of --profile-from" in done.stderr, done.stderr[-2000:]
     assert not (out / "4_profile.jsonl").exists()
 
 
-def test_no_arm_has_more_pairs_than_the_ones_taken_over(sel_run, small_world, tmp_path, teacher_url, run_file):
+def test_no_arm_has_more_pairs_than_the_ones_taken_over(sel_run, small_world, tmp_path, teacher_url, call_file):
     there = tmp_path / "sel"
     shutil.copytree(sel_run, there)
     for arm in ("stat", "embed"):
         rows = read(there / f"train_{arm}.jsonl")
         (there / f"train_{arm}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:33 if arm == "stat" else None]))
-    done = run_file("stat_syn.py", *flags(small_world, teacher_url, tmp_path / "out", "--profile-from", there, "--arms", "stat"))
+    done = call_file("stat_syn.py", *flags(small_world, teacher_url, tmp_path / "out", "--profile-from", there, "--arms", "stat"))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "33 pairs an arm, not --n-pairs 40: sel has no more" in done.stdout and "pairs trained on: stat 33, sel 33, embed_sel 40" in done.stdout
 
@@ -233,9 +233,9 @@ def test_replies_that_are_not_there_are_not_paid_again_unasked(sel_run, small_wo
     assert done.returncode == 2 and "teachers.jsonl: no such file" in done.stderr and not (sel_run / "teachers.jsonl").exists()
 
 
-def test_arms_trained_otherwise_do_not_stand_beside(sel_run, small_world, tmp_path, teacher_url, run_file):
+def test_arms_trained_otherwise_do_not_stand_beside(sel_run, small_world, tmp_path, teacher_url, call_file):
     out = tmp_path / "out"
-    done = run_file("stat_syn.py", *flags(small_world, teacher_url, out, "--profile-from", sel_run, "--arms", "stat", "--lr", "2e-3"))
+    done = call_file("stat_syn.py", *flags(small_world, teacher_url, out, "--profile-from", sel_run, "--arms", "stat", "--lr", "2e-3"))
     assert done.returncode == 0 and "do not stand beside these" in done.stdout and "lr was 0.001, is 0.002" in done.stdout, done.stderr[-2000:]
     assert list(json.loads((out / "result.json").read_text())["arms"]) == ["stat"] and (out / "4_profile.jsonl").exists()
 
@@ -288,9 +288,9 @@ def test_a_writers_price_counts_under_the_cap(small_world, sel_run, tmp_path, te
     assert 0.01 < sum(row["usd"] for row in spent) <= 0.02 and {row["model"] for row in spent if row["usd"]} == {"scribe"}
 
 
-def test_a_slice_of_real_math(real_data, small_world, tmp_path, teacher_url, run_file):
+def test_a_slice_of_real_math(real_data, small_world, tmp_path, teacher_url, call_file):
     """Shows that it runs on MATH with the built-in skill list; a toy student and a toy teacher show no more than that."""
-    done = run_file("stat_syn.py", "--data", real_data / "math", "--student", small_world / "student", "--teacher", "toy",
+    done = call_file("stat_syn.py", "--data", real_data / "math", "--student", small_world / "student", "--teacher", "toy",
                     "--prm", small_world / "prm", "--teacher-url", teacher_url, "--out", tmp_path / "out", "--limit", "20",
                     "--arms", "base", "stat", "embed", "--epochs", "1", "--max-new-tokens", "8", "--n-pairs", "24",
                     "--no-checkpointing", "--ood", real_data / "gsm8k" / "test.jsonl")
