@@ -14,7 +14,7 @@ demo: .venv  ## STAT-Sel in the toy world, three arms, half the questions: no GP
 
 test: .venv  ## the whole suite
 	$(BIN)/ruff check . && $(BIN)/ruff check --line-length 110 common.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 results: .venv  ## the runs behind results/toy_*.json, their tables and plots
 	for seed in 6 7 8 9 10; do $(BIN)/python -m toyworld stat_sel --seed $$seed --arms $(ARMS) --compare || exit; done

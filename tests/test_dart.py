@@ -493,9 +493,9 @@ def test_a_mistake_gets_one_sentence(change, words, easy, tmp_path, call_file):
 
 def test_the_toy_command_runs_on_perfect_demonstrations(tmp_path, run_file):
     done = run_file("-m", "toyworld", "dart", "--scale", "0.02", "--perfect", "--arms", "sft", "--limit", "5", "--epochs", "1", cwd=tmp_path,
-                    env={"PYTHONPATH": str(ROOT)})
+                    env={"PYTHONPATH": str(ROOT), "TOYWORLD_DIR": str(tmp_path / "worlds")})
     assert done.returncode == 0, done.stderr[-2000:]
-    made = next((tmp_path / "runs" / "toyworld").glob("demonstrations-0-*"))
+    made = next((tmp_path / "worlds").glob("demonstrations-0-*"))
     solutions = {row["problem"]: row["solution"] for row in read(made / "perfect" / "train.jsonl")}
     pairs = read(tmp_path / "runs" / "toy_dart" / "seed-0" / "train_sft.jsonl")
     assert len(pairs) == 12 and all(solutions[row["messages"][0]["content"].partition("\n\n")[0]] == row["messages"][1]["content"] for row in pairs)
