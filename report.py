@@ -309,6 +309,7 @@ def tables(results: dict) -> str:
     return "\n".join(lines + (detection_tables(runs) if runs[0]["method"] == "stat_sel" else [])) + "\n"
 
 
+# Copied from stat_sel.agreement
 def agreement(hits: int, false_alarms: int, misses: int, rejections: int) -> dict[str, float | None]:
     """How well a criterion of difficulty finds the wrong answers, in %; None where the denominator is zero (Tables 8, 11).
 

@@ -10,7 +10,7 @@ import stat_sel
 import stat_syn
 from tests.conftest import ROOT
 
-METHODS = {name: ROOT / f"{name}.py" for name in ("stat_sel", "stat_syn", "dart", "active_loop") if (ROOT / f"{name}.py").exists()}
+METHODS = {name: ROOT / f"{name}.py" for name in ("stat_sel", "stat_syn", "dart", "active_loop", "report") if (ROOT / f"{name}.py").exists()}
 EACH_ITS_OWN = {"Args", "HOW", "plan", "draw", "main"}  # the settings and the glue
 MARK = re.compile(r"# Copied from (\w+)\.(\w+)(?: with (\w+)->(\w+))?")
 
