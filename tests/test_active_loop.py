@@ -256,7 +256,7 @@ def test_killed_twice_it_ends_the_same_and_pays_nothing_twice(whole_run, small_w
     assert one["curve"] == two["curve"]
 
 
-@pytest.mark.parametrize("select", ["static_loss", "badge", "incorrect", "judge", "lion", "true_loss"])  # random has tests of its own
+@pytest.mark.parametrize("select", ["random", "static_loss", "badge", "incorrect", "judge", "lion", "true_loss"])
 def test_every_criterion_runs(select, small_world, tmp_path, teacher_url, call_file):
     out = tmp_path / "out"
     done = call_file("active_loop.py", *flags(small_world, teacher_url, out, "--select", select, "--no-repeat", "--per-round", "8", "--limit", "10"))

@@ -127,7 +127,7 @@ def test_other_arguments_are_refused(whole_run, small_world, call_file):
 
 
 def test_kill_9_anywhere_changes_nothing(whole_run, small_world, tmp_path):
-    """Killed while it asks, trains and tests, each time at the first sign of that, and rerun: the same files, and no reply is asked for
+    """Killed while it answers, asks, trains and tests, each time at the first sign of that, and rerun: the same files, and no reply is asked for
     that was in the cache."""
     asked = []
     reply = toy_teacher.reply
@@ -142,7 +142,7 @@ def test_kill_9_anywhere_changes_nothing(whole_run, small_world, tmp_path):
     out = tmp_path / "killed"
     command = [sys.executable, ROOT / "stat_sel.py", *map(str, flags(small_world, url, out))]
     try:
-        for waits_for in ("teacher.sqlite", "loss_augment.jsonl", "7_answers_stat_MATH.jsonl.part"):
+        for waits_for in ("1_answers.jsonl.part", "teacher.sqlite", "loss_augment.jsonl", "7_answers_stat_MATH.jsonl.part"):
             sign = out / waits_for
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             while process.poll() is None and not (
@@ -495,7 +495,7 @@ def test_continual_mode_on_real_math_perturb(real_data, small_world, tmp_path, t
 
 def test_the_gpu_benchmark_runs_at_toy_size(small_world, run_file):
     done = run_file("benchmarks/gpu.py", "--shape", "tiny", "--prm-shape", "tiny", "--scale", "0.1", "--limit", "20",
-                    "--new-tokens", "4", "--words", "20", "--methods",
+                    "--new-tokens", "4", "--words", "20", "--methods", "stat_sel",
                     env={"TOYWORLD_DIR": str(small_world.parent)})
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("GiB") >= 5 and "train on 32 pairs" in done.stdout and "score 8 answers of 10 steps" in done.stdout

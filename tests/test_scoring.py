@@ -367,7 +367,7 @@ def test_hostile_input_is_answered_in_time():
     cases = hostile() + mutated(2000)
     slow, begin, n = [], time.monotonic(), 0
     for text in cases:
-        if time.monotonic() - begin > 12:
+        if time.monotonic() - begin > 40:
             break
         start, n = time.monotonic(), n + 1
         verdict = is_equiv(text, "5" if n % 2 else "x+1")
