@@ -1234,9 +1234,9 @@ def load_4bit(name: str, flag: str) -> tuple:
     import transformers
     from bitsandbytes.nn import Linear4bit
     transformers.utils.logging.disable_progress_bar()
-    gc.collect()  # an earlier model: PEFT's wrappers refer to one another
     dtype, device = torch.float32, "cpu"
     if torch.cuda.is_available():
+        gc.collect()  # an earlier model: PEFT's wrappers refer to one another
         dtype, device = torch.bfloat16, "cuda"
         if not torch.cuda.is_bf16_supported(including_emulation=False):  # ours: float16 needs a loss scale
             raise UserError(f"{torch.cuda.get_device_name()} lacks bfloat16; take a GPU of 2020 or later")

@@ -3,9 +3,6 @@ import doctest
 import json
 import math
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 
@@ -15,6 +12,7 @@ import torch
 import active_loop
 import common
 from active_loop import by_gap, by_gradient, by_score, spearman
+from tests import started
 from tests.conftest import ROOT, read_cache
 from toyworld import teacher as toy_teacher
 
@@ -176,7 +174,7 @@ def read(path):
 def whole_run(small_world, tmp_path_factory):
     server, url = toy_teacher.serve()
     out = tmp_path_factory.mktemp("runs") / "whole"
-    done = subprocess.run([sys.executable, ROOT / "active_loop.py", *flags(small_world, url, out)], capture_output=True, text=True)
+    done = started.run("active_loop.py", *flags(small_world, url, out))
     server.shutdown()
     assert done.returncode == 0, done.stderr[-3000:]
     return out, done.stdout
@@ -231,18 +229,18 @@ def test_killed_twice_it_ends_the_same_and_pays_nothing_twice(whole_run, small_w
     toy_teacher.reply = counting
     server, url = toy_teacher.serve()
     out = tmp_path / "killed"
-    command = [sys.executable, ROOT / "active_loop.py", *flags(small_world, url, out)]
+    command = ["active_loop.py", *flags(small_world, url, out)]
     try:
         for step in ("r0 solve", "r1 write"):
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = started.start(*command)
             cache = out / "teacher.sqlite"
-            while process.poll() is None and sum(row["step"] == step for row in read_cache(cache)) <= 4:
+            while process.is_alive() and sum(row["step"] == step for row in read_cache(cache)) <= 4:
                 time.sleep(0.01)
-            assert process.poll() is None, "it ended before it could be killed"
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            assert process.is_alive(), "it ended before it could be killed"
+            process.kill()  # SIGKILL
+            started.finish(process)
             assert not (out / f"{step[:2]}_items.json").exists()
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = started.run(*command)
     finally:
         server.shutdown()
         toy_teacher.reply = reply

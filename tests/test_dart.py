@@ -5,7 +5,6 @@ import json
 import math
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import torch
 import common
 import dart
 from dart import advantages, alignment, cheats, choose, contained, false_equations, grpo_loss, hard_fails, reward
+from tests import started
 from tests.conftest import ROOT, shared_world
 from toyworld import audit, world
 from toyworld.student import draw_problem, solution
@@ -422,17 +422,17 @@ def test_the_targets_own_right_answers_score_at_the_maximum_and_a_copy_at_the_mi
 
 def test_killed_in_grpo_it_ends_with_the_same_rewards_and_weights(whole_run, easy, tmp_path):
     out = tmp_path / "killed"
-    command = [sys.executable, ROOT / "dart.py", *flags(easy, out, "--arms", "sft", "grpo", "dart")]
+    command = ["dart.py", *flags(easy, out, "--arms", "sft", "grpo", "dart")]
     for name, at in (("mapper", 2), ("grpo", 3)):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = started.start(*command)
         metrics = out / "metrics.jsonl"
-        while process.poll() is None and not (metrics.exists() and f'"grpo": "{name}", "at": {at}' in metrics.read_text()):
+        while process.is_alive() and not (metrics.exists() and f'"grpo": "{name}", "at": {at}' in metrics.read_text()):
             time.sleep(0.01)
-        assert process.poll() is None, "it ended before it could be killed"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.is_alive(), "it ended before it could be killed"
+        process.kill()  # SIGKILL
+        started.finish(process)
         assert (out / "adapter" / f"{name}.checkpoint.pt").exists()
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = started.run(*command)
     assert done.returncode == 0, done.stderr[-3000:]
     whole, _ = whole_run
     compared = {path.relative_to(out) for path in out.rglob("*") if path.suffix in (".jsonl", ".safetensors") and path.name != "metrics.jsonl"}

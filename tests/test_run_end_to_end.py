@@ -2,15 +2,13 @@
 import json
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 import common
 import stat_sel
+from tests import started
 from tests.conftest import ROOT, read_cache
 from toyworld import teacher as toy_teacher
 
@@ -33,8 +31,7 @@ def whole_run(small_world, tmp_path_factory):
     """One uninterrupted run that the other tests compare with."""
     server, url = toy_teacher.serve()
     out = tmp_path_factory.mktemp("runs") / "whole"
-    command = [sys.executable, ROOT / "stat_sel.py", *map(str, flags(small_world, url, out))]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = started.run("stat_sel.py", *flags(small_world, url, out))
     server.shutdown()
     assert done.returncode == 0, done.stderr[-3000:]
     return out, done.stdout
@@ -140,19 +137,19 @@ def test_kill_9_anywhere_changes_nothing(whole_run, small_world, tmp_path):
     toy_teacher.reply = counting
     server, url = toy_teacher.serve()
     out = tmp_path / "killed"
-    command = [sys.executable, ROOT / "stat_sel.py", *map(str, flags(small_world, url, out))]
+    command = ["stat_sel.py", *flags(small_world, url, out)]
     try:
         for waits_for in ("1_answers.jsonl.part", "teacher.sqlite", "loss_augment.jsonl", "7_answers_stat_MATH.jsonl.part"):
             sign = out / waits_for
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            while process.poll() is None and not (
+            process = started.start(*command)
+            while process.is_alive() and not (
                     read_cache(sign) if sign.suffix == ".sqlite" else sign.exists() and sign.stat().st_size > 0):
                 time.sleep(0.01)
-            assert process.poll() is None, "it ended before it could be killed"
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            assert process.is_alive(), "it ended before it could be killed"
+            process.kill()  # SIGKILL
+            started.finish(process)
             assert not (out / "result.json").exists()
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = started.run(*command)
     finally:
         server.shutdown()
         toy_teacher.reply = reply
@@ -187,14 +184,14 @@ openai._base_client.INITIAL_RETRY_DELAY = 0.01
 common.Teacher.__init__.__defaults__ = tuple(2 if value == 20 else value for value in common.Teacher.__init__.__defaults__)
 common.cli(stat_sel.main, stat_sel.Args, "")
 """)
-    command = [sys.executable, script, *map(str, flags(small_world, url, out, "--arms", "stat"))]
+    command = [script, *flags(small_world, url, out, "--arms", "stat")]
     try:
         toy_teacher.reply = failing
-        stopped = subprocess.run(command, capture_output=True, text=True)
+        stopped = started.run(*command)
         assert stopped.returncode == 2 and " lost" in stopped.stderr, stopped.stderr[-2000:]
         assert not (out / "4_profile.jsonl").exists()
         toy_teacher.reply = reply
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = started.run(*command)
     finally:
         toy_teacher.reply = reply
         server.shutdown()
@@ -343,14 +340,14 @@ def test_continual_mode_and_other_sets(whole_run, small_world, tmp_path, teacher
         assert ([out["response"] for out in found] == [row["response"] for row in answers]) is same
 
 
-def test_given_pairs_need_no_teacher(whole_run, small_world, tmp_path, run_file):
+def test_given_pairs_need_no_teacher(whole_run, small_world, tmp_path):
     """STAT-Sel's own pairs, given back in chat form: the same adapter, bit for bit."""
     out, source = tmp_path / "out", whole_run[0] / "train_stat.jsonl"
     command = [str(f) for f in flags(small_world, "x", out, "--pairs", source, "--difficulty", "answer")]
     for flag in ("--teacher-url", "--teacher", "--n-pairs", "--skills", "--concurrency"):  # none of its own
         at = command.index(flag)
         del command[at:at + 2]
-    done = run_file("experiments/pairs.py", *command)
+    done = started.run("experiments/pairs.py", *command)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "0 of 40 questions lack the sentence" in done.stdout and not (out / "teacher.sqlite").exists()
     weights = [(run / "adapter" / arm / "adapter_model.safetensors").read_bytes() for run, arm in ((out, "pairs"), (whole_run[0], "stat"))]
@@ -453,7 +450,7 @@ def test_a_missing_key_gets_one_sentence(small_world, tmp_path, call_file):
     assert not (tmp_path / "out").exists()  # so the mended command may name another teacher
 
 
-def test_a_full_gpu_gets_one_sentence(tmp_path, run_file, small_world, teacher_url):
+def test_a_full_gpu_gets_one_sentence(tmp_path, small_world, teacher_url):
     """The real exception class, raised where the weights are loaded: this machine may have no GPU to fill."""
     script = tmp_path / "full.py"
     script.write_text(f"""
@@ -465,7 +462,7 @@ def full(*args):
 common.load_student = full
 common.cli(stat_sel.main, stat_sel.Args, "")
 """)
-    done = run_file(script, *flags(small_world, teacher_url, tmp_path / "out"))
+    done = started.run(script, *flags(small_world, teacher_url, tmp_path / "out"))
     assert done.returncode == 2 and "--micro-batch" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -501,12 +498,12 @@ def test_the_gpu_benchmark_runs_at_toy_size(small_world, run_file):
     assert done.stdout.count("GiB") >= 5 and "train on 32 pairs" in done.stdout and "score 8 answers of 10 steps" in done.stdout
 
 
-def test_the_readmes_adapter_lines_run(whole_run, small_world, run_file, tmp_path):
+def test_the_readmes_adapter_lines_run(whole_run, small_world, tmp_path):
     code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
     script = tmp_path / "use.py"
     for name, path in (("merged", tmp_path / "merged"), ("Qwen/Qwen2.5-3B", small_world / "student"),
                        ("runs/stat_sel/adapter/stat", whole_run[0] / "adapter" / "stat")):
         code = code.replace(name, str(path))
     script.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + code)
-    done = run_file(script)
+    done = started.run(script)
     assert done.returncode == 0 and done.stdout.strip(), done.stderr[-2000:]

@@ -1,9 +1,6 @@
 """stat_syn.py as a user runs it: whole runs in the toy world, from a run of stat_sel.py and alone, kills, refusals, a slice of real data."""
 import json
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,6 +9,7 @@ import pytest
 
 import common
 import stat_syn
+from tests import started
 from tests.conftest import ROOT, read_cache
 from tests.test_run_end_to_end import flags, read
 from toyworld import teacher as toy_teacher
@@ -25,8 +23,7 @@ def sel_run(small_world, tmp_path_factory):
     """A run of stat_sel.py to go on from."""
     server, url = toy_teacher.serve()
     out = tmp_path_factory.mktemp("runs") / "sel"
-    command = [sys.executable, ROOT / "stat_sel.py", *map(str, flags(small_world, url, out, "--arms", "embed", "stat"))]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = started.run("stat_sel.py", *flags(small_world, url, out, "--arms", "embed", "stat"))
     server.shutdown()
     assert done.returncode == 0, done.stderr[-3000:]
     return out
@@ -37,14 +34,14 @@ def whole_run(small_world, sel_run, tmp_path_factory):
     """One uninterrupted run with every arm that goes on from sel_run; another model writes."""
     server, url = toy_teacher.serve()
     out = tmp_path_factory.mktemp("runs") / "whole"
-    done = subprocess.run(command(small_world, url, out, sel_run), capture_output=True, text=True)
+    done = started.run(*command(small_world, url, out, sel_run))
     server.shutdown()
     assert done.returncode == 0, done.stderr[-3000:]
     return out, done.stdout
 
 
 def command(small_world, url, out, sel_run, *more):
-    return [sys.executable, str(ROOT / "stat_syn.py"), *map(str, flags(
+    return ["stat_syn.py", *map(str, flags(
         small_world, url, out, "--arms", "base", "augment", "stat", "shuffled", "embed", "--profile-from", sel_run, "--writer", "scribe", *more))]
 
 
@@ -131,15 +128,15 @@ def test_killed_twice_it_ends_the_same_and_pays_nothing_twice(whole_run, sel_run
     out = tmp_path / "killed"
     try:
         for step, comes_next in (("5 write", "5_written.jsonl"), ("5 solve", "5_solutions.jsonl")):
-            process = subprocess.Popen(command(small_world, url, out, sel_run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = started.start(*command(small_world, url, out, sel_run))
             cache = out / "teacher.sqlite"
-            while process.poll() is None and sum(row["step"] == step for row in read_cache(cache)) <= 20:
+            while process.is_alive() and sum(row["step"] == step for row in read_cache(cache)) <= 20:
                 time.sleep(0.01)
-            assert process.poll() is None, "it ended before it could be killed"
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            assert process.is_alive(), "it ended before it could be killed"
+            process.kill()  # SIGKILL
+            started.finish(process)
             assert not (out / comes_next).exists()
-        done = subprocess.run(command(small_world, url, out, sel_run), capture_output=True, text=True)
+        done = started.run(*command(small_world, url, out, sel_run))
     finally:
         server.shutdown()
         toy_teacher.reply = reply
@@ -157,7 +154,7 @@ def test_killed_twice_it_ends_the_same_and_pays_nothing_twice(whole_run, sel_run
 def test_a_rerun_asks_for_nothing(whole_run, sel_run, small_world):
     out, _ = whole_run
     before = {path.name: path.read_bytes() for path in out.glob("*.jsonl")}
-    again = subprocess.run(command(small_world, "http://127.0.0.1:9/v1", out, sel_run), capture_output=True, text=True)  # nobody listens there
+    again = started.run(*command(small_world, "http://127.0.0.1:9/v1", out, sel_run))  # nobody listens there
     assert again.returncode == 0, again.stderr[-2000:]
     assert {path.name: path.read_bytes() for path in out.glob("*.jsonl")} == before
 
@@ -282,7 +279,7 @@ def test_plan_sends_nothing(small_world, tmp_path, sel_run, call_file):
 def test_a_writers_price_counts_under_the_cap(small_world, sel_run, tmp_path, teacher_url):
     price = ["--usd-per-m-in", "0", "--usd-per-m-out", "0", "--writer-usd-per-m-in", "1", "--writer-usd-per-m-out", "1"]
     argv = command(small_world, teacher_url, tmp_path / "out", sel_run, *price, "--max-usd", "0.02")
-    stopped = subprocess.run(argv, capture_output=True, text=True)
+    stopped = started.run(*argv)
     assert stopped.returncode == 2 and "--max-usd goes on" in stopped.stderr and "Traceback" not in stopped.stderr
     spent = [row for row in read_cache(tmp_path / "out" / "teacher.sqlite")]
     assert 0.01 < sum(row["usd"] for row in spent) <= 0.02 and {row["model"] for row in spent if row["usd"]} == {"scribe"}

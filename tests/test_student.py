@@ -1,9 +1,6 @@
 """Loading, sampling and training a real 4-bit student: against transformers' own computations."""
 import json
 import re
-import signal
-import subprocess
-import sys
 import textwrap
 import time
 
@@ -13,6 +10,7 @@ import torch
 import common
 import stat_sel
 from stat_sel import Args
+from tests import started
 from tests.conftest import ROOT
 
 
@@ -211,17 +209,17 @@ def test_a_killed_training_goes_on_bit_for_bit(small_world, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(TRAINING.format(root=str(ROOT), student=str(small_world / "student"), data=str(small_world))))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([sys.executable, script, whole], check=True)
-    process = subprocess.Popen([sys.executable, script, killed])
+    assert started.run(script, whole).returncode == 0
+    process = started.start(script, killed)
     checkpoint = killed / "adapter" / "arm.checkpoint.pt"
     for _ in range(4000):
         if checkpoint.exists():
             break
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()  # SIGKILL
+    started.finish(process)
     assert checkpoint.exists() and not (killed / "adapter" / "arm").exists()  # it was killed between two epochs
-    subprocess.run([sys.executable, script, killed], check=True)
+    assert started.run(script, killed).returncode == 0
     assert (whole / "loss_arm.jsonl").read_bytes() == (killed / "loss_arm.jsonl").read_bytes()
     one, two = ((run / "adapter" / "arm" / "adapter_model.safetensors").read_bytes() for run in (whole, killed))
     assert one == two

@@ -9,13 +9,13 @@
 """
 import argparse
 import importlib
-import subprocess
 import sys
 from pathlib import Path
 
 import tyro
 
 import common
+import report
 from toyworld import teacher, world
 
 # What the toy's scale needs; fixed on pilot seeds, as in world.py.
@@ -29,7 +29,6 @@ FLAGS = {"stat_sel": STAT, "stat_syn": [*STAT, "--n-new", "8"],
 # Of two possible answers three of five agree too easily. Fewer items, because they soon teach the student all depths.
 DEDUCTION = ["--n-agreeing", "5", "--per-round", "40"]
 SWEEP, SEEDS = ("random", "loss", "static_loss", "true_loss", "incorrect", "badge"), (11, 12, 13, 14, 15)
-ROOT = Path(__file__).parent.parent
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -78,9 +77,14 @@ def run_method(args, method, rest: list[str], seed: int, family: str = "mathemat
             print(f"goes on from STAT-Sel's run: {' '.join(goes_on)}")
         except common.UserError as error:  # that run was made with other arguments
             print(f"makes its own profile: {error}")
-    code = subprocess.call([sys.executable, str(ROOT / f"{args.method}.py"), *flags, *rest])
-    server.shutdown()
-    return code, tyro.cli(method.Args, args=[*flags, *rest]).out
+    sys.argv = [f"{args.method}.py", *flags, *rest]
+    try:
+        common.cli(method.main, method.Args, method.__doc__)
+    except SystemExit as stop:
+        return stop.code, ""
+    finally:
+        server.shutdown()
+    return 0, tyro.cli(method.Args, args=sys.argv[1:]).out
 
 
 def main() -> int:
@@ -107,7 +111,8 @@ def main() -> int:
                 if code:
                     return code
                 outs.append(out)
-    return subprocess.call([sys.executable, str(ROOT / "report.py"), *outs, "--plots", str(Path(outs[0]).parents[2])])
+    sys.argv = ["report.py", *outs, "--plots", str(Path(outs[0]).parents[2])]
+    return report.main()
 
 
 if __name__ == "__main__":
