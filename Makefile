@@ -17,7 +17,10 @@ test: .venv  ## the whole suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 results: .venv  ## the runs behind results/toy_*.json, their tables and plots
-	for seed in 6 7 8 9 10; do $(BIN)/python -m toyworld stat_sel --seed $$seed --arms $(ARMS) --compare || exit; done
+	for seed in 6 7 8 9 10; do \
+	  $(BIN)/python -m toyworld stat_sel --seed $$seed --arms $(ARMS) || exit; \
+	  $(BIN)/python experiments/difficulty.py runs/toy_stat_sel/seed-$$seed --length-words 12 || exit; \
+	done
 	$(BIN)/python report.py $(foreach seed,6 7 8 9 10,runs/toy_stat_sel/seed-$(seed)) --save results/toy_stat_sel.json --plots docs
 	for seed in 11 12 13 14 15; do \
 	  $(BIN)/python -m toyworld stat_sel --seed $$seed --arms base augment embed stat || exit; \

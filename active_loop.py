@@ -353,7 +353,7 @@ def select(args, run, t: int, teacher, student, seeds: list[dict], barred: set[s
     return run.step(f"r{t}_selected.json", make)
 
 
-def write(args, run, t: int, teacher, order: list[dict], tested: dict, seen: dict[str, str], asked_before: Counter) -> dict:
+def write(args, run, t: int, teacher, order: list[dict], tested: list[str], seen: dict[str, str], asked_before: Counter) -> dict:
     """Step 4 of round t: items from the seeds in order until per_round are accepted: {"rows", "tokens"} (r<t>_items.json).
 
     seen: plain form -> text of D_0 and of all earlier items; asked_before: how often each seed was asked in earlier rounds, to draw another sample.
@@ -368,15 +368,14 @@ def write(args, run, t: int, teacher, order: list[dict], tested: dict, seen: dic
             # ours: at T = 1, because a seed that is selected again is to give another question
             replies = teacher.ask([Request([{"role": "user", "content": NEW_PROMPT.format(problem=row["problem"])}], 1.0, args.teacher_max_tokens,
                                            asked_before[row["id"]]) for row in part], f"r{t} write", max_none)
-            new = []
-            for row, reply in zip(part, replies, strict=True):
-                found = read_question(reply and reply.text)
-                problem, why, matched = found["problem"], found["fault"], None
+            new, found = [], [read_question(reply and reply.text) for reply in replies]
+            leaks = common.leaked([one["problem"] or "" for one in found], tested)
+            for row, one, leak in zip(part, found, leaks, strict=True):
+                problem, why, matched = one["problem"], one["fault"], None
                 if not why:
-                    marks, text = fingerprints(problem), common.plain(problem)
-                    matched = next((tested[one] for one in sorted(marks) if one in tested), None)
-                    why = "in a test set" if matched else "a seed or an earlier item" if text in texts else None
-                    matched = matched or texts.get(text)
+                    text = common.plain(problem)
+                    why = "in a test set" if leak else "a seed or an earlier item" if text in texts else None
+                    matched = leak or texts.get(text)
                     texts.setdefault(text, problem)
                 new.append({"id": f"r{t}/{len(rows) + len(new)}", "seed": row["id"], "problem": problem, "response": None, "answer": None,
                             "dropped": why, "matched": matched})
@@ -424,7 +423,7 @@ def evaluate(args, run, t: int, student, tests: list[dict]) -> list[dict]:
 # --- Copied from stat_sel.py and stat_syn.py, where they are explained: the student, the teacher's replies, decontamination. ------------------
 # Copied from stat_sel.question
 def question(problem: str) -> list[dict]:
-    """The chat that asks a problem: the only place where a prompt is made, for answering, training and testing."""
+    """The chat that asks a problem, the same for answering, training and testing."""
     return [{"role": "user", "content": STUDENT_PROMPT.format(problem=problem)}]
 
 
@@ -440,20 +439,25 @@ def end_once(student: common.Student, text: str) -> str:
 
 # Copied from stat_sel.encode
 def encode(student: common.Student, messages: list[dict], max_tokens: int) -> tuple[list[int], int] | None:
-    """Tokens of a chat that ends in the answer to learn, and how many come before it; None if nothing of it is left within max_tokens."""
+    """Tokens of a chat that ends in the answer to learn, and how many come before it.
+
+    None if nothing of the answer is left within max_tokens.
+    """
     prompt = common.prompt_ids(student.tokenizer, messages[:-1])
-    ids = prompt + student.tokenizer(end_once(student, messages[-1]["content"]), add_special_tokens=False).input_ids
+    answer = end_once(student, messages[-1]["content"])
+    ids = prompt + student.tokenizer(answer, add_special_tokens=False).input_ids
     return (ids[:max_tokens], len(prompt)) if len(prompt) < max_tokens else None
 
 
 # Copied from stat_sel.completion_loss
 def completion_loss(model, pairs: list[tuple[list[int], int]], device) -> torch.Tensor:
-    """Summed cross-entropy of the answers' tokens, the end token among them. Logits are computed only there: (n_completion, V), not (B, T, V).
+    """Summed cross-entropy of the answers' tokens, the end token among them; logits are computed only there.
 
     ours: no loss on the prompts, because the student is never asked to write one.
     """
     ids, mask = common.pad([ids for ids, _ in pairs], device)
-    target = torch.tensor([[n <= t < len(row) for t in range(ids.shape[1])] for row, n in pairs], device=device)  # by length: a pad may equal an end
+    learned = [[n <= t < len(row) for t in range(ids.shape[1])] for row, n in pairs]  # a pad may equal an end
+    target = torch.tensor(learned, device=device)  # (B, T)
     hidden = common.hidden_states(model, ids, mask)  # (B, T, d)
     logits = model.get_base_model().lm_head(hidden[:, :-1][target[:, 1:]]).float()  # (n_completion, V)
     return torch.nn.functional.cross_entropy(logits, ids[:, 1:][target[:, 1:]], reduction="sum")
@@ -473,32 +477,37 @@ def grouped_batches(lengths: list[int], size: int, rng: random.Random) -> list[l
 
 
 # Copied from stat_sel.train
-def train(args, run, student: common.Student, rows: list[dict], name: str) -> None:
-    """QLoRA on rows {"messages"}, the last of them the answer to learn (§C.1): writes adapter/<name>/ and loss_<name>.jsonl.
+def train(args, run, student: common.Student, rows: list[dict], name: str, lr: float) -> None:
+    """QLoRA on rows {"messages"}, the last of them the answer to learn (§C.1).
 
-    After every epoch adapter, optimiser, position and generator states are saved: killed and rerun, it goes on to the same weights.
+    Writes adapter/<name>/ and loss_<name>.jsonl. After every epoch adapter, optimiser, position and
+    generator states are saved: killed and rerun, it goes on to the same weights.
     """
     import bitsandbytes as bnb
-    from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    import peft
     from transformers import get_cosine_schedule_with_warmup
     final, checkpoint = run.path / "adapter" / name, run.path / "adapter" / f"{name}.checkpoint.pt"
     pairs = [pair for row in rows if (pair := encode(student, row["messages"], args.max_tokens))]
     if len(pairs) < len(rows):
-        print(f"  train {name}: {len(rows) - len(pairs)} pairs left out, their prompts alone reach --max-tokens {args.max_tokens}")
+        print(f"  train {name}: {len(rows) - len(pairs)} pairs left out, their prompts alone reach "
+              f"--max-tokens {args.max_tokens}")
     if not pairs:
         raise UserError(f"train {name}: no pair is left; raise --max-tokens (now {args.max_tokens})")
-    torch.manual_seed(common.torch_seed(args.seed, "train"))  # ours: the same draw for every arm, because the arms are compared in pairs
-    model = student.model if isinstance(student.model, PeftModel) else get_peft_model(student.model, LoraConfig(
-        r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, target_modules="all-linear", task_type="CAUSAL_LM"))
+    torch.manual_seed(common.torch_seed(args.seed, "train"))  # ours: one draw, as arms are compared in pairs
+    model = student.model
+    if not isinstance(model, peft.PeftModel):
+        model = peft.get_peft_model(model, peft.LoraConfig(
+            r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout,
+            target_modules="all-linear", task_type="CAUSAL_LM"))
     if args.checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     weights = [p for p in model.parameters() if p.requires_grad]
     n_steps, losses, start = args.epochs * math.ceil(len(pairs) / args.batch), [], 0
-    optimizer = bnb.optim.PagedAdamW8bit(weights, lr=args.lr, weight_decay=args.weight_decay)
+    optimizer = bnb.optim.PagedAdamW8bit(weights, lr=lr, weight_decay=args.weight_decay)
     schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(args.warmup * n_steps), n_steps)
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        set_peft_model_state_dict(model, saved["adapter"])
+        peft.set_peft_model_state_dict(model, saved["adapter"])
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         torch.set_rng_state(saved["rng"])
@@ -508,12 +517,13 @@ def train(args, run, student: common.Student, rows: list[dict], name: str) -> No
     n_before, started = len(losses), time.time()
     bar = tqdm(total=n_steps, initial=len(losses), desc=f"train {name}", unit="step")
     for epoch in range(start, args.epochs):
-        epoch_started = time.time()
-        for batch in grouped_batches([len(ids) for ids, _ in pairs], args.batch, common.rng(args.seed, "order", epoch)):  # §C.1
-            n_tokens = sum(len(pairs[i][0]) - pairs[i][1] for i in batch)  # ours: the mean over tokens, because then micro-batches do not matter
-            total = 0.0
+        epoch_started, rng = time.time(), common.rng(args.seed, "order", epoch)
+        for batch in grouped_batches([len(ids) for ids, _ in pairs], args.batch, rng):
+            # ours: the mean over the batch's tokens, because then micro-batches do not matter
+            n_tokens, total = sum(len(pairs[i][0]) - pairs[i][1] for i in batch), 0.0
             for i in range(0, len(batch), args.micro_batch):
-                loss = completion_loss(model, [pairs[j] for j in batch[i:i + args.micro_batch]], student.device) / n_tokens
+                part = [pairs[j] for j in batch[i:i + args.micro_batch]]
+                loss = completion_loss(model, part, student.device) / n_tokens
                 loss.backward()
                 total += loss.item()
             torch.nn.utils.clip_grad_norm_(weights, args.max_grad_norm)
@@ -522,14 +532,16 @@ def train(args, run, student: common.Student, rows: list[dict], name: str) -> No
             optimizer.zero_grad()
             losses.append(total)
             bar.update()
-            common.say_left(f"train {name}", started, len(losses) - n_before, n_steps - len(losses))
             bar.set_postfix(loss=f"{total:.3f}")
+            common.say_left(f"train {name}", started, len(losses) - n_before, n_steps - len(losses))
         checkpoint.parent.mkdir(exist_ok=True)
-        torch.save({"adapter": get_peft_model_state_dict(model), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
-                    "rng": torch.get_rng_state(), "rng_cuda": torch.cuda.get_rng_state_all(), "losses": losses,
-                    "epoch": epoch + 1}, checkpoint.with_suffix(".tmp"))
+        states = {"adapter": peft.get_peft_model_state_dict(model), "optimizer": optimizer.state_dict(),
+                  "schedule": schedule.state_dict(), "rng": torch.get_rng_state(),
+                  "rng_cuda": torch.cuda.get_rng_state_all(), "losses": losses, "epoch": epoch + 1}
+        torch.save(states, checkpoint.with_suffix(".tmp"))
         checkpoint.with_suffix(".tmp").rename(checkpoint)
-        run.log(train=name, epoch=epoch + 1, seconds=round(time.time() - epoch_started, 1), peak_gib=common.peak_gib())
+        seconds = round(time.time() - epoch_started, 1)
+        run.log(train=name, epoch=epoch + 1, seconds=seconds, peak_gib=common.peak_gib())
     bar.close()
     run.write(f"loss_{name}.jsonl", [{"step": i, "loss": loss} for i, loss in enumerate(losses)])
     model.save_pretrained(final.with_suffix(".tmp"))
@@ -538,38 +550,52 @@ def train(args, run, student: common.Student, rows: list[dict], name: str) -> No
 
 
 # Copied from stat_sel.requests
-def requests(args, prompt: str, rows: list[dict], skills=None, responses=None, n: int = 1, temperature: float = 0.0) -> list[Request]:
-    """n requests for each question, with its subject's skills and the student's response where the prompt asks for them."""
-    # ours: T = 0 but for rewrites, because one label or diagnosis is wanted, the likeliest, but n rewrites that differ
-    return [Request([{"role": "user", "content": prompt.format(
-                subject=row["subject"], problem=row["problem"], solution=row["solution"], response=response,
-                skills="\n".join(skills[row["subject"]]) if skills else "")}], temperature, args.teacher_max_tokens, sample)
-            for row, response in zip(rows, responses or [""] * len(rows), strict=True) for sample in range(n)]
+def requests(args, prompt: str, rows: list[dict], skills=None, responses=None, n=1, temperature=0.0) -> list:
+    """n requests for each question, with its subject's skills and the student's response where asked for."""
+    # ours: T = 0 but for rewrites, because the likeliest label is wanted, but n rewrites that differ
+    asked = []
+    for row, response in zip(rows, responses or [""] * len(rows), strict=True):
+        names = "\n".join(skills[row["subject"]]) if skills else ""
+        text = prompt.format(subject=row["subject"], problem=row["problem"], solution=row["solution"],
+                             response=response, skills=names)
+        message = {"role": "user", "content": text}
+        asked += [Request([message], temperature, args.teacher_max_tokens, sample) for sample in range(n)]
+    return asked
 
 
 # Copied from stat_syn.read_question
 def read_question(reply: str | None) -> dict:
     """Reason, draft and question of a reply (§C.3.3). `fault` says why there is no question in it."""
     reason, draft, problem = (common.read_tag(reply or "", tag) for tag in ("reason", "draft", "question"))
-    solved = problem and (common.read_boxes(problem) or re.search(r"^\W*(final )?(solution|answer)\W*:", problem, re.IGNORECASE | re.MULTILINE))
-    fault = "no reply" if reply is None else "missing tag" if not problem else "holds an answer" if solved else None
+    solution = r"^\W*(final )?(solution|answer)\W*:"
+    if reply is None:
+        fault = "no reply"
+    elif not problem:
+        fault = "missing tag"
+    else:
+        is_solved = common.read_boxes(problem) or re.search(solution, problem, re.IGNORECASE | re.MULTILINE)
+        fault = "holds an answer" if is_solved else None
     return {"reason": reason, "draft": draft, "problem": problem, "fault": fault}
 
 
 # Copied from stat_syn.read_solution
 def read_solution(reply: str | None) -> dict:
-    """A solution and its final answer, which must be boxed. `fault` says why there is none, or none for certain."""
+    """A solution and its final answer, which must be boxed; `fault`: why there is none, or no sure one."""
     boxed = [box for *_, box in common.read_boxes(reply or "")]
-    several = any(not common.is_equiv(box, boxed[-1]) for box in boxed)
-    fault = "no reply" if reply is None else "no final answer" if not boxed else "several boxes" if several else None
+    if reply is None:
+        fault = "no reply"
+    elif not boxed:
+        fault = "no final answer"
+    else:
+        fault = "several boxes" if any(not common.is_equiv(box, boxed[-1]) for box in boxed) else None
     return {"response": reply, "answer": boxed[-1] if boxed else None, "fault": fault}
 
 
 # Copied from stat_syn.agreeing
 def agreeing(answers: list[str | None]) -> list[int]:
-    """The largest group of solutions that agree on the answer (§2.3, §B.2), by index; its size is the question's consistency score.
+    """The largest group of solutions that agree on the answer, by index, the first of equals (§2.3, §B.2).
 
-    Each agrees with each, since 50, 50% and 1/2 are not one answer. None, no answer found, agrees with nothing. Of equally large groups the first.
+    Each agrees with each, since 50, 50% and 1/2 are not one answer. None agrees with nothing.
     >>> agreeing(["7", "1/2", "0.5"]), agreeing(["1", None, "2"]), agreeing([None, None, None])
     ([1, 2], [0], [])
     """
@@ -577,21 +603,10 @@ def agreeing(answers: list[str | None]) -> list[int]:
     for i, first in enumerate(answers):
         group = [] if first is None else [i]
         for j, answer in enumerate(answers):
-            if group and j != i and answer is not None and all(common.is_equiv(answer, answers[k]) for k in group):
+            if group and j != i and answer and all(common.is_equiv(answer, answers[k]) for k in group):
                 group.append(j)
         groups.append(sorted(group))
     return max(groups, key=len, default=[])
-
-
-# Copied from stat_syn.fingerprints
-def fingerprints(problem: str) -> set[str]:
-    """What two questions share if one of them leaks the other: all of it in plain form, or 13 words in a row.
-
-    ours: 13 words, because that is the usual measure of contamination since GPT-3's; the paper does not speak of any.
-    """
-    words = common.words(re.sub(r"\[asy\].*?\[/asy\]", "", problem, flags=re.DOTALL))  # figures begin with the same code
-    words = [word for word in words if word.isalnum() or "." in word]
-    return {common.plain(problem), *(" ".join(words[i:i + 13]) for i in range(len(words) - 12))}
 
 
 def plan(args, seeds: list[dict]) -> None:
@@ -646,7 +661,7 @@ def main(args: Args) -> None:
     parts = {"D_0": seeds, "test": tests}
     common.check_questions(run, parts)
     run.step("0_questions.jsonl", lambda: [{"id": row["id"], "part": part, "problem": row["problem"]} for part in parts for row in parts[part]])
-    teacher, tested = common.open_teacher(args), {mark: row["problem"] for row in tests for mark in fingerprints(row["problem"])}
+    teacher, tested = common.open_teacher(args), [row["problem"] for row in tests]
     if not (run.path / "result.json").exists() and not (run.path / f"r{args.rounds - 1}_items.json").exists():
         teacher.check()  # now, not after the student has answered for hours
     by_id, seen = {row["id"]: row for row in seeds}, {common.plain(row["problem"]): row["problem"] for row in seeds}
@@ -659,7 +674,7 @@ def main(args: Args) -> None:
             train_rows = [{"messages": question(row["problem"]) + [{"role": "assistant", "content": row["response"]}]} for row in items]
             student.cache_clear()  # one model at a time
             train_rows = run.step(f"train_r{t}.jsonl", lambda rows=train_rows: rows)
-            train(args, run, common.load_student(args.student, earlier, args.chat_template_kwargs), train_rows, f"r{t}")
+            train(args, run, common.load_student(args.student, earlier, args.chat_template_kwargs), train_rows, f"r{t}", args.lr)
         if t:
             adapter.with_suffix(".checkpoint.pt").unlink(missing_ok=True)
         student = functools.cache(lambda adapter=adapter: common.load_student(args.student, adapter, args.chat_template_kwargs))

@@ -1160,6 +1160,38 @@ def without(rows: list[dict], others: list[dict]) -> list[dict]:
     return [row for row in rows if plain(row["problem"]) not in texts]
 
 
+def windows(text: str) -> set[str]:
+    """Every 13 words in a row of a question; figures, which begin with the same code, apart.
+
+    ours: 13, because that is the usual measure of contamination since GPT-3's.
+    """
+    text = re.sub(r"\[asy\].*?\[/asy\]", "", text, flags=re.DOTALL)
+    found = [word for word in words(text) if word[0].isalnum()]
+    return {" ".join(found[i:i + 13]) for i in range(len(found) - 12)}
+
+
+def leaked(problems: list[str], tests: list[str]) -> list[str | None]:
+    """For each problem the test question that it gives away: the same one, or one with half its windows.
+
+    ours: half of the windows of the shorter of the two, because many questions share a single one, such as
+    "m and n are relatively prime positive integers. Find".
+    """
+    same, sizes, holders = {plain(text): text for text in tests}, [], defaultdict(list)
+    for i, text in enumerate(tests):
+        sizes.append(len(own := windows(text)))
+        for window in own:
+            holders[window].append(i)
+    found = []
+    for text in problems:
+        own, leak = windows(text), same.get(plain(text))
+        shared = Counter(i for window in own for i in holders.get(window, ()))
+        for i, n in shared.most_common():
+            if not leak and n >= min(len(own), sizes[i]) / 2:
+                leak = tests[i]
+        found.append(leak)
+    return found
+
+
 def check_questions(run: "Run", parts: dict[str, list[dict]]) -> None:
     """Refuse a run that was made with other questions, or with these in another order."""
     file, now = "0_fingerprint.json", {part: digest(rows) for part, rows in parts.items()}
@@ -1216,7 +1248,7 @@ def loading(flag: str, name):
 
 def check_checkpoint(name: str | None, flag: str) -> None:
     """Refuse early what holds no model or adapter, in a folder or on the Hub; None is fine."""
-    file = "adapter_config.json" if flag == "--adapter" else "config.json"
+    file = {"--adapter": "adapter_config.json", "--embedder": "modules.json"}.get(flag, "config.json")
     if name is None or Path(name, file).is_file():
         return
     if Path(name).exists() or name.count("/") != 1 or name[0] in "./~":
@@ -1247,7 +1279,7 @@ def load_4bit(name: str, flag: str) -> tuple:
                                           bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True)
     with loading(flag, name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-        probe = None if flag == "--embedder" else prompt_ids(tokenizer, [*PROBE, PROBE[0]])
+        probe = prompt_ids(tokenizer, [*PROBE, PROBE[0]])
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
             name, quantization_config=nf4, dtype=dtype, device_map=device, output_loading_info=True)
         for module in model.modules():
@@ -1261,8 +1293,7 @@ def load_4bit(name: str, flag: str) -> tuple:
         embedding = model.get_input_embeddings()
         embedding.register_forward_pre_hook(check_ids)
         check_ids(embedding, [torch.tensor(tokenizer.vocab_size - 1)])  # not all added tokens come up
-        if flag != "--embedder":
-            check_model(model, probe, info["missing_keys"], drops_rows=flag == "--student")
+        check_model(model, probe, info["missing_keys"], drops_rows=flag == "--student")
     return model, tokenizer
 
 
@@ -1294,8 +1325,12 @@ def check_ids(embedding, inputs) -> None:
         raise UserError(f"its embedding has no row for token {inputs[0].max()}; take another model")
 
 
-def load_student(name: str, adapter: str | Path | None = None, template_kwargs: str | None = None) -> Student:
-    """A chat model in NF4, with a LoRA adapter that training may go on from, if one is given."""
+def load_student(name: str, adapter: str | Path | None = None, template_kwargs: str | None = None,
+                 merged: bool = False) -> Student:
+    """A chat model in NF4, with a LoRA adapter that training may go on from, if one is given.
+
+    merged: unpacked to 16 bits, on a CPU to 32, the adapter added: answers in half the time, no training.
+    """
     if adapter and (config := Path(adapter, "adapter_config.json")).is_file():
         with loading("--adapter", adapter):
             base = str(json.loads(config.read_text()).get("base_model_name_or_path"))
@@ -1315,10 +1350,12 @@ def load_student(name: str, adapter: str | Path | None = None, template_kwargs: 
     # ours: a base model such as Qwen2.5's may not know its template's end of turn, and LoRA leaves
     # embeddings as they are: then its own end of text.
     end = eos if eos and eos not in turn_end else turn_end
+    model = model.dequantize() if merged else model
     if adapter:
         from peft import PeftModel
         with loading("--adapter", adapter):
-            model = PeftModel.from_pretrained(model, adapter, is_trainable=True).eval()
+            model = PeftModel.from_pretrained(model, adapter, is_trainable=not merged).eval()
+            model = model.merge_and_unload() if merged else model
     return Student(model, tokenizer, end, frozenset(stop - {None}), model.device)
 
 
@@ -1367,21 +1404,42 @@ def hidden_states(model, ids, mask):
     return base.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
 
 
-def sample(student, prompts: list[list[int]], temperature: float, max_new_tokens: int, seed: int) -> list:
-    """One answer to each prompt: {"response", "cut_off", "n_tokens", "tokens" with the end token}.
+RUN_ON = re.compile(  # a question of the model's own: "\n\nProblem 2:", "\nHuman:", "<|im_start|>user"
+    r"\n\W*(?:(?:next|new|another) )?(?:problem|question|exercise|example|instruction|human|user|q)"
+    r"(?: ?#?\d+)?\W{0,2}(?::|\n|(?<=\d)\.)|<\|(?:im_start|start_header_id|user)", re.IGNORECASE)
 
-    temperature 0 takes the likeliest token; no top-k, no top-p.
+
+def cut_run_on(text: str) -> str:
+    r"""An answer without the question that a base model goes on to invent.
+
+    >>> cut_run_on("So \\boxed{4}.\n\nQuestion: What is 3+3?"), cut_run_on("Question: 2+2? So \\boxed{4}.")
+    ('So \\boxed{4}.', 'Question: 2+2? So \\boxed{4}.')
+    """
+    for m in RUN_ON.finditer(text):
+        if extract_answer(text[:m.start()]) is not None:
+            return text[:m.start()].rstrip()
+    return text
+
+
+def sample(student, prompts: list[list[int]], temperature: float, max_new_tokens: int, seed: int,
+           begun: list[list[int]] | None = None, leave: float = 0.0) -> list[dict]:
+    """One answer to each prompt: {"response", "cut_off", "n_tokens", "tokens" with the end token, "is_open"}.
+
+    temperature 0 takes the likeliest token; no top-k, no top-p. begun: the tokens that answers have already.
+    It stops when no more than a share of `leave` is unfinished; these are open, and may go on as begun.
     """
     import torch
     from transformers import DynamicCache
     model, device = student.model.eval(), student.device
     generator = torch.Generator(device).manual_seed(seed)
     stop = torch.tensor(sorted(student.stop_ids), device=device)
-    ids, mask = pad(prompts, device, side="left")  # (B, T) each
+    begun = begun or [[] for _ in prompts]
+    room = torch.tensor([max_new_tokens - len(tokens) for tokens in begun], device=device)
+    ids, mask = pad([a + b for a, b in zip(prompts, begun, strict=True)], device, side="left")  # (B, T) each
     rows = torch.arange(len(prompts), device=device)  # those still in the batch
-    alive = torch.ones_like(rows, dtype=torch.bool)
-    cache, tokens = DynamicCache(config=model.config), stop[0].repeat(len(prompts), max_new_tokens)
-    for t in range(max_new_tokens):
+    alive, n_new = torch.ones_like(rows, dtype=torch.bool), torch.zeros_like(rows)
+    cache, new = DynamicCache(config=model.config), ids.new_zeros(len(prompts), int(room.max()))
+    for t in range(new.shape[1]):
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1]:]
         with torch.no_grad():
             logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, cache=cache,
@@ -1390,43 +1448,71 @@ def sample(student, prompts: list[list[int]], temperature: float, max_new_tokens
             ids = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
         else:
             ids = logits.argmax(-1, keepdim=True)
-        tokens[rows, t] = ids[:, 0]
-        alive &= ~torch.isin(ids[:, 0], stop)
-        if not alive.any():
+        new[rows, t] = ids[:, 0]
+        n_new[rows[alive]] = t + 1
+        alive &= ~torch.isin(ids[:, 0], stop) & (room[rows] > t + 1)
+        if alive.sum() <= leave * len(prompts):
             break
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         if alive.sum() <= 0.75 * len(alive):  # ours: not for every single row, because it copies the cache
             keep = alive.nonzero()[:, 0]
             cache.batch_select_indices(keep)
             ids, mask, rows, alive = (x[keep] for x in (ids, mask, rows, alive))
-    outs = []
-    for row in tokens.tolist():
-        written = list(itertools.takewhile(lambda token: token not in student.stop_ids, row))
-        text, n = student.tokenizer.decode(written, skip_special_tokens=True), len(written)
-        outs.append({"response": text, "cut_off": n == max_new_tokens, "n_tokens": n, "tokens": row[:n + 1]})
+    unfinished, outs = set(rows[alive].tolist()), []
+    for i, (row, n) in enumerate(zip(new.tolist(), n_new.tolist(), strict=True)):
+        tokens = begun[i] + row[:n]
+        n_tokens = len(tokens) - (tokens[-1] in student.stop_ids)
+        text = student.tokenizer.decode(tokens[:n_tokens], skip_special_tokens=True)
+        outs.append({"response": text, "cut_off": n_tokens == len(tokens), "n_tokens": n_tokens,
+                     "tokens": tokens, "is_open": i in unfinished})
     return outs
 
 
 def answer(args, run, name: str, student, rows: list[dict], question, temperature: float, n: int = 1) -> dict:
-    """n answers to every question, by id, kept batch by batch.
+    """n answers to every question, by id: {"id", "sample", "response", "cut_off", "n_tokens", "run_on"}.
 
-    student() loads the student, only if something is to be done; question(problem) is a chat.
+    student() loads the student, only if something is to be done; question(problem) is a chat. A batch ends
+    when three quarters of its answers have ended; the others go on together in a next round (ours: because
+    a few long answers would keep all others waiting). A question of the model's own is cut: "run_on".
     """
     problems = {row["id"]: row["problem"] for row in rows}
     order = sorted(problems, key=lambda i: (len(problems[i]), i))  # ours: for less padding
-    items = [{"id": i, "sample": k} for i in order for k in range(n)]
-    batches = [items[start:start + args.sample_batch] for start in range(0, len(items), args.sample_batch)]
+    items = [{"id": i, "sample": k, "tokens": []} for i in order for k in range(n)]
+    stem = name.removesuffix(".jsonl")
 
-    def make(batch):
+    def make(part: str, leave: float, batch: list[dict]) -> list[dict]:
         prompts = [prompt_ids(student().tokenizer, question(problems[item["id"]])) for item in batch]
-        seed = torch_seed(args.seed, name, batch[0]["id"], batch[0]["sample"])
-        outs = sample(student(), prompts, temperature, args.max_new_tokens, seed)
+        seed = torch_seed(args.seed, part, batch[0]["id"], batch[0]["sample"])
+        begun = [item["tokens"] for item in batch]
+        outs = sample(student(), prompts, temperature, args.max_new_tokens, seed, begun, leave)
         for out in outs:
-            del out["tokens"]
+            text = cut_run_on(out["response"])
+            out["run_on"] = text != out["response"]
+            if out["run_on"]:
+                out |= {"response": text, "cut_off": False, "is_open": False}
         return [item | out for item, out in zip(batch, outs, strict=True)]
+
+    def work():
+        todo, ended = items, {}
+        for i in itertools.count():
+            if not todo:
+                break
+            part, size = f"{stem}.round_{i}.jsonl", args.sample_batch
+            leave = 0.25 if len(todo) > size else 0.0
+            batches = [todo[start:start + size] for start in range(0, len(todo), size)]
+            made = run.batches(part, batches, functools.partial(make, part, leave), "answer", quiet=True)
+            ended |= {(row["id"], row["sample"]): row for row in made}
+            todo = [row for row in made if row["is_open"]]
+        ended = [ended[item["id"], item["sample"]] for item in items]
+        kept = ("id", "sample", "response", "cut_off", "n_tokens", "run_on")
+        return [{key: row[key] for key in kept} for row in ended]
     found = {i: [] for i in problems}
-    for out in run.batches(name, batches, make, unit="answer"):
+    for out in run.step(name, work):
         found[out["id"]].append(out)
+    for part in run.path.glob(f"{stem}.round_*"):
+        part.unlink()
+    if n_run_on := sum(out["run_on"] for outs in found.values() for out in outs):
+        print(f"  {n_run_on} of {len(items)} answers went on to a question of the model's own; cut there")
     return found
 
 
@@ -1452,15 +1538,19 @@ def open_run(args, out: str | Path, how: tuple[str, ...] = ()) -> "Run":
 
     how: fields that only say how to run (address, price, micro-batch) and may change, as "out" may.
     """
-    path = Path(out)
+    path, run = Path(out), None
     path.mkdir(parents=True, exist_ok=True)
     there = {p.name for p in path.iterdir()} - {".lock", "args.json.tmp"}  # a run killed at its very start
     if there and "args.json" not in there:
         raise UserError(f"{path}: expected a run's directory, found other files; choose another --out")
-    try:
+    with contextlib.suppress(TimeoutError):
         run = Run(path, lock(path / ".lock", timeout_s=0))
-    except TimeoutError:
-        raise UserError(f"{path}: another process runs in this directory; choose another --out") from None
+    if run is None:
+        gc.collect()  # a run that failed in this very process, as in a notebook, may hold it
+        try:
+            run = Run(path, lock(path / ".lock", timeout_s=0))
+        except TimeoutError:
+            raise UserError(f"{path}: another process runs in this directory; choose another --out") from None
     new = json.loads(hide_secrets(json.dumps(dataclasses.asdict(args), default=str)))  # as args.json has it
     old = run.read("args.json") if "args.json" in there else new
     changed = []
@@ -1525,7 +1615,7 @@ class Run(NamedTuple):
             row = {"time": round(time.time(), 2), **values}
             append(f, json.dumps(row, default=float) + "\n")  # float: torch's scalars
 
-    def step(self, name: str, make):
+    def step(self, name: str, make, quiet: bool = False):
         """What file `name` holds, as JSON gives it back. If there is none, make() is written first."""
         started, there = time.time(), (self.path / name).exists()
         if not there:
@@ -1534,10 +1624,11 @@ class Run(NamedTuple):
         value = self.read(name)
         rows = f"{len(value):,} rows, " if isinstance(value, list) else ""
         took = "there already" if there else f"{time.time() - started:.1f} s, peak {peak_gib()} GiB"
-        print(f"{name}: {rows}{took}", flush=True)
+        if not quiet:
+            print(f"{name}: {rows}{took}", flush=True)
         return value
 
-    def batches(self, name: str, batches: list, make, unit: str = "question", desc: str = "") -> list[dict]:
+    def batches(self, name: str, batches: list, make, unit="question", desc="", quiet=False) -> list[dict]:
         """A long step: make(batch) gives a row for each item, in order, with its "id". A kill costs a batch.
 
         Rows of an earlier start that belong to other items are refused, not thrown away: they cost much.
@@ -1572,7 +1663,7 @@ class Run(NamedTuple):
                     bar.update(len(batch))
             return rows
 
-        rows = self.step(name, work)
+        rows = self.step(name, work, quiet)
         part.unlink(missing_ok=True)
         return rows
 

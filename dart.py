@@ -525,7 +525,7 @@ def evaluate_sets(args, run, arm: str, student, tests: dict[str, list[dict]]) ->
 # --- Copied from stat_sel.py, where they are explained: the student. ----------------------------------------------------------------------
 # Copied from stat_sel.question
 def question(problem: str) -> list[dict]:
-    """The chat that asks a problem: the only place where a prompt is made, for answering, training and testing."""
+    """The chat that asks a problem, the same for answering, training and testing."""
     return [{"role": "user", "content": STUDENT_PROMPT.format(problem=problem)}]
 
 
@@ -541,20 +541,25 @@ def end_once(student: common.Student, text: str) -> str:
 
 # Copied from stat_sel.encode
 def encode(student: common.Student, messages: list[dict], max_tokens: int) -> tuple[list[int], int] | None:
-    """Tokens of a chat that ends in the answer to learn, and how many come before it; None if nothing of it is left within max_tokens."""
+    """Tokens of a chat that ends in the answer to learn, and how many come before it.
+
+    None if nothing of the answer is left within max_tokens.
+    """
     prompt = common.prompt_ids(student.tokenizer, messages[:-1])
-    ids = prompt + student.tokenizer(end_once(student, messages[-1]["content"]), add_special_tokens=False).input_ids
+    answer = end_once(student, messages[-1]["content"])
+    ids = prompt + student.tokenizer(answer, add_special_tokens=False).input_ids
     return (ids[:max_tokens], len(prompt)) if len(prompt) < max_tokens else None
 
 
 # Copied from stat_sel.completion_loss
 def completion_loss(model, pairs: list[tuple[list[int], int]], device) -> torch.Tensor:
-    """Summed cross-entropy of the answers' tokens, the end token among them. Logits are computed only there: (n_completion, V), not (B, T, V).
+    """Summed cross-entropy of the answers' tokens, the end token among them; logits are computed only there.
 
     ours: no loss on the prompts, because the student is never asked to write one.
     """
     ids, mask = common.pad([ids for ids, _ in pairs], device)
-    target = torch.tensor([[n <= t < len(row) for t in range(ids.shape[1])] for row, n in pairs], device=device)  # by length: a pad may equal an end
+    learned = [[n <= t < len(row) for t in range(ids.shape[1])] for row, n in pairs]  # a pad may equal an end
+    target = torch.tensor(learned, device=device)  # (B, T)
     hidden = common.hidden_states(model, ids, mask)  # (B, T, d)
     logits = model.get_base_model().lm_head(hidden[:, :-1][target[:, 1:]]).float()  # (n_completion, V)
     return torch.nn.functional.cross_entropy(logits, ids[:, 1:][target[:, 1:]], reduction="sum")
@@ -574,32 +579,37 @@ def grouped_batches(lengths: list[int], size: int, rng: random.Random) -> list[l
 
 
 # Copied from stat_sel.train
-def train(args, run, student: common.Student, rows: list[dict], name: str) -> None:
-    """QLoRA on rows {"messages"}, the last of them the answer to learn (§C.1): writes adapter/<name>/ and loss_<name>.jsonl.
+def train(args, run, student: common.Student, rows: list[dict], name: str, lr: float) -> None:
+    """QLoRA on rows {"messages"}, the last of them the answer to learn (§C.1).
 
-    After every epoch adapter, optimiser, position and generator states are saved: killed and rerun, it goes on to the same weights.
+    Writes adapter/<name>/ and loss_<name>.jsonl. After every epoch adapter, optimiser, position and
+    generator states are saved: killed and rerun, it goes on to the same weights.
     """
     import bitsandbytes as bnb
-    from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    import peft
     from transformers import get_cosine_schedule_with_warmup
     final, checkpoint = run.path / "adapter" / name, run.path / "adapter" / f"{name}.checkpoint.pt"
     pairs = [pair for row in rows if (pair := encode(student, row["messages"], args.max_tokens))]
     if len(pairs) < len(rows):
-        print(f"  train {name}: {len(rows) - len(pairs)} pairs left out, their prompts alone reach --max-tokens {args.max_tokens}")
+        print(f"  train {name}: {len(rows) - len(pairs)} pairs left out, their prompts alone reach "
+              f"--max-tokens {args.max_tokens}")
     if not pairs:
         raise UserError(f"train {name}: no pair is left; raise --max-tokens (now {args.max_tokens})")
-    torch.manual_seed(common.torch_seed(args.seed, "train"))  # ours: the same draw for every arm, because the arms are compared in pairs
-    model = student.model if isinstance(student.model, PeftModel) else get_peft_model(student.model, LoraConfig(
-        r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, target_modules="all-linear", task_type="CAUSAL_LM"))
+    torch.manual_seed(common.torch_seed(args.seed, "train"))  # ours: one draw, as arms are compared in pairs
+    model = student.model
+    if not isinstance(model, peft.PeftModel):
+        model = peft.get_peft_model(model, peft.LoraConfig(
+            r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout,
+            target_modules="all-linear", task_type="CAUSAL_LM"))
     if args.checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     weights = [p for p in model.parameters() if p.requires_grad]
     n_steps, losses, start = args.epochs * math.ceil(len(pairs) / args.batch), [], 0
-    optimizer = bnb.optim.PagedAdamW8bit(weights, lr=args.lr, weight_decay=args.weight_decay)
+    optimizer = bnb.optim.PagedAdamW8bit(weights, lr=lr, weight_decay=args.weight_decay)
     schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(args.warmup * n_steps), n_steps)
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        set_peft_model_state_dict(model, saved["adapter"])
+        peft.set_peft_model_state_dict(model, saved["adapter"])
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         torch.set_rng_state(saved["rng"])
@@ -609,12 +619,13 @@ def train(args, run, student: common.Student, rows: list[dict], name: str) -> No
     n_before, started = len(losses), time.time()
     bar = tqdm(total=n_steps, initial=len(losses), desc=f"train {name}", unit="step")
     for epoch in range(start, args.epochs):
-        epoch_started = time.time()
-        for batch in grouped_batches([len(ids) for ids, _ in pairs], args.batch, common.rng(args.seed, "order", epoch)):  # §C.1
-            n_tokens = sum(len(pairs[i][0]) - pairs[i][1] for i in batch)  # ours: the mean over tokens, because then micro-batches do not matter
-            total = 0.0
+        epoch_started, rng = time.time(), common.rng(args.seed, "order", epoch)
+        for batch in grouped_batches([len(ids) for ids, _ in pairs], args.batch, rng):
+            # ours: the mean over the batch's tokens, because then micro-batches do not matter
+            n_tokens, total = sum(len(pairs[i][0]) - pairs[i][1] for i in batch), 0.0
             for i in range(0, len(batch), args.micro_batch):
-                loss = completion_loss(model, [pairs[j] for j in batch[i:i + args.micro_batch]], student.device) / n_tokens
+                part = [pairs[j] for j in batch[i:i + args.micro_batch]]
+                loss = completion_loss(model, part, student.device) / n_tokens
                 loss.backward()
                 total += loss.item()
             torch.nn.utils.clip_grad_norm_(weights, args.max_grad_norm)
@@ -623,14 +634,16 @@ def train(args, run, student: common.Student, rows: list[dict], name: str) -> No
             optimizer.zero_grad()
             losses.append(total)
             bar.update()
-            common.say_left(f"train {name}", started, len(losses) - n_before, n_steps - len(losses))
             bar.set_postfix(loss=f"{total:.3f}")
+            common.say_left(f"train {name}", started, len(losses) - n_before, n_steps - len(losses))
         checkpoint.parent.mkdir(exist_ok=True)
-        torch.save({"adapter": get_peft_model_state_dict(model), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
-                    "rng": torch.get_rng_state(), "rng_cuda": torch.cuda.get_rng_state_all(), "losses": losses,
-                    "epoch": epoch + 1}, checkpoint.with_suffix(".tmp"))
+        states = {"adapter": peft.get_peft_model_state_dict(model), "optimizer": optimizer.state_dict(),
+                  "schedule": schedule.state_dict(), "rng": torch.get_rng_state(),
+                  "rng_cuda": torch.cuda.get_rng_state_all(), "losses": losses, "epoch": epoch + 1}
+        torch.save(states, checkpoint.with_suffix(".tmp"))
         checkpoint.with_suffix(".tmp").rename(checkpoint)
-        run.log(train=name, epoch=epoch + 1, seconds=round(time.time() - epoch_started, 1), peak_gib=common.peak_gib())
+        seconds = round(time.time() - epoch_started, 1)
+        run.log(train=name, epoch=epoch + 1, seconds=seconds, peak_gib=common.peak_gib())
     bar.close()
     run.write(f"loss_{name}.jsonl", [{"step": i, "loss": loss} for i, loss in enumerate(losses)])
     model.save_pretrained(final.with_suffix(".tmp"))
@@ -764,7 +777,7 @@ def main(args: Args) -> None:
             if not adapter.exists():
                 pairs = run.step(f"train_{arm}.jsonl", lambda chosen=chosen: [{"messages": question(row["problem"]) + [
                     {"role": "assistant", "content": row["solution"]}]} for row in chosen])
-                train(args, run, load(fresh=True), pairs, arm)
+                train(args, run, load(fresh=True), pairs, arm, args.lr)
             (run.path / "adapter" / f"{arm}.checkpoint.pt").unlink(missing_ok=True)
         if arm == "dart":
             budget = budget or cost(run, arm)["generated"]

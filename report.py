@@ -24,7 +24,7 @@ from common import read_rows as read_file
 
 MAY_DIFFER = (  # between the runs of one table
     "prm", "data", "skills", "seed", "out", "teacher_url", "teacher_max_tokens", "teacher_timeout", "teacher_max_none", "cache",
-    "concurrency", "max_usd", "usd_per_m_in", "usd_per_m_out", "plan", "micro_batch", "sample_batch", "prm_batch", "checkpointing",
+    "concurrency", "max_usd", "usd_per_m_in", "usd_per_m_out", "plan", "until", "micro_batch", "sample_batch", "prm_batch", "checkpointing",
     "profile_from", "writer_url", "writer_usd_per_m_in", "writer_usd_per_m_out")
 TAU1, TAU2 = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95), (0.5, 0.6, 0.7, 0.8)  # the grid that Table 8 is compared with
 
@@ -33,18 +33,20 @@ TAU1, TAU2 = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95), (0.5, 0.6, 0.7, 0.8)  # the grid 
 def gather(paths: list[str]) -> dict:
     """What the tables need of the finished runs in these directories: counts per arm, per skill and per criterion, never the texts."""
     runs, arguments = [], {}
-    if all(Path(path, "result.json").is_file() and read_json(Path(path, "result.json"))["method"] == "active_loop" for path in paths):
+    methods = {read_json(file)["method"] if (file := Path(path, "result.json")).is_file() else None for path in paths}
+    if methods == {"active_loop"}:
         by_data = defaultdict(list)
         for path in paths:  # the toy world's folders carry its seed
             by_data[re.sub(r"-\d+-[0-9a-f]{8}.*", "", Path(read_json(Path(path, "args.json"))["data"]).name)].append(path)
         return {"data": {name: gather_active(some) for name, some in by_data.items()}}
-    if all(Path(path, "result.json").is_file() and read_json(Path(path, "result.json"))["method"] == "dart" for path in paths):
+    if methods == {"dart"}:
         return gather_dart(paths)
     for path in map(Path, paths):
         if missing := [name for name in ("result.json", "0_questions.jsonl") if not (path / name).exists()]:
             raise UserError(f"{path}: expected a finished run with a {missing[0]}, found none; finish it, or leave it out")
         result, args, env = (read_json(path / name) for name in ("result.json", "args.json", "env.json"))
-        arguments[str(path)] = {name: value for name, value in args.items() if name not in MAY_DIFFER} | {"student": Path(args["student"]).name}
+        arguments[str(path)] = {name: value for name, value in args.items() if name not in MAY_DIFFER} | {
+            name: Path(args[name]).name for name in ("student", "embedder") if args[name]}  # the toy world's folders carry its seed
         graded = read_rows(path / "2_graded.jsonl")
         val = [row for row in graded if row["part"] == "Q_val"]
         difficult = {row["id"] for row in graded if row["part"] == "Q_test" and row["difficult"]}
@@ -52,14 +54,20 @@ def gather(paths: list[str]) -> dict:
         run = result | {name: args[name] for name in ("seed", "student", "teacher", "embedder", "difficulty")} | {
             "commit": env[-1]["commit"], "gpu": env[-1]["gpu"], "packages": env[-1]["packages"],
             "n_val": len(val), "n_difficult": sum(row["difficult"] for row in val), "val_right": right(val)[0], "n_profile": len(profile),
-            "profile": Counter(skill for row in profile for skill in row["skills"]), "written": count_written(path), **detection(val)}
-        runs.append(run | {"arms": count_arms(path, run, args["label_test"], difficult)})
-    first, *others = arguments
-    if odd := [path for path in others if arguments[path] != arguments[first]]:
-        raise UserError(f"{odd[0]}: its arguments differ from those of {first}; gather runs that differ in their seed alone")
+            "profile": Counter(skill for row in profile for skill in row["skills"]), "written": count_written(path), **detection(path, val)}
+        runs.append(run | {"arms": count_arms(path, run, difficult)})
+    agreed = agreed_on(arguments, "their seed")
     if len({run["seed"] for run in runs}) < len(paths):
         raise UserError(f"{', '.join(paths)}: expected a seed of its own for each run, came one twice; leave out the second")
-    return {"args": arguments[first], "runs": sorted(runs, key=lambda run: run["seed"])}
+    return {"args": agreed, "runs": sorted(runs, key=lambda run: run["seed"])}
+
+
+def agreed_on(arguments: dict[str, dict], what: str) -> dict:
+    """The arguments of every run, without those in `what`; refused if one run has others."""
+    first, *others = arguments
+    if odd := [path for path in others if arguments[path] != arguments[first]]:
+        raise UserError(f"{odd[0]}: its arguments differ from those of {first}; gather runs that differ in {what} alone")
+    return arguments[first]
 
 
 def read_rows(path: Path, there: bool = True) -> list[dict]:
@@ -72,17 +80,34 @@ def right(rows: list[dict]) -> list[int]:
     return [sum(row["is_right"] is True for row in rows), len(rows)]
 
 
-def count_arms(path: Path, run: dict, label_test: bool, difficult: set[str]) -> dict[str, dict]:
+def own_labels(path: Path, known: set[str]) -> dict[str, dict[str, list[str]]]:
+    """The data's own labels by part and question, as "subject: name", spelt as the known skills; {} for a part with over 5 % of others.
+
+    ours: that limit, because names of another list agree with the known ones by accident, and a table of accidents looks like a result.
+    """
+    def plain(skill):
+        return skill.replace("_", " ").casefold()
+    spelt, found = {plain(skill): skill for skill in known}, {"P": {}, "Q_val": {}, "Q_test": {}}
+    for row in read_rows(path / "0_questions.jsonl"):
+        found[row["part"]][row["id"]] = [f"{row['subject']}: {name}" for name in row["skills"] or []]
+    for part, labels in found.items() if known else ():
+        unknown = [plain(skill) not in spelt for skills in labels.values() for skill in skills]
+        found[part] = {} if sum(unknown) > 0.05 * len(unknown) else {
+            row_id: [spelt[plain(skill)] for skill in skills if plain(skill) in spelt] for row_id, skills in labels.items()}
+    return found
+
+
+def count_arms(path: Path, run: dict, difficult: set[str]) -> dict[str, dict]:
     """What the files of each arm say. difficult: the questions of Q_test that base's first draw makes so."""
-    own = {part: {} for part in ("P", "Q_val", "Q_test")}  # the data's own labels
-    for question in read_rows(path / "0_questions.jsonl"):
-        own[question["part"]][question["id"]] = question["skills"]
-    by_teacher = {row["id"]: row["skills"] for row in read_rows(path / "3_skill_map.jsonl", there=False)}
-    missed, needed, arms = set(most_missed([run])), by_teacher if label_test else own["Q_test"], {}
+    by_teacher, of_test = ({row["id"]: row["skills"] for row in read_rows(path / name, there=False)}
+                           for name in ("3_skill_map.jsonl", "labels_test.jsonl"))
+    own = own_labels(path, set(itertools.chain(*by_teacher.values())))
+    missed, needed, arms = set(most_missed([run])), of_test or own["Q_test"], {}
     logged = read_rows(path / "metrics.jsonl", there=False)
     for arm in run["arms"]:
         pairs = read_rows(path / f"train_{arm}.jsonl", there=arm != "base")
-        questions, epochs = [pair["id"] for pair in pairs], {row["epoch"]: row for row in logged if row.get("train") == arm}  # the last of each
+        questions, of_arm = [pair["id"] for pair in pairs], re.compile(rf"{arm}(_[\d.e-]+)?")  # of several learning rates each is a cost
+        epochs = {(row["train"], row["epoch"]): row for row in logged if of_arm.fullmatch(row.get("train", ""))}  # the last of each
         on_math, by_skill, others = [], defaultdict(list), defaultdict(lambda: defaultdict(list))
         for answer in read_rows(path / f"7_test_{arm}.jsonl"):
             if answer["set"] == "MATH":
@@ -117,12 +142,13 @@ def count_written(path: Path) -> dict[str, dict[str, int]]:
     return counts
 
 
-def detection(val: list[dict]) -> dict:
+def detection(path: Path, val: list[dict]) -> dict:
     """How each criterion of difficulty agrees with the truth on Q_val, as the four counts of agreement().
 
-    A criterion is counted on the rows that were graded by it, and is not there where none was.
+    By the rows of difficulty.jsonl, in older runs by those of step 2. A criterion that no row was graded by is not there.
     """
     from stat_sel import is_difficult  # here, because it brings torch along, which the tables do without
+    val = read_rows(path / "difficulty.jsonl", there=False) or [row for row in val if "difficult_by" in row]
 
     def counts(says):
         n = Counter((says(row), row["is_right"] is not True) for row in val)
@@ -164,6 +190,11 @@ def t_interval(values: list[float | None], comparisons: int = 1) -> tuple[float,
     return mean, mean - half, mean + half
 
 
+def paired(pairs: list, comparisons: int = 1) -> tuple[float, float, float] | None:
+    """t_interval of the first minus the second of each run's pair."""
+    return t_interval([None if None in pair else pair[0] - pair[1] for pair in pairs], comparisons)
+
+
 def shown(interval: tuple[float, float, float] | None, sign: str = "+") -> str:
     """A mean with its interval; alone, where there is one run and so no interval."""
     return "" if not interval else ("{:{s}.1f} [{:{s}.1f}, {:{s}.1f}]" if math.isfinite(interval[1]) else "{:{s}.1f}").format(*interval, s=sign)
@@ -196,8 +227,7 @@ def accuracy(run: dict, arm: str, *part: str) -> float | None:
 
 
 def difference(runs: list[dict], a: str, b: str, *part: str, comparisons: int = 1) -> tuple[float, float, float] | None:
-    pairs = [(accuracy(run, a, *part), accuracy(run, b, *part)) for run in runs]
-    return t_interval([None if None in pair else pair[0] - pair[1] for pair in pairs], comparisons)
+    return paired([(accuracy(run, a, *part), accuracy(run, b, *part)) for run in runs], comparisons)
 
 
 # --- Claims of STAT, at equal numbers of pairs unless a row says otherwise ------------------------------------------------------------------
@@ -225,7 +255,7 @@ PAPER = {"": {"base": (44.0, 55.8, 26.0), "MATH-Train": (44.8,), "MATH-Augment":
                     "STAT-Syn": (31.7, 49.2, 18.3)}}
 NAMES = {  # the paper's name of an arm -> how each method file calls it
     "stat_sel": {"base": "base", "MATH-Train": "train", "MATH-Augment": "augment", "MATH-Hard": "hard", "Embed-Sel": "embed", "STAT-Sel": "stat",
-                 "shuffled": "shuffled"},
+                 "shuffled": "shuffled", "accuracy": "accuracy"},
     "stat_syn": {"base": "base", "MATH-Augment": "augment", "STAT-Syn": "stat", "Embed-Syn": "embed", "shuffled STAT-Syn": "shuffled",
                  "STAT-Sel": "sel", "Embed-Sel": "embed_sel"}}
 PAPER_DETECTION = {"prm": "accuracy 78.0; precision 70, recall 92, F1 80", "consistency": "accuracy 79.8", "length": "accuracy 74.2"}  # §E.1
@@ -236,7 +266,7 @@ COMPARISONS = (
     ("C3", "STAT-Sel", "Embed-Sel", ""), ("C3", "STAT-Syn", "Embed-Sel", ""), ("beside C3", "STAT-Syn", "Embed-Syn", ""),
     ("C4", "STAT-Syn", "STAT-Sel", "math_d"), ("beside C4", "STAT-Syn", "STAT-Sel", ""), ("beside C4", "STAT-Syn", "STAT-Sel", "missed"),
     ("baseline", "STAT-Sel", "MATH-Train", ""), ("baseline", "STAT-Sel", "MATH-Hard", ""), ("control", "STAT-Sel", "shuffled", ""),
-    ("control", "STAT-Syn", "shuffled STAT-Syn", ""), ("control", "STAT-Syn", "shuffled STAT-Syn", "missed"))
+    ("control", "STAT-Sel", "accuracy", ""), ("control", "STAT-Syn", "shuffled STAT-Syn", ""), ("control", "STAT-Syn", "shuffled STAT-Syn", "missed"))
 
 
 def verdict(interval: tuple[float, float, float]) -> str:
@@ -257,13 +287,11 @@ def claims(runs: list[dict]) -> list[str]:
         sizes = [span([run["arms"][arm]["n_pairs"] for run in runs]) for arm in (a, b)]
         unequal = f", with {sizes[0]} pairs against {sizes[1]}" if b != "base" and sizes[0] != sizes[1] else ""
         no_embedder = worse.startswith("Embed") and runs[0]["embedder"] is None
-        pooled = " (with mean-pooled embeddings, whatever that embedder's own way is)" if worse.startswith("Embed") else ""
         rows.append([f"{claim}{PARTS[part]}: {better} > {worse}",
-                     "not testable here: the student's own hidden states stood in for an embedder" if no_embedder else verdict(found) + pooled,
+                     "not testable here: the student's own hidden states stood in for an embedder" if no_embedder else verdict(found),
                      f"{shown(found)} points{unequal}", ", ".join(paper) + " (the first alone)" * (len(paper) == 1) or "not run there"])
     if {"stat", "augment"} <= set(arms):
-        distances = [[distance_to_profile(run, arm, "skills_by_data") for arm in ("augment", "stat")] for run in runs]
-        if nearer := t_interval([None if None in pair else pair[0] - pair[1] for pair in distances]):
+        if nearer := paired([[distance_to_profile(run, arm, "skills_by_data") for arm in ("augment", "stat")] for run in runs]):
             rows.append(["C5: the skills of STAT-Sel's training set are nearer the profile than MATH-Augment's", verdict(nearer),
                          f"{shown(nearer)} points of total variation, by labels that nothing was drawn by", "Fig. 2, no number"])
     skills = most_missed(runs)
@@ -309,7 +337,6 @@ def tables(results: dict) -> str:
     return "\n".join(lines + (detection_tables(runs) if runs[0]["method"] == "stat_sel" else [])) + "\n"
 
 
-# Copied from stat_sel.agreement
 def agreement(hits: int, false_alarms: int, misses: int, rejections: int) -> dict[str, float | None]:
     """How well a criterion of difficulty finds the wrong answers, in %; None where the denominator is zero (Tables 8, 11).
 
@@ -401,10 +428,9 @@ def detection_tables(runs: list[dict]) -> list[str]:
 def plot(path: Path, title: str, xlabel: str, skills: list[str], series: dict[str, list[tuple[float, float]]], colors: list[str],
          bars: bool = False) -> None:
     """series: name -> (mean, half a whisker) for each skill; a skill whose mean is NaN is not drawn."""
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    figure, axes = pyplot.subplots(figsize=(9, 0.12 * len(skills) * max(4, len(series)) + 1.6), layout="constrained")
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(9, 0.12 * len(skills) * max(4, len(series)) + 1.6), layout="constrained")
+    axes = figure.subplots()
     for i, (name, values) in enumerate(series.items()):
         ys, (means, whiskers) = [y + (i - (len(series) - 1) / 2) * 0.8 / len(series) for y in range(len(skills))], zip(*values, strict=True)
         if bars:
@@ -415,7 +441,6 @@ def plot(path: Path, title: str, xlabel: str, skills: list[str], series: dict[st
     axes.axvline(0, color="black", lw=0.8)
     figure.legend(loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def plot_profile(runs: list[dict], path: Path) -> None:
@@ -458,7 +483,8 @@ def gather_active(paths: list[str]) -> dict:
                                      "packages": env[-1]["packages"], "criteria": {}, "seconds": {}})
         if criterion in row["criteria"]:
             raise UserError(f"{path}: criterion {criterion} with seed {seed} came twice; leave out one")
-        if worlds.setdefault(seed, (args["data"], args["student"], env[-1]["commit"])) != (args["data"], args["student"], env[-1]["commit"]):
+        made = args["data"], args["student"], env[-1]["commit"]
+        if worlds.setdefault(seed, made) != made:
             raise UserError(f"{path}: its data, student or commit are not those of the other criteria with seed {seed}; make them anew")
         row["criteria"][criterion], row["seconds"][criterion] = result["curve"], count_seconds(path)
         for t in range(len(result["curve"]) - 1):
@@ -473,27 +499,34 @@ def gather_active(paths: list[str]) -> dict:
                 runs[seed]["base_wrong"][a] = [len(wrong[seed].intersection(ids)), len(ids)]
             for b, others in by_criterion.items():
                 runs[seed].setdefault("shared", {}).setdefault(f"{a}, {b}", []).append([len(set(ids) & set(others)), len(ids)])
-    first, *others = arguments
-    if odd := [path for path in others if arguments[path] != arguments[first]]:
-        raise UserError(f"{odd[0]}: its arguments differ from those of {first}; gather runs that differ in seed and criterion alone")
+    agreed = agreed_on(arguments, "seed and criterion")
     if len({tuple(sorted(row["criteria"])) for row in runs.values()}) > 1:
         raise UserError(f"{paths[0]}, ...: expected the same criteria for every seed; finish the runs that lack one")
     if len({len(curve) for row in runs.values() for curve in row["criteria"].values()}) > 1:
         raise UserError(f"{paths[0]}, ...: expected equally many rounds of every run; a budget or a lack of seeds has ended some sooner")
-    return {"args": arguments[first], "runs": [runs[seed] for seed in sorted(runs)]}
+    return {"args": agreed, "runs": [runs[seed] for seed in sorted(runs)]}
 
 
-PHASES = {"answer": r"r\d+_answers\.jsonl", "score": r"r\d+_selected\.json", "teacher": r"r\d+_items\.json", "train": r"train r\d+",
+PHASES = {"answer": r"r\d+_answers\.jsonl", "score": r"r\d+_selected\.json", "teacher": r"r\d+_items\.json", "train": r"r\d+",
           "test": r"r\d+_test_answers\.jsonl"}
+
+
+def logged_seconds(path: Path) -> dict[str, float]:
+    """Seconds of each logged step, the last of those logged twice."""
+    logged = {}
+    for row in read_rows(path / "metrics.jsonl", there=False):
+        if "seconds" in row:
+            logged[row.get("step") or row.get("train") or row.get("grpo"), row.get("epoch", row.get("at"))] = row["seconds"]
+    total = Counter()
+    for (name, _), seconds in logged.items():
+        total[name] += seconds
+    return total
 
 
 def count_seconds(path: Path) -> dict[str, float]:
     """Seconds of each phase over all rounds, from metrics.jsonl. A judge's marks are part of "score"."""
-    logged, total = {}, Counter()
-    for row in read_rows(path / "metrics.jsonl", there=False):
-        if "seconds" in row:  # the last of each counts
-            logged[row.get("step") or f"train {row.get('train')}", row.get("epoch")] = row["seconds"]
-    for (name, _), seconds in logged.items():
+    total = Counter()
+    for name, seconds in logged_seconds(path).items():
         total.update({phase: seconds for phase, pattern in PHASES.items() if re.fullmatch(pattern, name)})
     return {phase: round(total[phase], 1) for phase in PHASES}
 
@@ -649,10 +682,9 @@ def p_value(values: list[float]) -> float:
 
 def plot_curve(data: dict[str, dict], path: Path) -> None:
     """Accuracy against items and against teacher input tokens, a column for each set of data: a line for each criterion, +- 1 standard error."""
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    figure, grid = pyplot.subplots(2, len(data), figsize=(7 * len(data), 9), layout="constrained", squeeze=False, sharey="col")
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(7 * len(data), 9), layout="constrained")
+    grid = figure.subplots(2, len(data), squeeze=False, sharey="col")
     for column, (name, results) in enumerate(data.items()):
         runs = results["runs"]
         for c in sorted(runs[0]["criteria"], key=lambda c: (c != "random", c != "loss", c)):
@@ -668,7 +700,6 @@ def plot_curve(data: dict[str, dict], path: Path) -> None:
         grid[1, column].set(xlabel="tokens that the teacher has read", ylabel="test accuracy (%)")
         grid[0, column].legend()
     figure.savefig(path, dpi=100)
-    pyplot.close(figure)
 
 
 # --- DART: arms in three columns ------------------------------------------------------------------------------------------------------------
@@ -695,7 +726,7 @@ def gather_dart(paths: list[str]) -> dict:
         made = [re.sub(r"-[0-9a-f]{8}\b|/perfect$", "", args[name]) for name in ("data", "student")]  # the toy world's folders carry a digest
         if worlds.setdefault(seed, made) != made:
             raise UserError(f"{path}: its data or student are not those of the other runs with seed {seed}; make them anew")
-        seconds, logged = dart_seconds(path), read_rows(path / "metrics.jsonl", there=False)
+        seconds, logged = logged_seconds(path), read_rows(path / "metrics.jsonl", there=False)
         for arm in [arm for arm in result["arms"] if arm in shown_as]:
             if shown_as[arm] in row["arms"]:
                 raise UserError(f"{path}: arm {shown_as[arm]} with seed {seed} came twice; leave out one")
@@ -711,12 +742,10 @@ def gather_dart(paths: list[str]) -> dict:
                 row["steps"][shown_as[arm]] = read_rows(path / f"2_steps_{trained}.jsonl")
             if arm == "grpo":
                 row["curve"] = [outcome(path, f"grpo_{i}", result["columns"]) for i in range(1, args["curve"])]
-    first, *others = arguments
-    if odd := [path for path in others if arguments[path] != arguments[first]]:
-        raise UserError(f"{odd[0]}: its arguments differ from those of {first}; gather runs that differ in their seed and penalty alone")
+    agreed = agreed_on(arguments, "their seed and penalty")
     if len({tuple(sorted(row["arms"])) for row in runs.values()}) > 1:
         raise UserError(f"{paths[0]}, ...: expected the same arms for every seed; finish the runs that lack one")
-    return {"args": arguments[first] | {"lr": lr}, "runs": [runs[seed] for seed in sorted(runs)]}
+    return {"args": agreed | {"lr": lr}, "runs": [runs[seed] for seed in sorted(runs)]}
 
 
 def outcome(path: Path, arm: str, columns: dict[str, str]) -> dict[str, dict[str, list[int]]]:
@@ -726,18 +755,6 @@ def outcome(path: Path, arm: str, columns: dict[str, str]) -> dict[str, dict[str
             "columns": {column: right([one for one in answers if columns[one["set"]] == column]) for column in COLUMNS},
             "sets": {Path(name).stem: right([one for one in answers if one["set"] == name]) for name, column in columns.items()
                      if column == "out of distribution"}}
-
-
-def dart_seconds(path: Path) -> dict[str, float]:
-    """Seconds of each logged step, the last of those logged twice."""
-    logged = {}
-    for row in read_rows(path / "metrics.jsonl", there=False):
-        if "seconds" in row:
-            logged[row.get("step") or row.get("train") or row.get("grpo"), row.get("epoch", row.get("at"))] = row["seconds"]
-    total = Counter()
-    for (name, _), seconds in logged.items():
-        total[name] += seconds
-    return total
 
 
 def belongs(step: str, arm: str) -> bool:
@@ -772,8 +789,7 @@ def share(run: dict, arm: str, column: str) -> float | None:
 
 
 def lead(runs: list[dict], a: str, b: str, column: str) -> tuple[float, float, float] | None:
-    pairs = [(share(run, a, column), share(run, b, column)) for run in runs]
-    return t_interval([None if None in pair else pair[0] - pair[1] for pair in pairs])
+    return paired([(share(run, a, column), share(run, b, column)) for run in runs])
 
 
 def dart_tables(results: dict) -> str:
@@ -859,10 +875,9 @@ def grpo_curve(runs: list[dict]) -> list[str]:
 
 def plot_dart(runs: list[dict], path: Path) -> None:
     """Per GRPO step of the mapper, mean over runs: reward and alignment, tokens of a rewrite, KL, and how often each rule fires."""
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    figure, axes = pyplot.subplots(2, 2, figsize=(13, 8), layout="constrained")
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(13, 8), layout="constrained")
+    axes = figure.subplots(2, 2)
     labels = [label for label in ("dart", "no penalty") if all(run["steps"].get(label) for run in runs)]
     rows = {label: list(zip(*(run["steps"][label] for run in runs), strict=False)) for label in labels}  # a step of all runs
     total = Counter()
@@ -892,7 +907,6 @@ def plot_dart(runs: list[dict], path: Path) -> None:
     axes[1, 1].set_title(f"below 0.1 %: {', '.join(dict.fromkeys(rare))}", fontsize=8)
     figure.suptitle(f"The mapper's training, mean of {len(runs)} runs; shaded: the range over runs of each panel's first quantity, both arms")
     figure.savefig(path, dpi=100)
-    pyplot.close(figure)
 
 
 def brief(text: str) -> str:
@@ -931,19 +945,19 @@ def main() -> int:
             results["command"] = f"make results; this part: python report.py {' '.join(sys.argv[1:])}"
             Path(args.save).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(brief(tables(results)) if args.brief else tables(results))
-        if args.plots and "data" in results:
-            Path(args.plots).mkdir(parents=True, exist_ok=True)
-            plot_curve(results["data"], Path(args.plots, "active_curve.png"))
-        elif args.plots and results["runs"][0]["method"] == "dart":
-            Path(args.plots).mkdir(parents=True, exist_ok=True)
-            if {"dart", "no penalty"} & set(results["runs"][0]["steps"]):
-                plot_dart(results["runs"], Path(args.plots, "dart_mapper.png"))
-        elif args.plots and most_missed(results["runs"]):
-            Path(args.plots).mkdir(parents=True, exist_ok=True)
-            stem = f"{Path(args.plots)}/{results['runs'][0]['method']}"
-            plot_profile(results["runs"], Path(f"{stem}_profile.png"))
-            if {"base"} < set(results["runs"][0]["arms"]):
-                plot_skills(results["runs"], Path(f"{stem}_skills.png"))
+        if args.plots:
+            folder = Path(args.plots)
+            folder.mkdir(parents=True, exist_ok=True)
+            runs = results.get("runs", [])
+            if "data" in results:
+                plot_curve(results["data"], folder / "active_curve.png")
+            elif runs[0]["method"] == "dart":
+                if {"dart", "no penalty"} & set(runs[0]["steps"]):
+                    plot_dart(runs, folder / "dart_mapper.png")
+            elif most_missed(runs):
+                plot_profile(runs, folder / f"{runs[0]['method']}_profile.png")
+                if {"base"} < set(runs[0]["arms"]):
+                    plot_skills(runs, folder / f"{runs[0]['method']}_skills.png")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -89,7 +89,8 @@ def main() -> int:
         rows = [{"messages": chat}] * 32
         run = common.open_run(run_args, run_args.out)
         timed(f"train on {len(rows)} pairs of {len(stat_sel.encode(student, chat, 4096)[0])} tokens, batch {run_args.batch} = "
-              f"{run_args.batch // run_args.micro_batch} x {run_args.micro_batch}", lambda: stat_sel.train(run_args, run, student, rows, "arm"))
+              f"{run_args.batch // run_args.micro_batch} x {run_args.micro_batch}",
+              lambda: stat_sel.train(run_args, run, student, rows, "arm", run_args.lr[0]))
         run.lock.release()
         student = None  # one model at a time
         student = common.load_student(run_args.student)

@@ -10,7 +10,6 @@ Run     python experiments/pairs.py --pairs FILE --student Qwen/Qwen2.5-3B --ood
 Writes  runs/pairs/ as stat_sel.py does, with train_pairs.jsonl and adapter/pairs/
 """
 import contextlib
-import functools
 import itertools
 import sys
 from dataclasses import dataclass, fields
@@ -26,9 +25,9 @@ FIELDS = [form.split() for form in (
     "instruction output", "prompt completion", "problem solution", "question answer", "instruction response",
     "prompt response", "query response")]
 FORMS = "messages, conversations, or " + ", ".join(map(" and ".join, FIELDS))
-UNUSED = ("val skills skill_map label_test arms teacher teacher_url teacher_max_tokens teacher_timeout plan "
-          "teacher_max_none cache concurrency usd_per_m_in usd_per_m_out max_usd compare questions_per_skill "
-          "embedder n_rewrites n_pairs").split()
+UNUSED = ("val skills skill_map arms until teacher teacher_url teacher_max_tokens teacher_timeout plan "
+          "teacher_max_none cache concurrency usd_per_m_in usd_per_m_out max_usd max_difficult n_heldout "
+          "questions_per_skill embedder trust_remote_code n_rewrites n_pairs").split()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,12 +133,10 @@ def main(args: Args) -> None:
     for field in fields(args):
         if field.name in UNUSED and getattr(args, field.name) != field.default:
             raise UserError(f"--{field.name.replace('_', '-')}: nothing here uses it; leave it out")
-    common.check_args(args, lr=1, temperature=100, warmup=1, lora_dropout=0.99, weight_decay=1,
-                      max_grad_norm=1e9, tau1=1, tau2=1)
-    common.template_head(args.chat_template_kwargs)  # refuses what is not JSON
-    prm = args.prm if args.difficulty == "prm" else None
-    for flag, name in (("--student", args.student), ("--adapter", args.adapter), ("--prm", prm)):
-        common.check_checkpoint(name, flag)  # now, not after hours
+    stat_sel.check_flags(args, needs_prm=args.difficulty == "prm")
+    if len(args.lr) > 1:
+        raise UserError("--lr: expected one number, since the given pairs may hold a question that is "
+                        "held out to choose; give one")
     given = read_pairs(args.pairs)
     questions = stat_sel.load_questions(args)
     given = untested(given, [row for rows in questions.sets.values() for row in rows])
@@ -151,17 +148,10 @@ def main(args: Args) -> None:
     run = common.open_run(args, args.out, stat_sel.HOW)
     parts = {f"test {name}": rows for name, rows in questions.sets.items()}
     common.check_questions(run, {"pairs": given} | parts)
-    load = functools.partial(common.load_student, args.student, template_kwargs=args.chat_template_kwargs)
-    student, adapter = functools.cache(lambda: load(args.adapter)), run.path / "adapter" / "pairs"
-    graded = stat_sel.grade(args, run, student, [], questions.sets["MATH"])
+    graded = stat_sel.grade(args, run, [], questions.sets["MATH"])
     run.step("train_pairs.jsonl", lambda: given)
-    tested = {"base": stat_sel.test(args, run, student, questions, "base")}
-    student.cache_clear()
-    if not adapter.exists():
-        stat_sel.train(args, run, load(args.adapter), given, "pairs")
-    adapter.with_suffix(".checkpoint.pt").unlink(missing_ok=True)
-    trained = functools.cache(lambda: load(adapter))  # what is tested is what was saved
-    tested["pairs"] = stat_sel.test(args, run, trained, questions, "pairs")
+    stat_sel.train_arm(args, run, [], "pairs")
+    tested = {arm: stat_sel.test(args, run, questions, arm) for arm in ("base", "pairs")}
     stat_sel.show(tested, {row["id"] for row in graded if row["difficult"]})
     arms = {"base": {}, "pairs": {}}
     for arm, name in itertools.product(arms, questions.sets):

@@ -52,7 +52,12 @@ def shared_world(tmp_path_factory, *args, **kwargs) -> Path:
 def small_world(tmp_path_factory):
     """A world of 60 validation and 100 test questions with a student trained for 160 steps: enough to run, too little to be good."""
     import stat_sel
-    return shared_world(tmp_path_factory, 0, stat_sel.STUDENT_PROMPT, 0.1)
+    from toyworld.embedder import make_embedder
+    made = shared_world(tmp_path_factory, 0, stat_sel.STUDENT_PROMPT, 0.1)
+    with filelock.FileLock(made / "embedder.lock"):
+        if not (made / "embedder").is_dir():
+            make_embedder(made / "embedder", made / "student", 0)
+    return made
 
 
 def pytest_collection_modifyitems(items):

@@ -11,7 +11,7 @@ import stat_syn
 from tests.conftest import ROOT
 
 METHODS = {name: ROOT / f"{name}.py" for name in ("stat_sel", "stat_syn", "dart", "active_loop", "report") if (ROOT / f"{name}.py").exists()}
-EACH_ITS_OWN = {"Args", "HOW", "plan", "draw", "main"}  # the settings and the glue
+EACH_ITS_OWN = {"Args", "Arm", "HOW", "plan", "draw", "main"}  # the settings and the glue
 MARK = re.compile(r"# Copied from (\w+)\.(\w+)(?: with (\w+)->(\w+))?")
 
 
@@ -91,7 +91,7 @@ def test_the_settings_that_two_methods_share_have_one_default_and_one_explanatio
         return {field.name: (field.default, field.type, dict(lines)[field.name]) for field in dataclasses.fields(module.Args)}
     sel, syn = settings(stat_sel), settings(stat_syn)
     assert set(sel) - set(syn) == {"questions_per_skill"} and len(set(sel) & set(syn)) > 40
-    own = {"out", "arms", "teacher", "embedder", "n_rewrites", "n_pairs"}  # they name what the method itself does
+    own = {"out", "arms", "teacher", "n_rewrites", "n_pairs"}  # they name what the method itself does
     assert {name for name in set(sel) & set(syn) if sel[name] != syn[name]} == own
     assert {name for name in own if sel[name][0] != syn[name][0]} == {"out", "arms"}
     assert set(stat_sel.HOW) <= set(stat_syn.HOW)

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import random
 import re
+import time
 
 import pytest
 import torch
@@ -88,11 +89,12 @@ def test_one_pass_equals_a_pass_per_step(prm):
 
 
 def test_a_run_keeps_its_rewards_and_goes_on(prm, tmp_path, monkeypatch):
-    from dataclasses import make_dataclass
+    from dataclasses import make_dataclass, replace
     answered = [({"id": f"q{i}", "problem": problem}, "\n\n".join(steps)) for i, (problem, steps) in enumerate(cases())]
-    args = make_dataclass("Args", [("seed", int)])(0)
+    args = make_dataclass("Args", ["prm", "prm_batch"])(prm, 4)
+    rows, answers = [row for row, _ in answered], {row["id"]: text for row, text in answered}
     runs = [common.open_run(args, tmp_path / name) for name in ("one", "two")]
-    whole = stat_sel.step_rewards(runs[0], "2_rewards.jsonl", prm, answered, 4)
+    whole = stat_sel.step_rewards(args, runs[0], rows, answers)
     assert whole.keys() == {row["id"] for row, _ in answered}
     score, calls = stat_sel.score_steps, []
 
@@ -103,10 +105,9 @@ def test_a_run_keeps_its_rewards_and_goes_on(prm, tmp_path, monkeypatch):
         return score(*given)
     monkeypatch.setattr(stat_sel, "score_steps", dies_at_the_second_batch)
     with pytest.raises(KeyboardInterrupt):
-        stat_sel.step_rewards(runs[1], "2_rewards.jsonl", prm, answered, 4)
-    assert stat_sel.step_rewards(runs[1], "2_rewards.jsonl", prm, answered, 4) == whole and len(calls) == 3
-    assert stat_sel.step_rewards(runs[1], "2_rewards.jsonl", "nowhere", answered, 4) == whole  # it is there: no model is loaded
-    assert stat_sel.step_rewards(runs[1], "other.jsonl", "nowhere", [], 4) == {}
+        stat_sel.step_rewards(args, runs[1], rows, answers)
+    assert stat_sel.step_rewards(args, runs[1], rows, answers) == whole and len(calls) == 3
+    assert stat_sel.step_rewards(replace(args, prm="nowhere"), runs[1], rows, answers) == whole  # it is there: no model is loaded
 
 
 @pytest.mark.parametrize("template", [
@@ -114,6 +115,7 @@ def test_a_run_keeps_its_rewards_and_goes_on(prm, tmp_path, monkeypatch):
     TEMPLATE.replace("m.content | trim", "(' ' if m.role == 'assistant' else '') + m.content")])  # another token than the one asked for
 def test_a_template_that_changes_earlier_turns_is_refused(tmp_path, template):
     model, tokenizer = common.load_4bit(make_prm(tmp_path, template), "--prm")
+    tokenizer.add_tokens([" +"])
     with pytest.raises(common.UserError, match="--prm: its chat template"):
         stat_sel.score_steps(model, tokenizer, cases())
 
@@ -133,17 +135,16 @@ def test_split_steps(response, steps):
     assert stat_sel.split_steps(response) == steps
 
 
-def test_embeddings_do_not_depend_on_the_batch(prm):
-    model, tokenizer = common.load_4bit(prm, "--embedder")
-    texts = [problem + " ".join(steps) for problem, steps in cases()]
-    naive = []
-    for text in texts:
-        with torch.no_grad():
-            hidden = model(tokenizer(text, return_tensors="pt").input_ids, output_hidden_states=True).hidden_states[-1][0]
-        mean = hidden.mean(0)
-        naive.append(mean / mean.norm())
-    for batch in (1, 4, 100):
-        torch.testing.assert_close(stat_sel.embed(model, tokenizer, texts, batch), torch.stack(naive), rtol=0, atol=2e-4)
+def test_a_chat_of_many_steps_is_made_in_linear_time(prm):
+    tokenizer = common.load_4bit(prm, "--prm")[1]
+    step = "We add 3 + 4 = 7, and so the next number of the row is 7."
+    seconds = []
+    for n in (100, 800):
+        started = time.process_time()
+        ids, at = stat_sel.chat_of_steps(tokenizer, "What is next?", [step] * n)
+        seconds.append(time.process_time() - started)
+        assert len(at) == n and [ids[i + 1] for i in at[:-1]] == [tokenizer.convert_tokens_to_ids("+")] * (n - 1)
+    assert seconds[1] < 24 * seconds[0]  # eight times as many; in quadratic time 64 times
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path):
@@ -314,7 +315,7 @@ def test_without_an_end_token_the_template_s_end_of_turn_is_taken(tmp_path):
             common.load_student(path)
 
 
-@pytest.mark.parametrize("flag", ["--student", "--prm", "--embedder"])
+@pytest.mark.parametrize("flag", ["--student", "--prm"])
 def test_a_token_of_ordinary_texts_without_an_embedding_is_refused(tmp_path, flag):
     with pytest.raises(common.UserError, match=f"^{flag} .*: its embedding has no row for token 259"):
         common.load_4bit(make_model(tmp_path, vocab_size=259), flag)

@@ -36,9 +36,9 @@ def test_t_interval_by_hand():
     assert report.t_interval([1, None, 2, 3]) == report.t_interval([1, 2, 3]) and report.t_interval([None]) is None
 
 
-QUESTIONS = {"P": {"p1": ["S: a"], "p2": ["S: a", "S: b"], "p3": []},
-             "Q_val": {key: ["S: a"] for key in ("v1", "t4", "v3", "v4", "v5")},  # another set's t4, where --val names one
-             "Q_test": {"t1": ["S: a"], "t2": ["S: b"], "t3": ["S: a", "S: b"], "t4": []}}
+QUESTIONS = {"P": {"p1": ["A"], "p2": ["A", "b"], "p3": None},  # the known skill is "S: a"
+             "Q_val": {key: ["a"] for key in ("v1", "t4", "v3", "v4", "v5")},  # another set's t4, where --val names one
+             "Q_test": {"t1": ["a"], "t2": ["b"], "t3": ["a", "b"], "t4": []}}
 VAL = [  # is_right, difficult, rewards, inconsistent, words; at 0.85, 0.7 and 800 words
     (True, False, [0.9, 0.95], False, 800.0),  # as long as the limit: long
     (False, True, [0.9, 0.85], True, 799.9),  # the last step is tau1: difficult
@@ -47,31 +47,41 @@ VAL = [  # is_right, difficult, rewards, inconsistent, words; at 0.85, 0.7 and 8
     (False, False, None, False, 10.0)]  # no steps
 PROFILE = {"S: c": 1, "S: b": 1} | {f"S: k{i}": 5 for i in range(9)}  # b and c tie for the tenth place: b by its name
 RIGHT = {"base": [True, False, None, True], "augment": [True, True, False, False], "stat": [True, True, True, False]}
-DRAWN = {"augment": ["p1", "p1", "p2"], "stat": ["p2", "p2", "p3"], "hard": ["p2"], "pairs": [None, None]}
-ARMS = ("base", "train", "augment", "hard", "embed", "stat", "shuffled", "pairs")
+DRAWN = {"augment": ["p1", "p1", "p2"], "stat": ["p2", "p2", "p3"], "hard": ["p2"]}
+ARMS = ("base", "train", "augment", "hard", "embed", "stat", "shuffled", "accuracy")
 
 
-def write_run(path, seed=1, arms=("base", "augment", "stat"), rewards=True, embedder=None, method="stat_sel", **args):
-    """The files of a finished run: four test questions, of which t2 and t3 are difficult, and AMC with two samples of each of two questions."""
+def write_run(path, seed=1, arms=("base", "augment", "stat"), rewards=True, embedder="embedder", method="stat_sel", criteria="difficulty.jsonl",
+              label_test=False, **args):
+    """The files of a finished run: four test questions, of which t2 and t3 are difficult, and AMC with two samples of each of two questions.
+
+    criteria: the file whose rows say what each criterion of difficulty finds; older runs have them in 2_graded.jsonl.
+    """
     path.mkdir(parents=True)
 
     def write(name, rows):
         (path / name).write_text("".join(json.dumps(row) + "\n" for row in rows) if name.endswith("l") else json.dumps(rows))
-    args = {"seed": seed, "student": f"worlds/{seed}/student", "prm": f"prm-{seed}", "arms": arms, "label_test": False, "tau1": 0.85, "tau2": 0.7,
-            "length_words": 800, "teacher": "toy", "difficulty": "prm", "embedder": embedder} | args
-    with_pairs = bool(args.get("pairs"))
+    args = {"seed": seed, "student": f"worlds/{seed}/student", "prm": f"prm-{seed}", "arms": arms, "tau1": 0.85, "tau2": 0.7, "lr": [1e-4],
+            "teacher": "toy", "difficulty": "prm", "embedder": embedder and f"worlds/{seed}/{embedder}"} | args
+    taught = set(arms) - {"base", "train"}
     write("args.json", args)
     write("env.json", [{"commit": "old", "gpu": "old", "packages": {}}, {"commit": "c" * 40, "gpu": "cpu", "packages": {"torch": "2"}}])
     write("0_questions.jsonl", [{"id": key, "part": part, "subject": "S", "level": None, "skills": skills}
                                 for part, rows in QUESTIONS.items() for key, skills in rows.items()])
-    graded = [{"id": key, "part": "Q_val", "response": "r", "is_right": right, "words": words, "rewards": steps if rewards else None,
-               "difficult_by": {"prm": hard if steps and rewards else None, "consistency": inconsistent, "length": words >= 800}, "difficult": hard}
-              for key, (right, hard, steps, inconsistent, words) in zip(QUESTIONS["Q_val"], VAL, strict=True)]
-    write("2_graded.jsonl", graded * (not with_pairs) + [{"id": key, "part": "Q_test", "response": "r", "is_right": True, "words": 1.0,
-          "rewards": None, "difficult": key in ("t2", "t3")} for key in QUESTIONS["Q_test"]])
-    if not with_pairs:
+    val = [{"id": key, "part": "Q_val", "response": "r", "is_right": right, "words": words, "rewards": steps if rewards else None, "difficult": hard}
+           for key, (right, hard, steps, _, words) in zip(QUESTIONS["Q_val"], VAL, strict=True)]
+    by = [row | {"difficult_by": {"prm": hard if steps and rewards else None, "consistency": inconsistent, "length": words >= 800}}
+          for row, (_, hard, steps, inconsistent, words) in zip(val, VAL, strict=True)]
+    write("2_graded.jsonl", (by if criteria == "2_graded.jsonl" else val) + [
+        {"id": key, "part": "Q_test", "response": "r", "is_right": True, "rewards": None, "difficult": key in ("t2", "t3")}
+        for key in QUESTIONS["Q_test"]])
+    if criteria == "difficulty.jsonl":
+        write(criteria, [{key: row[key] for key in ("id", "is_right", "rewards", "words", "difficult_by")} for row in by])
+    if label_test:
+        write("labels_test.jsonl", [{"id": "t1", "skills": ["S: c"], "unknown": []}])
+    if taught:
         write("3_skill_map.jsonl", [{"id": key, "skills": [skill], "unknown": []} for key, skill in (
-            ("p1", "S: b"), ("p2", "S: a"), ("p3", "S: c"), *[("t1", "S: c")] * args["label_test"])])
+            ("p1", "S: b"), ("p2", "S: a"), ("p3", "S: c"))])
     for arm in arms:
         if arm != "base":
             write(f"train_{arm}.jsonl", [{"id": key, "sample": 0, "messages": [{"content": f"{key}?"}, {"content": "!"}]}
@@ -86,7 +96,7 @@ def write_run(path, seed=1, arms=("base", "augment", "stat"), rewards=True, embe
                            for epoch, seconds in ((1, 9.0), (1, 0.25), (2, 0.75))]  # the first epoch was begun anew
             with open(path / "metrics.jsonl", "a") as f:
                 f.write("".join(json.dumps(row) + "\n" for row in write_lines))
-    if not with_pairs:
+    if taught:
         write("4_profile.jsonl", [{"id": f"v{i}", "skills": skills, "fault": None} for i, skills in enumerate(
             [["S: c", "S: b"], *[[f"S: k{i}" for i in range(9)]] * 5])] + [{"id": "v9", "skills": [], "fault": "malformed"}])
     write("result.json", {"method": method, "removed": {"MATH": 0, "AMC": 7},
@@ -141,6 +151,27 @@ def test_rates_by_hand_and_blanks_without_a_denominator(gathered):
     assert "| length | 8 | 50.0 [50.0, 50.0] |  | 0.0 [0.0, 0.0] |" in report.tables(results)
 
 
+def test_detection_of_an_older_run_and_none_where_no_criterion_was_compared(gathered, tmp_path):
+    older, new = report.gather([write_run(tmp_path / "older", criteria="2_graded.jsonl")])["runs"][0], gathered()["runs"][0]
+    assert (older["detection"], older["grid"]) == (new["detection"], new["grid"])
+    results = report.gather([write_run(tmp_path / "none", criteria=None)])
+    assert results["runs"][0]["detection"] == results["runs"][0]["grid"] == {} and "Difficulty" not in report.tables(results)
+
+
+def test_the_datas_own_labels_are_spelt_as_the_known_skills_and_ignored_where_they_are_others(tmp_path):
+    def read(known, *names):
+        rows = [{"id": i, "part": "P", "subject": "S", "skills": some} for i, some in enumerate(names)]
+        (tmp_path / "0_questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = report.own_labels(tmp_path, known)
+        assert found["Q_val"] == found["Q_test"] == {}
+        return found["P"]
+    known = {"S: prime numbers", "S: sums"}
+    assert read(known, ["Prime_Numbers", "sums"], None, []) == {0: ["S: prime numbers", "S: sums"], 1: [], 2: []}
+    assert read(known, ["sums"] * 19, ["magic"]) == {0: ["S: sums"] * 19, 1: []}  # 5 % of others
+    assert read(known, ["sums"] * 18, ["magic"]) == {}
+    assert read(set(), ["magic"]) == {0: ["S: magic"]}  # no skill map
+
+
 def test_without_rewards_there_is_no_row_and_no_grid_of_them(gathered):
     results = gathered(rewards=False)
     assert list(results["runs"][0]["detection"]) == ["consistency", "length"] and results["runs"][0]["grid"] == {}
@@ -169,9 +200,10 @@ def test_tables_of_any_arms(gathered, arms):
     assert all(f"\n| {arm} | " in shown for arm in arms) and "nan" not in shown and "None" not in shown
     for claim, needs in (("C1: STAT-Sel > MATH-Augment", "stat augment"), ("C1: MATH-Augment > base", "augment base"), ("C5", "stat augment"),
                          ("C1 on MATH^D", "stat augment"), ("C3", "stat embed"), ("baseline: STAT-Sel > MATH-Train", "stat train"),
-                         ("baseline: STAT-Sel > MATH-Hard", "stat hard"), ("control", "stat shuffled"), ("C6", "stat base")):
+                         ("baseline: STAT-Sel > MATH-Hard", "stat hard"), ("control: STAT-Sel > shuffled", "stat shuffled"),
+                         ("control: STAT-Sel > accuracy", "stat accuracy"), ("C6", "stat base")):
         assert (f"| {claim}" in shown) == (set(needs.split()) <= set(arms)), claim
-    assert ("| claim |" in shown) == ("stat" in arms and len({*arms} - {"stat", "pairs"}) > 0 or {"augment", "base"} <= set(arms))
+    assert ("| claim |" in shown) == ("stat" in arms and len(arms) > 1 or {"augment", "base"} <= set(arms))
 
 
 SYN = ("base", "augment", "stat", "shuffled", "embed", "sel", "embed_sel")
@@ -180,7 +212,7 @@ SYN = ("base", "augment", "stat", "shuffled", "embed", "sel", "embed_sel")
 def test_stat_syns_claims_stand_beside_stat_sels(tmp_path):
     for seed in (1, 2):
         path = tmp_path / str(seed)
-        write_run(path, seed, arms=SYN, method="stat_syn", embedder="some")
+        write_run(path, seed, arms=SYN, method="stat_syn")
         rows = [json.loads(line) for line in (path / "train_stat.jsonl").read_text().splitlines()]
         (path / "train_stat.jsonl").write_text("".join(json.dumps(row | {"id": f"stat/{i}", "skill": "S: c"}) + "\n" for i, row in enumerate(rows)))
         logged = [line for line in (path / "metrics.jsonl").read_text().splitlines() if "sel" not in json.loads(line)["train"]]
@@ -207,7 +239,7 @@ def test_stat_syns_claims_stand_beside_stat_sels(tmp_path):
 
 def test_c3_is_judged_with_an_embedder_only(gathered, tmp_path):
     row = r"\| C3: STAT-Sel > Embed-Sel \| (.*?) \| (.*?) points \| \+5\.5 \(the first alone\) \|"
-    without = re.search(row, report.tables(gathered(arms=("embed", "stat"))))
+    without = re.search(row, report.tables(gathered(arms=("embed", "stat"), embedder=None)))  # an older run
     assert without[1].startswith("not testable here: the student's own hidden states") and without[2] == "+0.0 [+0.0, +0.0]"
     one = write_run(tmp_path / "with", arms=("embed", "stat"), embedder="gte-Qwen2-7B-instruct")
     assert re.search(row, report.tables(report.gather([one])))[1].startswith("is open")
@@ -219,7 +251,7 @@ def test_claims_show_the_papers_differences_and_unequal_numbers_of_pairs(gathere
     assert re.search(r"C1 on MATH\^D: .* \| \+2\.7, \+2\.0, \+1\.4 \|", shown)
     assert re.search(r"MATH-Train \| .* points \| \+6\.7 \(", shown)
     assert re.search(r"MATH-Hard \| .* points, with 3 pairs against 1 \| \+5\.9 \(the first alone\) \|", shown)
-    assert re.search(r"control: .* \| not run there \|", shown)
+    assert len(re.findall(r"control: .* \| not run there \|", shown)) == 2
 
 
 def test_c5_holds_where_the_targeted_pairs_are_nearer(gathered):
@@ -230,11 +262,18 @@ def test_c5_holds_where_the_targeted_pairs_are_nearer(gathered):
     assert re.search(rf"\| C5: .* \| holds \| {re.escape(f'{nearer} [{nearer}, {nearer}] points')}", report.tables(results))
 
 
-def test_given_pairs_need_no_labels_and_no_profile(gathered):
-    results = gathered(arms=("base", "pairs"), pairs="mine.jsonl")
+def test_the_seconds_of_all_learning_rates_count(gathered, tmp_path):
+    path = Path(write_run(tmp_path / "one", arms=("embed", "embed_sel"), lr=[1e-5, 2e-3]))
+    (path / "metrics.jsonl").write_text("".join(json.dumps({"train": name, "epoch": 1, "seconds": s, "peak_gib": g}) + "\n" for name, s, g in (
+        ("embed_1e-05", 50, 9), ("embed_1e-05", 1, 3), ("embed_0.002", 2, 4), ("embed_sel", 7, 5))))
+    arms = report.gather([str(path)])["runs"][0]["arms"]
+    assert [(arm["train_seconds"], arm["peak_gib"]) for arm in arms.values()] == [(3, 4), (7, 5)]
+
+
+def test_without_a_teacher_there_are_no_labels_and_no_profile(gathered):
+    results = gathered(arms=("base", "train"), criteria=None)
     shown = report.tables(results)
-    assert results["runs"][0]["detection"] == {} and results["runs"][0]["arms"]["pairs"]["skills_by_data"] == {}
-    assert "| pairs | 6 / 8 |" in shown and "most-missed" not in shown and "Difficulty" not in shown and "Distance" not in shown
+    assert "| train | 6 / 8 |" in shown and "most-missed" not in shown and "Difficulty" not in shown and "Distance" not in shown
 
 
 def small(base, stat, train_skills=(), profile=()):

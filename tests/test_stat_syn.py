@@ -10,7 +10,7 @@ import pytest
 import common
 import stat_sel
 import stat_syn
-from stat_syn import agreeing, fingerprints, masked, read_question, read_solution, screen
+from stat_syn import agreeing, masked, read_question, read_solution, screen
 from tests.conftest import ROOT
 from toyworld import audit
 from toyworld import problems as toy
@@ -83,6 +83,7 @@ def test_a_copy_is_one_up_to_numbers_and_names(a, b, same):
     assert (masked(a) == masked(b)) is same
 
 
+BOILER = "The answer can be written as m/n where m and n are relatively prime positive integers. Find m+n."
 LONG = "A train leaves the city of Bern at nine in the morning and arrives in Basel one hour later with 80 people."
 POOL = [{"id": "p1", "problem": "What is 3+4?"}, {"id": "p2", "problem": "Find the sum of 5 and 6."}, {"id": "p3", "problem": "Find 8 mod 3."}]
 
@@ -101,9 +102,11 @@ def new(problem, arm="stat", references=("p1",), fault=None):
     (new("How much is 7+8?"), None, None), (new("How much is 7*8 plus one?"), None, None),  # short questions count as a whole
     (new("Today a train leaves the city of Bern at nine in the morning and arrives in Lausanne."), "in a test set", LONG),
     (new("A train leaves the city of Bern at nine in the evening, and arrives in Basel one hour later with 80 people."), None, None),  # 11, 9 words
+    (new(f"A coin is thrown four times, and six dice are rolled at once; how likely are two heads and three sixes to come up? {BOILER}"), None, None),
     (new(None, fault="missing tag"), "missing tag", None)])
 def test_novelty_and_decontamination(row, why, matched):
-    tests = [{"problem": "How much is 7*8?"}, {"problem": LONG}]
+    other = f"Two of the twelve children in a class are twins. They sit down in a row by chance; how likely do the twins sit side by side? {BOILER}"
+    tests = [{"problem": "How much is 7*8?"}, {"problem": LONG}, {"problem": other}]
     kept, dropped = screen([row], POOL, tests)
     assert (kept, dropped) == (([row], []) if why is None else ([], [row | {"dropped": why, "matched": matched}]))
 
@@ -120,30 +123,27 @@ def test_decontamination_against_a_naive_search():
     words = ["ab", "cd", "ef", "gh", "ij", "3"]
     found = Counter()
     for _ in range(400):
-        test, fresh = (" ".join(rng.choice(words) for _ in range(rng.randint(3, 40))) for _ in range(2))
+        test, fresh = (" ".join(rng.choice(words) for _ in range(rng.randint(3, 30))) for _ in range(2))
         if rng.random() < 0.5:  # plant a part of the one in the other
-            at, n = rng.randrange(len(test.split())), rng.randint(10, 16)
+            at, n = rng.randrange(len(test.split())), rng.randint(10, 28)
             fresh = " ".join([*fresh.split()[:5], *test.split()[at:at + n], *fresh.split()[5:]])
         a, b = test.split(), fresh.split()
-        shared = a == b or any(a[i:i + 13] == b[j:j + 13] for i in range(len(a) - 12) for j in range(len(b) - 12))
-        assert bool(fingerprints(test) & fingerprints(fresh)) is shared
+        mine, theirs = ({tuple(text[i:i + 13]) for i in range(len(text) - 12)} for text in (b, a))
+        n = len(mine & theirs)
+        shared = a == b or n > 0 and n >= min(len(mine), len(theirs)) / 2
+        assert (common.leaked([fresh], [test])[0] == test) is shared
         found[shared] += 1
-    assert min(found.values()) > 50
+    assert min(found.values()) > 20
 
 
 def test_train_and_test_overlap_of_real_math(real_data):
-    """505 of MATH's 5,000 test questions share 13 words in a row with a training question; 588 with the code of the figures."""
-    train, tests = (common.load(f"{real_data}/math", split) for split in ("train", "test"))
-    marks = {mark for row in train for mark in fingerprints(row["problem"]) if " " in mark}
-    assert sum(any(mark in marks for mark in fingerprints(row["problem"])) for row in tests) == 505
-    with_code = [[row | {"problem": row["problem"].replace("[asy]", " asy ").replace("[/asy]", " asy ")} for row in rows] for rows in (train, tests)]
-    marks = {mark for row in with_code[0] for mark in fingerprints(row["problem"]) if " " in mark}
-    assert sum(any(mark in marks for mark in fingerprints(row["problem"])) for row in with_code[1]) == 588
-    kept, dropped = screen([new(row["problem"], references=[]) for row in tests], train, tests)
-    assert kept == [] and {row["dropped"] for row in dropped} == {"in a test set"}
-    respelt = [row["problem"].replace("\\frac", "\\dfrac").replace("-", "−").replace("\\left", "") for row in tests]
-    kept, dropped = screen([new(text, references=[]) for text in respelt], [], tests)
-    assert kept == [] and len(dropped) == 5000
+    """194 of 7,500 train questions give a test question away; 640 share 13 words in a row with one, most of them what many questions say."""
+    train, tests = ([row["problem"] for row in common.load(f"{real_data}/math", split)] for split in ("train", "test"))
+    marks = {mark for text in tests for mark in common.windows(text)}
+    assert sum(bool(common.windows(text) & marks) for text in train) == 640
+    assert sum(map(bool, common.leaked(train, tests))) == 194
+    respelt = [text.replace("\\frac", "\\dfrac").replace("-", "−").replace("\\left", "") for text in tests]
+    assert all(common.leaked(tests, tests)) and all(common.leaked(respelt, tests))
 
 
 def test_references_are_drawn_for_every_missing_skill():
@@ -197,12 +197,12 @@ def test_the_same_references_twice_are_two_samples_not_one():
     group = {"arm": "stat", "for": "v1", "skill": "S: x", "references": ["a", "b", "c"]}
     groups = [group, group | {"for": "v2"}, group | {"references": ["b", "a", "c"]}, group | {"arm": "shuffled"},
               group | {"arm": "embed", "skill": None}]
-    asked = stat_syn.writing(stat_syn.Args(n_new=2), groups, rows)
+    asked = stat_syn.writing(stat_syn.Args(n_new=2), groups, list(rows.values()))
     assert [request.sample for request in asked] == [0, 1, 2, 3, 0, 1, 0, 1, 0, 1]
     text = asked[0].messages[0]["content"]
     assert all(f"<problem>\n{i}?\n</problem>\n\n<solution>\n{i}!\n</solution>" in text for i in "abc")
     assert "S: x" in text and "problems from S, each" in text
-    two = stat_syn.writing(stat_syn.Args(), [group], rows | {"b": rows["b"] | {"subject": "T"}})[0].messages[0]["content"]
+    two = stat_syn.writing(stat_syn.Args(), [group], list((rows | {"b": rows["b"] | {"subject": "T"}}).values()))[0].messages[0]["content"]
     assert "problems from S and T, each" in two
     assert "<skill>" not in asked[-1].messages[0]["content"] and asked[0].messages == asked[6].messages
 
@@ -223,7 +223,7 @@ def write_toy(n=1500, seed=0):
     for i in range(n):
         skill = rng.choice(skills)
         group = {"arm": "stat", "for": "v", "skill": skill, "references": [p.text for p in rng.sample(by_skill[skill], 3)]}
-        prompt = stat_syn.writing(stat_syn.Args(n_new=1), [group], rows)[0].messages[0]["content"]
+        prompt = stat_syn.writing(stat_syn.Args(n_new=1), [group], list(rows.values()))[0].messages[0]["content"]
         out.append(group | read_question(toy_teacher.reply(prompt, i)))
     return out, list(rows.values())
 
@@ -296,7 +296,7 @@ def test_the_audit_refuses_what_is_no_run(path, monkeypatch, capsys):
 def test_the_toy_teacher_plays_its_part_on_real_problems():
     rows = {i: {"id": i, "subject": "Algebra", "problem": f"Solve the equation $x^{i}={i}$.", "solution": "$\\boxed{1}$"} for i in "345"}
     group = {"arm": "embed", "for": "v", "skill": None, "references": list("345")}
-    reply = toy_teacher.reply(stat_syn.writing(stat_syn.Args(), [group], rows)[0].messages[0]["content"], 0)
+    reply = toy_teacher.reply(stat_syn.writing(stat_syn.Args(), [group], list(rows.values()))[0].messages[0]["content"], 0)
     problem = read_question(reply)["problem"]
     assert screen([group | {"problem": problem, "fault": None}], list(rows.values()), [])[0]
     answers = [read_solution(toy_teacher.reply(stat_syn.SOLVE_PROMPT.format(problem=problem), seed))["answer"] for seed in range(3)]

@@ -1,5 +1,6 @@
 """Loading, sampling and training a real 4-bit student: against transformers' own computations."""
 import json
+import random
 import re
 import textwrap
 import time
@@ -9,7 +10,7 @@ import torch
 
 import common
 import stat_sel
-from stat_sel import Args
+from stat_sel import Args, question
 from tests import started
 from tests.conftest import ROOT
 
@@ -171,7 +172,98 @@ def test_every_end_token_stops(student, rows, monkeypatch):
     first = common.sample(student, [prompt], 0.0, 5, seed=0)[0]["response"]
     token = student.tokenizer(first, add_special_tokens=False).input_ids[0]
     out = common.sample(student._replace(stop_ids=student.stop_ids | {token}), [prompt], 0.0, 5, seed=0)[0]
-    assert out == {"response": "", "cut_off": False, "n_tokens": 0, "tokens": [token]}
+    assert out == {"response": "", "cut_off": False, "n_tokens": 0, "tokens": [token], "is_open": False}
+
+
+def open_answers(tmp_path, name, size, limit=40):
+    args = Args(out=str(tmp_path / name), sample_batch=size, max_new_tokens=limit)
+    return args, common.open_run(args, args.out)
+
+
+def test_answers_in_rounds_are_those_of_plain_sampling(student, rows, tmp_path):
+    """Token by token at temperature 0, whatever the batch; each once, in the same order; and no file of a round stays."""
+    plain = [common.sample(student, [prompt_of(student, row["problem"])], 0.0, 40, seed=0)[0] for row in rows[:50]]
+    lengths = sorted(out["n_tokens"] for out in plain)
+    assert lengths[0] < lengths[-1]  # else no answer would be put aside
+    for size in (7, 16):
+        args, run = open_answers(tmp_path, f"by-{size}", size)
+        found = common.answer(args, run, "1_answers.jsonl", lambda: student, rows[:50], question, 0.0, n=2)
+        assert [[one["sample"] for one in outs] for outs in found.values()] == [[0, 1]] * 50
+        for row, out in zip(rows[:50], plain, strict=True):
+            one, two = ({k: v for k, v in got.items() if k not in ("id", "sample", "run_on")} for got in found[row["id"]])
+            assert one == two == {k: out[k] for k in ("response", "cut_off", "n_tokens")} and not found[row["id"]][0]["run_on"]
+        assert not list(run.path.glob("*round*")) and (run.path / "1_answers.jsonl").exists()
+
+
+def test_begun_answers_go_on_where_they_were(student, rows):
+    prompts = [prompt_of(student, row["problem"]) for row in rows[:12]]
+    whole = common.sample(student, prompts, 0.0, 40, seed=0)
+    halves = common.sample(student, prompts, 0.0, 40, seed=0, leave=0.5)
+    left = [i for i, out in enumerate(halves) if out["is_open"]]
+    assert 0 < len(left) <= 6 and all(halves[i] == whole[i] for i in range(12) if i not in left)
+    rest = common.sample(student, [prompts[i] for i in left], 0.0, 40, 1, [halves[i]["tokens"] for i in left])
+    assert rest == [whole[i] for i in left]
+    cut = common.sample(student, prompts, 0.0, 3, seed=0)
+    assert all(out["n_tokens"] <= 3 and out["cut_off"] == (out["tokens"][-1] not in student.stop_ids) for out in cut)
+    assert not any(out["is_open"] for out in cut)  # at the limit an answer is done
+
+
+def test_a_kill_between_rounds_changes_nothing(student, rows, tmp_path, monkeypatch):
+    args, run = open_answers(tmp_path, "whole", 8)
+    whole = common.answer(args, run, "1_answers.jsonl", lambda: student, rows[:40], question, 1.0)
+    args, run = open_answers(tmp_path, "killed", 8)
+    real, calls = common.sample, []
+
+    def dies(*given):
+        calls.append(given)
+        if len(calls) in (3, 7):
+            raise KeyboardInterrupt
+        return real(*given)
+    monkeypatch.setattr(common, "sample", dies)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            common.answer(args, run, "1_answers.jsonl", lambda: student, rows[:40], question, 1.0)
+    assert common.answer(args, run, "1_answers.jsonl", lambda: student, rows[:40], question, 1.0) == whole
+    n_batches = len(calls) - 2
+    calls.clear()
+    args, run = open_answers(tmp_path, "third", 8)
+    assert common.answer(args, run, "1_answers.jsonl", lambda: student, rows[:40], question, 1.0) == whole and len(calls) == n_batches
+
+
+def test_fewer_than_half_of_the_steps_on_lengths_as_of_math(student, rows, tmp_path, monkeypatch, capsys):
+    """A step is one token for a batch. Lengths: log-normal about 250 tokens, and 5 % of answers that run to the limit of 2,048."""
+    rng = random.Random(0)
+    lengths = {f"q{i}": 2048 if rng.random() < 0.05 else min(2048, int(rng.lognormvariate(5.5, 0.6))) for i in range(960)}
+    steps = []
+
+    def simulated(student, prompts, temperature, limit, seed, begun, leave):
+        left = [lengths[prompt] - len(tokens) for prompt, tokens in zip(prompts, begun, strict=True)]
+        n = sorted(left)[len(left) - 1 - int(leave * len(left))]
+        steps.append(n)
+        return [{"response": "", "cut_off": False, "n_tokens": 0, "tokens": tokens + [0] * min(n, more), "is_open": more > n}
+                for more, tokens in zip(left, begun, strict=True)]
+    monkeypatch.setattr(common, "sample", simulated)
+    monkeypatch.setattr(common, "prompt_ids", lambda tokenizer, chat: chat)
+    asked = [{"id": i, "problem": i} for i in lengths]
+    args, run = open_answers(tmp_path, "run", 32, 2048)
+    common.answer(args, run, "1_answers.jsonl", lambda: student, asked, lambda problem: problem, 0.1)
+    order = sorted(lengths, key=lambda i: (len(i), i))
+    before = sum(max(lengths[i] for i in order[at:at + 32]) for at in range(0, 960, 32))
+    with capsys.disabled():
+        print(f"\nsteps of 960 answers: {before} in whole batches, {sum(steps)} in rounds")
+    assert sum(steps) < before / 2
+
+
+@pytest.mark.parametrize("text, kept", [
+    ("So \\boxed{4}.\n\nQuestion: What is 3+3?\nIt is \\boxed{6}.", "So \\boxed{4}."),
+    ("The answer is 4.\n\nProblem 2. Find 3+3.\n\\boxed{6}", "The answer is 4."),
+    ("So \\boxed{4}.\n### Problem:\nFind 3+3.", "So \\boxed{4}."), ("So \\boxed{4}.\nHuman: thanks", "So \\boxed{4}."),
+    ("So \\boxed{4}.<|im_start|>user\nFind 3+3.", "So \\boxed{4}."), ("So \\boxed{4}.\nNext problem: 1+1", "So \\boxed{4}."),
+    ("Question: What is 2+2?\nIt is \\boxed{4}.", None),  # said again before there is an answer
+    ("Problem 1: 2+2\nProblem 2: 3+3\nSo \\boxed{4}.", None),
+    ("It is \\boxed{4}.\n\nQ = 5. The question is done.", None), ("So \\boxed{4}.\n\nWe check the problem: 2+2 = 4.", None), ("", None)])
+def test_an_invented_question_is_cut(text, kept):
+    assert common.cut_run_on(text) == (text if kept is None else kept)
 
 
 def test_two_end_tokens_are_found(small_world, tmp_path):
@@ -198,10 +290,10 @@ TRAINING = """
     import sys; sys.path.insert(0, {root!r})
     import common, stat_sel, torch
     torch.set_num_threads(1)
-    args = stat_sel.Args(student={student!r}, out=sys.argv[1], epochs=3, batch=8, micro_batch=4, lr=1e-3)
+    args = stat_sel.Args(student={student!r}, out=sys.argv[1], epochs=3, batch=8, micro_batch=4)
     rows = [{{"messages": stat_sel.question(r["problem"]) + [{{"role": "assistant", "content": r["solution"]}}]}}
             for r in common.load({data!r}, "train")[:60]]
-    stat_sel.train(args, common.open_run(args, args.out), common.load_student(args.student), rows, "arm")
+    stat_sel.train(args, common.open_run(args, args.out), common.load_student(args.student), rows, "arm", 1e-3)
 """
 
 
@@ -230,20 +322,21 @@ def test_a_killed_training_goes_on_bit_for_bit(small_world, tmp_path):
 def test_micro_batches_do_not_change_the_training(small_world, rows, tmp_path):
     finals = []
     for micro in (8, 3):
-        args = Args(student=str(small_world / "student"), out=str(tmp_path / str(micro)), epochs=1, batch=8, micro_batch=micro, lr=1e-3,
+        args = Args(student=str(small_world / "student"), out=str(tmp_path / str(micro)), epochs=1, batch=8, micro_batch=micro,
                     lora_dropout=0.0, checkpointing=micro == 3)
         run = common.open_run(args, args.out)
-        stat_sel.train(args, run, common.load_student(args.student), [{"messages": chat(r["problem"], r["solution"])} for r in rows[:24]], "arm")
+        pairs = [{"messages": chat(r["problem"], r["solution"])} for r in rows[:24]]
+        stat_sel.train(args, run, common.load_student(args.student), pairs, "arm", 1e-3)
         finals.append([row["loss"] for row in run.read("loss_arm.jsonl")])
     assert finals[0] == pytest.approx(finals[1], rel=1e-3)
 
 
 def test_the_saved_adapter_gives_the_same_answers(small_world, rows, tmp_path):
-    args = Args(student=str(small_world / "student"), out=str(tmp_path / "run"), epochs=1, batch=8, micro_batch=8, lr=3e-3)
+    args = Args(student=str(small_world / "student"), out=str(tmp_path / "run"), epochs=1, batch=8, micro_batch=8)
     student = common.load_student(args.student)
     prompts = [prompt_of(student, row["problem"]) for row in rows[:20]]
     base = common.sample(student, prompts, 0.0, 30, seed=0)
-    stat_sel.train(args, common.open_run(args, args.out), student, [{"messages": chat(r["problem"], r["solution"])} for r in rows[:40]], "arm")
+    stat_sel.train(args, common.open_run(args, args.out), student, [{"messages": chat(r["problem"], r["solution"])} for r in rows[:40]], "arm", 3e-3)
     trained = common.sample(student, prompts, 0.0, 30, seed=0)  # the LoRA layers went into this very model
     loaded = common.load_student(args.student, tmp_path / "run" / "adapter" / "arm")
     assert common.sample(loaded, prompts, 0.0, 30, seed=0) == trained != base
@@ -253,14 +346,14 @@ def test_training_goes_on_from_an_adapter(small_world, rows, tmp_path):
     """The second training starts where the first ended: at its loss, with its weights; and it leaves the first one's files alone."""
     from safetensors.torch import load_file
     pairs = [{"messages": chat(r["problem"], r["solution"])} for r in rows[:24]]
-    first = Args(student=str(small_world / "student"), out=str(tmp_path / "one"), epochs=3, batch=8, lr=3e-3, lora_dropout=0.0, lora_rank=4)
+    first = Args(student=str(small_world / "student"), out=str(tmp_path / "one"), epochs=3, batch=8, lora_dropout=0.0, lora_rank=4)
     runs = [common.open_run(first, first.out)]
-    stat_sel.train(first, runs[0], common.load_student(first.student), pairs, "arm")
+    stat_sel.train(first, runs[0], common.load_student(first.student), pairs, "arm", 3e-3)
     adapter = tmp_path / "one" / "adapter" / "arm"
     weights = (adapter / "adapter_model.safetensors").read_bytes()
-    second = Args(student=first.student, adapter=str(adapter), out=str(tmp_path / "two"), epochs=1, batch=24, lr=1e-6, lora_dropout=0.0, lora_rank=16)
+    second = Args(student=first.student, adapter=str(adapter), out=str(tmp_path / "two"), epochs=1, batch=24, lora_dropout=0.0, lora_rank=16)
     runs.append(common.open_run(second, second.out))
-    stat_sel.train(second, runs[1], common.load_student(second.student, second.adapter), pairs, "arm")
+    stat_sel.train(second, runs[1], common.load_student(second.student, second.adapter), pairs, "arm", 1e-6)
     before, after = (run.read("loss_arm.jsonl") for run in runs)
     assert after[0]["loss"] < sum(row["loss"] for row in before[:3]) / 3
     old, new = (load_file(path / "adapter_model.safetensors") for path in (adapter, tmp_path / "two" / "adapter" / "arm"))
@@ -280,9 +373,9 @@ def test_merging_on_the_dequantised_base_keeps_the_answers(small_world, rows, tm
     """The README's way; merging into 4-bit weights would round the adapter away."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
-    args = Args(student=str(small_world / "student"), out=str(tmp_path / "run"), epochs=2, batch=8, micro_batch=8, lr=3e-3)
+    args = Args(student=str(small_world / "student"), out=str(tmp_path / "run"), epochs=2, batch=8, micro_batch=8)
     student = common.load_student(args.student)
-    stat_sel.train(args, common.open_run(args, args.out), student, [{"messages": chat(r["problem"], r["solution"])} for r in rows[:40]], "arm")
+    stat_sel.train(args, common.open_run(args, args.out), student, [{"messages": chat(r["problem"], r["solution"])} for r in rows[:40]], "arm", 3e-3)
     plain = common.load_student(args.student).model.dequantize()
     PeftModel.from_pretrained(plain, tmp_path / "run" / "adapter" / "arm").merge_and_unload().save_pretrained(tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
@@ -290,6 +383,12 @@ def test_merging_on_the_dequantised_base_keeps_the_answers(small_world, rows, tm
     ids = torch.tensor([prompt_of(student, rows[0]["problem"])])
     with torch.no_grad():
         torch.testing.assert_close(merged(ids).logits, student.model.eval()(ids).logits, rtol=1e-3, atol=1e-3)
+    tested = common.load_student(args.student, tmp_path / "run" / "adapter" / "arm", merged=True)  # --test-weights merged
+    assert not any("lora" in name or weight.dtype == torch.uint8 for name, weight in tested.model.named_parameters())
+    prompts = [prompt_of(student, row["problem"]) for row in rows[:20]]
+    assert common.sample(tested, prompts, 0.0, 30, seed=0) == common.sample(student, prompts, 0.0, 30, seed=0)
+    base = common.load_student(args.student, merged=True)
+    assert common.sample(base, prompts, 0.0, 30, seed=0) == common.sample(common.load_student(args.student), prompts, 0.0, 30, seed=0)
 
 
 @pytest.mark.parametrize("flag, file", [("--student", "config.json"), ("--adapter", "adapter_config.json")])
@@ -318,7 +417,7 @@ def test_names_on_the_hub_are_asked_for_at_once(monkeypatch):
         common.check_checkpoint("x/y", "--prm")
 
 
-def test_weights_without_a_vocabulary_are_refused_but_as_an_embedder(small_world, tmp_path):
+def test_weights_without_a_vocabulary_are_refused(small_world, tmp_path):
     """As a reward model with a head of its own: its marks would come from a head drawn at random."""
     import shutil
 
@@ -330,5 +429,3 @@ def test_weights_without_a_vocabulary_are_refused_but_as_an_embedder(small_world
     save_file(weights, tmp_path / "headless" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(common.UserError, match="--prm .*lm_head"):
         common.load_4bit(str(tmp_path / "headless"), "--prm")
-    model, tokenizer = common.load_4bit(str(tmp_path / "headless"), "--embedder")
-    assert stat_sel.embed(model, tokenizer, ["1+1", "2"], 2).shape == (2, 128)

@@ -17,11 +17,12 @@ import tyro
 import common
 import report
 from toyworld import teacher, world
+from toyworld.embedder import make_embedder
 
 # What the toy's scale needs; fixed on pilot seeds, as in world.py.
 SMALL = ["--lr", "2e-3", "--batch", "32", "--micro-batch", "32", "--no-checkpointing", "--sample-batch", "100", "--max-new-tokens", "100"]
 TAUGHT = [*SMALL, "--concurrency", "8"]
-STAT = [*TAUGHT, "--n-val", str(world.N_VAL), "--n-pairs", "1900", "--prm-batch", "100", "--length-words", "12"]
+STAT = [*TAUGHT, "--n-val", str(world.N_VAL), "--n-pairs", "1900", "--prm-batch", "100"]
 FLAGS = {"stat_sel": STAT, "stat_syn": [*STAT, "--n-new", "8"],
          "active_loop": [*TAUGHT, "--n-seeds", "1500", "--rounds", "4", "--per-round", "100", "--verify", "sc"],
          "dart": [*SMALL, "--rl-steps", "80", "--rl-lr", "1e-3"]}
@@ -52,7 +53,10 @@ def run_method(args, method, rest: list[str], seed: int, family: str = "mathemat
     made = world.make_world(world.default_root(), seed, method.STUDENT_PROMPT, args.scale, args.times_seen, family, prm=of_stat)
     server, url = teacher.serve()
     flags = ["--seed", str(seed), "--student", str(made / "student"), *FLAGS[args.method], *(DEDUCTION if family == "deduction" else [])]
-    flags += ["--prm", str(made / "prm")] * of_stat
+    if of_stat:
+        flags += ["--prm", str(made / "prm"), "--embedder", str(made / "embedder")]
+        if not (made / "embedder").is_dir():
+            make_embedder(made / "embedder", made / "student", seed)
     if args.method != "dart":
         flags += ["--teacher", "toy", "--teacher-url", url]
     elif "--data" not in given:
