@@ -13,7 +13,7 @@ demo: .venv  ## STAT-Sel in the toy world, three arms, half the questions: no GP
 	$(BIN)/python -m toyworld stat_sel --limit 700 --n-pairs 1000 --arms base augment stat --out runs/demo
 
 test: .venv  ## the whole suite
-	$(BIN)/ruff check . && $(BIN)/ruff check --line-length 110 common.py
+	$(BIN)/ruff check . && $(BIN)/ruff check --line-length 110 common.py stat_sel.py stat_syn.py experiments
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 results: .venv  ## the runs behind results/toy_*.json, their tables and plots

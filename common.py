@@ -56,6 +56,7 @@ class Reply(NamedTuple):
     text: str
     n_in: int  # tokens
     n_out: int
+    is_cut: bool = False  # at the length limit
 
 
 OPENAI = "https://api.openai.com/v1"
@@ -112,8 +113,11 @@ def read_completion(body: bytes) -> dict:
             "n_in": n_in, "n_out": n_out}
 
 
-def read_row(row: dict) -> tuple[Reply, str | None]:
-    """A reply of the cache without thoughts and end of turn, and why it is of no use."""
+def read_row(row: dict, of_student: bool = False) -> tuple[Reply, str | None]:
+    """A reply of the cache without thoughts and end of turn, and why it is of no use.
+
+    of_student: an empty or cut-off reply is an answer like any other.
+    """
     text = re.sub(f"(?:{OPEN}).*?(?:{END})", "", row["text"], flags=LAX)
     text = re.sub(f"^.*(?:{END})", "", text, flags=LAX)  # a thought that was opened in the prompt
     is_full = row["n_out"] >= row["max_tokens"] and not row["estimated"]
@@ -121,7 +125,8 @@ def read_row(row: dict) -> tuple[Reply, str | None]:
     text = re.split(END_OF_TURN, text, maxsplit=1, flags=LAX)[0]
     none = "cut off" if is_cut or is_full else None if text.strip() else "empty"
     text = text if text == row["text"] else text.strip()
-    return Reply(text, row["n_in"], row["n_out"]), row["none"] or none
+    reply = Reply(text, row["n_in"], row["n_out"], none == "cut off")
+    return reply, None if of_student else row["none"] or none
 
 
 @dataclasses.dataclass(eq=False, repr=False)  # base_url may hold a password
@@ -141,6 +146,8 @@ class Teacher:
     max_none: float = 0.05  # share of an ask that may be None; one always may
     write: bool = True  # False: makes no file
     needs_key: bool = True
+    extra: dict = dataclasses.field(default_factory=dict)  # other fields of a request
+    of_student: bool = False  # see read_row
     max_lost_in_row = 20  # then the server is given up
 
     def __post_init__(self):
@@ -293,7 +300,7 @@ class Teacher:
         import openai
 
         fields = {"temperature": max(request.temperature, self.coldest), "seed": int(key[:7], 16),
-                  self.limit: request.max_tokens}
+                  self.limit: request.max_tokens, **self.extra}
         for name in self.refused & fields.keys():
             del fields[name]
         text = json.dumps(request.messages, ensure_ascii=False)
@@ -364,7 +371,7 @@ class Teacher:
         self._sql("INSERT INTO replies VALUES (?, ?, ?)", self.url, key, json.dumps(row))
         self.spent += usd
         self.paid.update(calls=1, n_in=row["n_in"], n_out=row["n_out"])
-        return read_row(row)
+        return read_row(row, self.of_student)
 
     def _usd(self, n_in: int, n_out: int) -> float:
         return (n_in * self.prices[0] + n_out * self.prices[1]) / 1e6 if self.prices else 0.0
@@ -437,7 +444,7 @@ class Teacher:
             row = self._sql("SELECT row FROM replies WHERE server = ? AND key IN (?, ?) ORDER BY rowid DESC "
                             "LIMIT 1", self.url, key, earlier).fetchone()
             row = json.loads(row[0]) if row else {}
-            found[key] = read_row(row) if row else (None, "not asked")
+            found[key] = read_row(row, self.of_student) if row else (None, "not asked")
             if not row or found[key][1] == "cut off" and row["max_tokens"] < request.max_tokens:
                 found[key], todo[key] = (None, "not asked"), request
         return found, todo
@@ -1258,6 +1265,14 @@ def check_checkpoint(name: str | None, flag: str) -> None:
         hf_hub_download(name, file)
 
 
+def free_gpu() -> None:
+    """Give back what models took that are used no more, to a next one or to another process."""
+    import torch
+    if torch.cuda.is_available():
+        gc.collect()  # PEFT's wrappers refer to one another
+        torch.cuda.empty_cache()
+
+
 def load_4bit(name: str, flag: str) -> tuple:
     """(model, tokenizer), in NF4 (STAT's §C.1), frozen; it computes in bfloat16, on a CPU in float32."""
     import torch
@@ -1268,11 +1283,10 @@ def load_4bit(name: str, flag: str) -> tuple:
     transformers.utils.logging.disable_progress_bar()
     dtype, device = torch.float32, "cpu"
     if torch.cuda.is_available():
-        gc.collect()  # an earlier model: PEFT's wrappers refer to one another
+        free_gpu()
         dtype, device = torch.bfloat16, "cuda"
         if not torch.cuda.is_bf16_supported(including_emulation=False):  # ours: float16 needs a loss scale
             raise UserError(f"{torch.cuda.get_device_name()} lacks bfloat16; take a GPU of 2020 or later")
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     # ours: double quantisation, because it saves 0.4 bit a weight
     nf4 = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
@@ -1421,6 +1435,14 @@ def cut_run_on(text: str) -> str:
     return text
 
 
+def without_run_on(out: dict) -> dict:
+    """A sampled answer, cut where it goes on to a question of the model's own; "run_on": whether it did."""
+    text = cut_run_on(out["response"])
+    if text == out["response"]:
+        return out | {"run_on": False}
+    return out | {"run_on": True, "response": text, "cut_off": False, "is_open": False}
+
+
 def sample(student, prompts: list[list[int]], temperature: float, max_new_tokens: int, seed: int,
            begun: list[list[int]] | None = None, leave: float = 0.0) -> list[dict]:
     """One answer to each prompt: {"response", "cut_off", "n_tokens", "tokens" with the end token, "is_open"}.
@@ -1468,12 +1490,38 @@ def sample(student, prompts: list[list[int]], temperature: float, max_new_tokens
     return outs
 
 
+def served(args, adapter: str | Path | None) -> Teacher:
+    """The student behind --student-url, with an adapter that it loads by vLLM's own call.
+
+    The server must see the adapter's folder; for vLLM: VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve
+    --enable-lora --generation-config vllm.
+    """
+    name, url = args.student, args.student_url.rstrip("/")
+    kwargs = json.loads(args.chat_template_kwargs or "{}")
+    if adapter:
+        path = Path(adapter).absolute()
+        name = "-".join(path.parts[-3:])  # such as stat_sel-adapter-stat
+        body = json.dumps({"lora_name": name, "lora_path": str(path)}).encode()
+        call = urllib.request.Request(f"{url}/load_lora_adapter", body, {"Content-Type": "application/json"})
+        try:
+            urllib.request.urlopen(call, timeout=600).close()
+        except OSError as error:
+            told = error.read().decode(errors="replace") if hasattr(error, "read") else str(error)
+            if "already" not in told:  # of an earlier start
+                raise UserError(f"--student-url {hide_secrets(url)}: it did not load adapter {path}: "
+                                f"{hide_secrets(told):.200}; start it with --enable-lora") from None
+    extra = {"top_p": 1.0} | ({"chat_template_kwargs": kwargs} if kwargs else {})
+    return Teacher(name, args.student_url, Path(args.out, "student.sqlite"), args.concurrency, seed=args.seed,
+                   timeout_s=args.teacher_timeout, max_none=0, needs_key=False, extra=extra, of_student=True)
+
+
 def answer(args, run, name: str, student, rows: list[dict], question, temperature: float, n: int = 1) -> dict:
     """n answers to every question, by id: {"id", "sample", "response", "cut_off", "n_tokens", "run_on"}.
 
-    student() loads the student, only if something is to be done; question(problem) is a chat. A batch ends
-    when three quarters of its answers have ended; the others go on together in a next round (ours: because
-    a few long answers would keep all others waiting). A question of the model's own is cut: "run_on".
+    student() loads the student, or gives what served() does, only if something is to be done;
+    question(problem) is a chat. A batch ends when three quarters of its answers have ended; the others go on
+    together in a next round (ours: because a few long answers would keep all others waiting). A question of
+    the model's own is cut: "run_on".
     """
     problems = {row["id"]: row["problem"] for row in rows}
     order = sorted(problems, key=lambda i: (len(problems[i]), i))  # ours: for less padding
@@ -1485,27 +1533,35 @@ def answer(args, run, name: str, student, rows: list[dict], question, temperatur
         seed = torch_seed(args.seed, part, batch[0]["id"], batch[0]["sample"])
         begun = [item["tokens"] for item in batch]
         outs = sample(student(), prompts, temperature, args.max_new_tokens, seed, begun, leave)
-        for out in outs:
-            text = cut_run_on(out["response"])
-            out["run_on"] = text != out["response"]
-            if out["run_on"]:
-                out |= {"response": text, "cut_off": False, "is_open": False}
-        return [item | out for item, out in zip(batch, outs, strict=True)]
+        return [item | without_run_on(out) for item, out in zip(batch, outs, strict=True)]
 
-    def work():
-        todo, ended = items, {}
+    def ask(server: Teacher) -> list[dict]:
+        asked, first = [], torch_seed(args.seed, name)  # another step asks the same question anew
+        for item in items:
+            chat = question(problems[item["id"]])
+            asked.append(Request(chat, temperature, args.max_new_tokens, first + item["sample"]))
+        replies = server.ask(asked, name)
+        if None in replies:
+            raise UserError(f"{name}: {replies.count(None)} answers are lost; the same command goes on")
+        outs = [{"response": one.text, "cut_off": one.is_cut, "n_tokens": one.n_out} for one in replies]
+        return [item | without_run_on(out) for item, out in zip(items, outs, strict=True)]
+
+    def in_rounds() -> list[dict]:
+        todo, made = items, {}
         for i in itertools.count():
             if not todo:
-                break
+                return [made[item["id"], item["sample"]] for item in items]
             part, size = f"{stem}.round_{i}.jsonl", args.sample_batch
             leave = 0.25 if len(todo) > size else 0.0
             batches = [todo[start:start + size] for start in range(0, len(todo), size)]
-            made = run.batches(part, batches, functools.partial(make, part, leave), "answer", quiet=True)
-            ended |= {(row["id"], row["sample"]): row for row in made}
-            todo = [row for row in made if row["is_open"]]
-        ended = [ended[item["id"], item["sample"]] for item in items]
+            rows = run.batches(part, batches, functools.partial(make, part, leave), "answer", quiet=True)
+            made |= {(row["id"], row["sample"]): row for row in rows}
+            todo = [row for row in rows if row["is_open"]]
+
+    def work():
+        rows = ask(student()) if getattr(args, "student_url", None) else in_rounds()
         kept = ("id", "sample", "response", "cut_off", "n_tokens", "run_on")
-        return [{key: row[key] for key in kept} for row in ended]
+        return [{key: row[key] for key in kept} for row in rows]
     found = {i: [] for i in problems}
     for out in run.step(name, work):
         found[out["id"]].append(out)

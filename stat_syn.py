@@ -56,7 +56,7 @@ HOW = tuple((  # may differ between the starts of one run; batch sizes move the 
     "writer_usd_per_m_in writer_usd_per_m_out").split())
 PROFILED_BY = (  # what steps 1 to 4 follow from: must agree with the run that --profile-from names
     "student adapter chat_template_kwargs data val skills skill_map seed limit teacher n_val difficulty prm "
-    "tau1 tau2 max_difficult temperature max_new_tokens test_weights").split()
+    "tau1 tau2 max_difficult temperature max_new_tokens test_weights student_url").split()
 Arm = Literal["base", "augment", "stat", "shuffled", "embed"]
 TAKEN = {"stat": "sel", "embed": "embed_sel"}  # arms of that run, and their names here
 
@@ -126,8 +126,9 @@ class Args:
     max_grad_norm: float = 0.3  # gradient clip (§C.1)
     warmup: float = 0.03  # share of the steps, then cosine to zero (§C.1)
     checkpointing: bool = True  # gradient checkpointing: less memory, a third more time
+    student_url: str | None = None  # server that answers for the student; loads adapters as vLLM does
     test_weights: Literal["nf4", "merged"] = "nf4"  # answer in 4 bits, or faster, unpacked to 16 bits
-    sample_batch: int = 32  # answers generated at once: lower it if memory is short
+    sample_batch: int = 64  # answers generated at once (ours: 24 GB hold the longest of a 3B model)
     prm_batch: int = 8  # answers scored at once: lower it if memory is short
 
 
@@ -927,7 +928,9 @@ def step_rewards(args, run, rows: list[dict], answers: dict[str, str]) -> dict[s
 
 # Copied from stat_sel.loader
 def loader(args, adapter: str | Path | None):
-    """A function that loads the student with an adapter, once, if it is called at all."""
+    """A function that loads the student with an adapter, here or at --student-url, once, if it is called."""
+    if args.student_url:
+        return functools.cache(lambda: common.served(args, adapter))
     return functools.cache(lambda: common.load_student(
         args.student, adapter, args.chat_template_kwargs, merged=args.test_weights == "merged"))
 
@@ -1096,7 +1099,8 @@ def train_arm(args, run, heldout: list[dict], arm: str) -> None:
             file, load = f"6_heldout_{name}.jsonl", loader(args, adapters / name)
             found = common.answer(args, run, file, load, heldout, question, args.temperature)
             answers = [(found[row["id"]][0]["response"], row) for row in heldout]
-            n_right[lr] = sum(bool(common.score(text, row["answer"], row["problem"])) for text, row in answers)
+            marks = [common.score(text, row["answer"], row["problem"]) for text, row in answers]
+            n_right[lr] = marks.count(True)
         (adapters / f"{name}.checkpoint.pt").unlink(missing_ok=True)
     if n_right:
         best = max(args.lr, key=n_right.get)
@@ -1311,6 +1315,7 @@ def main(args: Args) -> None:
     hard = {row["id"] for row in graded if row["difficult"]}
     difficult = [row for row in val if row["id"] in hard][:args.max_difficult]
     nearest = retrieve(args, run, difficult, pool, args.n_nearest) if "embed" in args.arms else {}
+    common.free_gpu()
     if args.until == "grade":
         return
     labels = label(args, run, teacher, to_label, skills) if to_label else {}

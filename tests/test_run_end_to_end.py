@@ -1,9 +1,14 @@
 """stat_sel.py as a user runs it: whole runs in the toy world, kills, refusals, and a slice of real data."""
+import contextlib
+import http.server
 import itertools
 import json
 import re
 import shutil
+import threading
 import time
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -209,6 +214,76 @@ def test_two_files_are_enough(small_world, tmp_path, teacher_url, run_file):
     assert shown.returncode == 0 and "--questions-per-skill" in shown.stdout and "§B.2" in shown.stdout
     done = run_file("stat_sel.py", *flags(small_world, teacher_url, tmp_path / "out", "--limit", "30", "--arms", "base", "stat"), cwd=tmp_path)
     assert done.returncode == 0 and (tmp_path / "out" / "result.json").exists(), done.stderr[-2000:]
+
+
+class Served(http.server.BaseHTTPRequestHandler):
+    """A student's server that follows vLLM's documented calls: chat completions by model name, /v1/load_lora_adapter."""
+    loaded, asked = {}, []
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/v1/load_lora_adapter":
+            is_there = Path(body["lora_path"], "adapter_config.json").is_file()
+            status = 404 if not is_there else 400 if body["lora_name"] in self.loaded else 200
+            told = {404: "No adapter found", 400: "The lora adapter has already been loaded."}
+            answer = {"error": {"message": told[status]}} if status in told else "Success: LoRA adapter added"
+            self.loaded[body["lora_name"]] = body["lora_path"]
+        elif body["model"] not in ("toy-student", *self.loaded):
+            status, answer = 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
+        else:
+            self.asked.append(body)
+            problem = body["messages"][0]["content"].split("\n")[0]
+            text = f"So \\boxed{{{len(problem) % 7}}}." if body["model"] == "toy-student" else f"So \\boxed{{{len(problem) % 5}}}.\n\nProblem: 1+1?"
+            finish = "length" if len(problem) % 11 == 0 else "stop"
+            status, answer = 200, {"choices": [{"message": {"content": "" if len(problem) % 13 == 0 else text}, "finish_reason": finish}],
+                                   "usage": {"prompt_tokens": 9, "completion_tokens": 7}}
+        raw = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def student_url():
+    Served.loaded, Served.asked = {}, []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Served)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+
+
+def test_answers_come_from_a_server_of_the_student(small_world, tmp_path, teacher_url, student_url, call_file):
+    """The base by its name, an arm by its adapter, which is loaded there; each answer is asked for once; a cut-off or empty one is an answer."""
+    out = tmp_path / "served"
+    shutil.copytree(small_world / "student", tmp_path / "toy-student")
+    command = flags(small_world, teacher_url, out, "--arms", "base", "augment", "--difficulty", "answer", "--limit", "20")
+    command += ["--student-url", student_url]
+    command[command.index("--student") + 1] = "toy-student"
+    with contextlib.chdir(tmp_path):
+        done = call_file("stat_sel.py", *command)
+        assert done.returncode == 0, done.stderr[-2000:]
+        n_asked = len(Served.asked)
+        assert call_file("stat_sel.py", *command).returncode == 0 and len(Served.asked) == n_asked
+    assert Served.loaded == {"served-adapter-augment": str(out / "adapter" / "augment")}
+    assert Counter(body["model"] for body in Served.asked) == {"toy-student": 60, "served-adapter-augment": 20}  # Q_val, Q_test twice; Q_test
+    assert {(body["temperature"], body["top_p"], body["max_tokens"]) for body in Served.asked} == {(0.1, 1.0, 60)}
+    base, arm = (read(out / f"7_answers_{name}_MATH.jsonl") for name in ("base", "augment"))
+    assert {row["n_tokens"] for row in base} == {7} and not any(row["run_on"] for row in base)
+    assert all(row["run_on"] == bool(row["response"]) and "Problem" not in row["response"] for row in arm)
+    assert any(row["cut_off"] for row in base) == any(len(body["messages"][0]["content"].split("\n")[0]) % 11 == 0 for body in Served.asked)
+    assert counted(out, "base", "augment") == {name: sum(common.score(row["response"], gold[row["id"]]) is True for row in rows) for gold in [
+        {row["id"]: row["answer"] for row in common.load(str(small_world), "test")}] for name, rows in (("base", base), ("augment", arm))}
+
+
+def test_a_server_that_loads_no_adapter_is_refused_in_one_sentence(tmp_path, teacher_url):
+    args = stat_sel.Args(student="s", student_url=teacher_url, out=str(tmp_path))
+    with pytest.raises(common.UserError, match="--student-url .*: it did not load adapter .*: start it|--student-url .*did not load adapter"):
+        common.served(args, tmp_path / "adapter" / "stat")
 
 
 def test_plan_sends_nothing(small_world, tmp_path, call_file):
