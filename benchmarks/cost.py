@@ -1,0 +1,108 @@
+"""GPU hours and teacher dollars of a run of stat_sel.py on MATH, before it is started.
+
+Counts   follow from stat_sel.py's own flags; the sizes of the sets are SIZES.
+Steps    of sampling are simulated with the rounds of common.answer on drawn lengths: log-normal about
+         --median tokens, and a share --run-ons of answers that reach the length limit.
+Rates    are flags. Their defaults are stated for a 3B student on one 24 GB card, not measured.
+Run      python benchmarks/cost.py --ood gsm8k amc23 aime24 aime25 --usd-per-m-in 0.15 --usd-per-m-out 0.6
+"""
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import common  # noqa: E402
+import stat_sel  # noqa: E402
+from common import UserError  # noqa: E402
+
+N_TRAIN, N_TEST = 7500, 5000
+SIZES = {"gsm8k": 1319, "svamp": 300, "math500": 500, "math_squared": 210, "amc23": 40, "aime24": 30,
+         "aime25": 30, "math_perturb_simple": 279, "math_perturb_hard": 279}
+SHARE_DIFFICULT, SKILLS_EACH = 0.52, 2.5  # of Qwen2.5-3B (Table 12); "typically 2-3" (§2.2)
+
+
+@dataclass(frozen=True)
+class Args(stat_sel.Args):
+    median: int = 250  # tokens of an answer
+    run_ons: float = 0.05  # share of answers that reach --max-new-tokens
+    step_ms: float = 70.0  # one token for a batch, without an adapter
+    adapter_factor: float = 2.0  # how much longer a step takes with one; 1 with --test-weights merged
+    train_tokens_per_s: float = 1500.0  # with gradient checkpointing
+    prm_tokens_per_s: float = 2000.0  # of an 8B model in 4 bits
+    load_s: float = 60.0  # to load a model
+    prompt_tokens: int = 400  # of a teacher's prompt, list of skills included
+    reply_tokens: int = 250  # of a teacher's reply
+
+
+def n_steps(args, n: int) -> int:
+    """Steps that n answers take in the rounds of common.answer: a batch ends when a quarter is unfinished."""
+    rng, total = random.Random(0), 0
+    left = [args.max_new_tokens if rng.random() < args.run_ons else min(
+        args.max_new_tokens, int(args.median * rng.lognormvariate(0, 0.6))) for _ in range(n)]
+    while left:
+        leave, rest = 0.25 if len(left) > args.sample_batch else 0.0, []
+        for start in range(0, len(left), args.sample_batch):
+            batch = sorted(left[start:start + args.sample_batch])
+            steps = batch[len(batch) - 1 - int(leave * len(batch))]
+            total += steps
+            rest += [length - steps for length in batch if length > steps]
+        left = rest
+    return total
+
+
+def count_tests(args) -> dict[str, int]:
+    """Answers to each evaluation set."""
+    n_test = N_TEST - (0 if args.val else args.n_val)
+    found = {"MATH": min(args.limit or n_test, n_test)}
+    for name in args.ood:
+        if name not in SIZES:
+            raise UserError(f"--ood {name}: expected one of {', '.join(SIZES)}, whose sizes are known here")
+        found[name] = min(args.limit or SIZES[name], SIZES[name]) * (args.samples if SIZES[name] < 100 else 1)
+    return found
+
+
+def main(args: Args) -> None:
+    n_val, n_pool = (min(args.limit or n, n) for n in (args.n_val, N_TRAIN))
+    tests = count_tests(args)
+    trained = [arm for arm in args.arms if arm != "base"]
+    taught = [arm for arm in trained if arm != "train"]
+    n_difficult = round(SHARE_DIFFICULT * n_val)
+    drawn = {"augment": n_pool, "hard": n_pool // 2, "embed": 5 * n_difficult, "accuracy": args.n_pairs}
+    n_pairs = {"train": n_pool}
+    for arm in taught:
+        n_drawn = drawn.get(arm, round(n_difficult * SKILLS_EACH * args.questions_per_skill))
+        n_pairs[arm] = min(args.n_pairs, args.n_rewrites * n_drawn)
+    pair_tokens = args.median + 150  # and its prompt
+
+    step_s = args.step_ms / 1000
+    factor = 1.0 if args.test_weights == "merged" else args.adapter_factor
+    per_arm = sum(n_steps(args, n) for n in tests.values()) * step_s
+    n_graded, n_trainings = n_val + tests["MATH"], len(trained) * len(args.lr)
+    train_tokens = args.epochs * len(args.lr) * sum(n_pairs[arm] for arm in trained) * pair_tokens
+    hours = {
+        "answer (Q_val, Q_test)": n_steps(args, n_graded) * step_s,
+        "grade": n_graded * pair_tokens / args.prm_tokens_per_s * (args.difficulty == "prm"),
+        "train": train_tokens / args.train_tokens_per_s,
+        "choose --lr": n_trainings * n_steps(args, args.n_heldout) * step_s * factor * (len(args.lr) > 1),
+        "test": per_arm * ("base" in args.arms) + per_arm * factor * len(trained),
+        "load": args.load_s * (3 + 2 * n_trainings)}
+    print(f"{'on the GPU':<24}{'hours':>8}")
+    for step, seconds in (hours | {"all": sum(hours.values())}).items():
+        print(f"{step:<24}{seconds / 3600:>8.2f}")
+
+    by_skill = bool(set(taught) & {"stat", "shuffled", "accuracy"})
+    calls = {"label": n_pool * by_skill + n_val * ("accuracy" in taught),
+             "diagnose": n_difficult * bool(set(taught) & {"stat", "shuffled"}),
+             "rewrite": round(1.1 * sum(n_pairs[arm] for arm in taught))}  # a tenth is wrong and replaced
+    prices = args.usd_per_m_in or 0, args.usd_per_m_out or 0
+    price = (args.prompt_tokens * prices[0] + args.reply_tokens * prices[1]) / 1e6
+    print(f"\n{'of the teacher':<24}{'calls':>8}{'usd':>10}")
+    for step, n in (calls | {"all": sum(calls.values())}).items():
+        print(f"{step:<24}{n:>8,}{n * price:>10.2f}")
+    print(f"\nanswers an arm: {', '.join(f'{name} {n:,}' for name, n in tests.items())}; "
+          f"pairs: {', '.join(f'{arm} {n_pairs[arm]:,}' for arm in trained)}; rates are stated, not measured")
+
+
+if __name__ == "__main__":
+    common.cli(main, Args, __doc__)
