@@ -558,8 +558,9 @@ def completion_loss(model, pairs: list[tuple[list[int], int]], device) -> torch.
     ours: no loss on the prompts, because the student is never asked to write one.
     """
     ids, mask = common.pad([ids for ids, _ in pairs], device)
-    learned = [[n <= t < len(row) for t in range(ids.shape[1])] for row, n in pairs]  # a pad may equal an end
-    target = torch.tensor(learned, device=device)  # (B, T)
+    # target[b, t]: token t is one of the answer's; it is predicted at t - 1
+    target = [[n <= t < len(row) for t in range(ids.shape[1])] for row, n in pairs]
+    target = torch.tensor(target, device=device)  # (B, T)
     hidden = common.hidden_states(model, ids, mask)  # (B, T, d)
     logits = model.get_base_model().lm_head(hidden[:, :-1][target[:, 1:]]).float()  # (n_completion, V)
     return torch.nn.functional.cross_entropy(logits, ids[:, 1:][target[:, 1:]], reduction="sum")
@@ -646,9 +647,10 @@ def train(args, run, student: common.Student, rows: list[dict], name: str, lr: f
         run.log(train=name, epoch=epoch + 1, seconds=seconds, peak_gib=common.peak_gib())
     bar.close()
     run.write(f"loss_{name}.jsonl", [{"step": i, "loss": loss} for i, loss in enumerate(losses)])
-    model.save_pretrained(final.with_suffix(".tmp"))
-    student.tokenizer.save_pretrained(final.with_suffix(".tmp"))
-    final.with_suffix(".tmp").rename(final)
+    part = final.with_name(f"{name}.tmp")
+    model.save_pretrained(part)
+    student.tokenizer.save_pretrained(part)
+    part.rename(final)
 
 
 # --- The arms. --------------------------------------------------------------------------------------------------------------------------------

@@ -22,13 +22,15 @@ Arms    base      the student as it is
                   questions: does the targeting help, or any redraw? (ours)
         accuracy  skills weighted by 1 / the student's accuracy on them, no diagnosis: does it help to ask
                   what an answer lacks? (ours, after arXiv 2601.10109)
-Calls   of the teacher at the paper's sizes, for the arms base, augment, stat and shuffled: 7,500 labels, 521
-        diagnoses (Qwen2.5-3B, Table 12), some 20,000 rewrites. What is cached is never asked for again.
-Resume  The same command goes on after a kill. Every step keeps a file; at most a batch of answers, the epoch
-        in training, and the teacher calls in flight are lost.
+Calls   of the teacher at the paper's sizes, for the arms base, augment, stat and shuffled: up to 7,500
+        labels, 521 diagnoses (Qwen2.5-3B, Table 12), some 20,000 rewrites, never more than 22,500.
+Resume  The same command goes on after a kill. A step with a file is not done again. Lost are at most one
+        batch of answers or rewards, the embeddings, one epoch of a training, and the teacher calls in flight;
+        what the teacher has answered stays in teacher.sqlite.
 Differs MATH^D is picked by one draw of the base's answers and the base is tested on another: else it would
         rise by regression to the mean. All difficult questions are profiled (--max-difficult 500 is the other
-        reading of §B.2). Answers and step rewards come from 4-bit weights. The 112 skills of Tables 5 and 6;
+        reading of §B.2). Answers and step rewards come from 4-bit weights, unless --test-weights or
+        --student-url says otherwise. The 112 skills of Tables 5 and 6;
         the text says 128. A rewrite without the gold answer is dropped. So is a question of P that stands
         in an evaluation set. An answer is cut where it goes on to invent a next question. Batches of similar
         length, no packing. The reward model sees the final answer as a last step, as in AdaptMI.
@@ -103,7 +105,7 @@ class Args:
     tau2: float = 0.7  # or that of an earlier step (Eq. 1, §C.1)
     temperature: float = 0.1  # of the student's answers (§3.1)
     max_new_tokens: int = 2048  # length limit of an answer (ours: MATH's longest has 6,767 characters)
-    questions_per_skill: int = 5  # for each (question, missing skill) (§B.2; Algorithm 1: 3); nearest ones
+    questions_per_skill: int = 5  # drawn for each missing skill (§B.2; Algorithm 1: 3), and by embed (§C.2)
     embedder: str = "Qwen/Qwen3-Embedding-0.6B"  # sentence-transformers model (§C.2: gte-Qwen2-7B-instruct)
     trust_remote_code: bool = False  # run the embedder's own code, where it has some
     n_rewrites: int = 3  # rewritten answers to choose from for a drawn question (§B.2)
@@ -286,7 +288,8 @@ def invert(labels: dict[str, list[str]]) -> dict[str, list[str]]:
 def draw_stat(profile: dict[str, list[str]], skill_map: dict[str, list[str]], k: int, rng) -> list[str]:
     """k questions of P for every difficult question and every skill that it lacks (§2.3, Algorithm 1).
 
-    So a skill weighs by its frequency in the profile. All questions of a skill that has fewer than k.
+    All questions of a skill that has fewer than k. So a skill weighs by its frequency in the profile; in the
+    pairs that order_pairs takes of them, it weighs less once its different pairs are used up.
     """
     drawn = []
     for skills in profile.values():
@@ -299,17 +302,19 @@ def draw_stat(profile: dict[str, list[str]], skill_map: dict[str, list[str]], k:
 def shuffle_profile(profile: dict[str, list[str]], skill_map: dict[str, list[str]], rng) -> dict:
     """The profile with every skill replaced by another that has about as many questions in the Skill-Map.
 
-    The skills are sorted by that number, and within each four of them every one takes another's place.
+    The skills are sorted by that number, and in each group of four every skill takes another's place, the
+    same one for the whole profile. A skill without questions stays: it draws none.
     ours: by size, because a frequent skill put on a rare one would draw fewer different questions, and a
     control that loses by that says nothing of the targeting.
     """
-    by_size = sorted(skill_map, key=lambda skill: (len(skill_map[skill]), skill))
-    n_classes, other = max(1, len(by_size) // 4), {}
-    for i in range(n_classes):
-        of_class = by_size[4 * i:4 * i + 4 if i + 1 < n_classes else None]  # the last one has up to seven
-        turned = rng.sample(of_class, len(of_class))
-        other |= dict(zip(turned, turned[1:] + turned[:1], strict=True))
-    return {question: [other.get(skill, skill) for skill in skills] for question, skills in profile.items()}
+    by_size, replacement = sorted(skill_map, key=lambda skill: (len(skill_map[skill]), skill)), {}
+    groups = [by_size[i:i + 4] for i in range(0, len(by_size), 4)]
+    if len(groups) > 1 and len(groups[-1]) < 4:
+        groups[-2:] = [groups[-2] + groups[-1]]
+    for group in groups:
+        turned = rng.sample(group, len(group))
+        replacement |= dict(zip(turned, turned[1:] + turned[:1], strict=True))
+    return {i: [replacement.get(skill, skill) for skill in skills] for i, skills in profile.items()}
 
 
 def draw_accuracy(outcomes: list[tuple], skill_map: dict[str, list[str]], n: int, rng) -> list[str]:
@@ -329,17 +334,17 @@ def draw_accuracy(outcomes: list[tuple], skill_map: dict[str, list[str]], n: int
 def order_pairs(drawn: list[str], n_rewrites: int, rng) -> list[tuple[str, int]]:
     """(question, number of its rewrite) in the order in which an arm takes them: different ones first.
 
-    A question drawn k times comes early k times as often; its repeats follow when all others are used up
-    (that gives the paper's "about 4k unique questions" in 9.5k pairs).
+    A question that was drawn more often tends to come earlier. Repeats follow when the different pairs are
+    used up: so the paper's "about 4k unique questions" come out of 9.5k pairs.
     >>> sorted(order_pairs(["a", "b", "a"], 1, random.Random(0))[:2])
     [('a', 0), ('b', 0)]
     """
-    pairs, first, repeats = [(i, sample) for i in drawn for sample in range(n_rewrites)], {}, []
+    pairs = [(i, n) for i in drawn for n in range(n_rewrites)]
+    seen, first, repeats = set(), [], []
     for pair in rng.sample(pairs, len(pairs)):
-        if pair in first:
-            repeats.append(pair)
-        first[pair] = None
-    return [*first, *repeats]
+        (repeats if pair in seen else first).append(pair)
+        seen.add(pair)
+    return first + repeats
 
 
 # --- The questions. ----------------------------------------------------------------------------------------
@@ -457,8 +462,9 @@ def completion_loss(model, pairs: list[tuple[list[int], int]], device) -> torch.
     ours: no loss on the prompts, because the student is never asked to write one.
     """
     ids, mask = common.pad([ids for ids, _ in pairs], device)
-    learned = [[n <= t < len(row) for t in range(ids.shape[1])] for row, n in pairs]  # a pad may equal an end
-    target = torch.tensor(learned, device=device)  # (B, T)
+    # target[b, t]: token t is one of the answer's; it is predicted at t - 1
+    target = [[n <= t < len(row) for t in range(ids.shape[1])] for row, n in pairs]
+    target = torch.tensor(target, device=device)  # (B, T)
     hidden = common.hidden_states(model, ids, mask)  # (B, T, d)
     logits = model.get_base_model().lm_head(hidden[:, :-1][target[:, 1:]]).float()  # (n_completion, V)
     return torch.nn.functional.cross_entropy(logits, ids[:, 1:][target[:, 1:]], reduction="sum")
@@ -543,9 +549,10 @@ def train(args, run, student: common.Student, rows: list[dict], name: str, lr: f
         run.log(train=name, epoch=epoch + 1, seconds=seconds, peak_gib=common.peak_gib())
     bar.close()
     run.write(f"loss_{name}.jsonl", [{"step": i, "loss": loss} for i, loss in enumerate(losses)])
-    model.save_pretrained(final.with_suffix(".tmp"))
-    student.tokenizer.save_pretrained(final.with_suffix(".tmp"))
-    final.with_suffix(".tmp").rename(final)
+    part = final.with_name(f"{name}.tmp")
+    model.save_pretrained(part)
+    student.tokenizer.save_pretrained(part)
+    part.rename(final)
 
 
 # --- Step rewards. -----------------------------------------------------------------------------------------
@@ -747,8 +754,8 @@ def diagnose(args, run, teacher, difficult: list[dict], graded: list[dict], skil
 def rewrite(args, run, teacher, pool: list[dict], orders: dict[str, list[tuple[str, int]]]) -> dict:
     """5: the rewrites with the gold answer, {(question, number): text}; a wrong one is dropped (§B.2).
 
-    orders: the pairs of each arm as it takes them. Asked for are only those that are taken, and for a wrong
-    one the next. So equal pairs of two arms are asked for once.
+    orders: the pairs of each arm as it takes them. Each round asks for those of an arm's first n_pairs that
+    are not there yet. Wrong ones drop out, later ones move up, until nothing is missing.
     """
     by_id = {row["id"]: row for row in pool}
 
@@ -757,8 +764,8 @@ def rewrite(args, run, teacher, pool: list[dict], orders: dict[str, list[tuple[s
         while True:
             wanted = {}
             for order in orders.values():
-                taken = (pair for pair in order if pair not in found or found[pair]["is_right"])
-                wanted |= dict.fromkeys(itertools.islice(taken, args.n_pairs))
+                usable = (pair for pair in order if pair not in found or found[pair]["is_right"])
+                wanted |= dict.fromkeys(itertools.islice(usable, args.n_pairs))
             wanted = [pair for pair in wanted if pair not in found]
             if not wanted:
                 return list(found.values())
@@ -848,10 +855,13 @@ def train_arm(args, run, heldout: list[dict], arm: str) -> None:
             answers = [(found[row["id"]][0]["response"], row) for row in heldout]
             marks = [common.score(text, row["answer"], row["problem"]) for text, row in answers]
             n_right[lr] = marks.count(True)
-        (adapters / f"{name}.checkpoint.pt").unlink(missing_ok=True)
+            load.cache_clear()
+    for checkpoint in adapters.glob(f"{arm}*.checkpoint.pt"):
+        checkpoint.unlink()
     if n_right:
         best = max(args.lr, key=n_right.get)
         print(f"  {arm}: learning rate {best:g}; right of {len(heldout)} held out, by rate: {n_right}")
+        run.log(arm=arm, lr=best, n_right=n_right)
         shutil.copytree(adapters / f"{arm}_{best:g}", adapters / f"{arm}.tmp", dirs_exist_ok=True)
         (adapters / f"{arm}.tmp").rename(adapters / arm)
 
@@ -932,16 +942,17 @@ def check_flags(args, needs_prm: bool) -> dict[str, list[str]]:
 
 def check_questions(args, skills: dict[str, list[str]], questions: Questions) -> None:
     """Refuse a skill map of other questions, and subjects that have no skills."""
-    pool, val, tests = questions.pool, questions.val, questions.sets["MATH"]
+    pool, val = questions.pool, questions.val
     if args.skill_map:
         known = read_lists(args.skill_map, "--skill-map", "question id")
         for part, rows in (("P", pool), ("Q_val", val if "accuracy" in args.arms else [])):
             if rows and not any(row["id"] in known for row in rows):
                 raise UserError(f"--skill-map {args.skill_map}: expected ids of questions of {part}, such as "
                                 f"{rows[0]['id']!r}, came none; check the file")
-    for flag, rows in ((f"--data {args.data}", pool + tests), (f"--val {args.val}", val)):
+    by_skill = set(args.arms) & {"stat", "shuffled", "accuracy"}
+    for flag, rows in ((f"--data {args.data}", pool), (f"--val {args.val or args.data}", val)):
         unknown = {str(row["subject"]) for row in rows} - skills.keys()
-        if unknown and set(args.arms) - {"base", "train"}:
+        if unknown and by_skill:
             raise UserError(f"{flag}: subject {min(unknown)!r} is not in the skill list "
                             f"({', '.join(skills)}); give a list by --skills")
 
@@ -963,10 +974,11 @@ def main(args: Args) -> None:
     skills, questions = check_flags(args, needs_prm=args.difficulty == "prm"), load_questions(args)
     pool, val = questions.pool, questions.val
     check_questions(args, skills, questions)
-    taught, targeted = set(args.arms) - {"base", "train"}, set(args.arms) & {"stat", "shuffled"}
-    to_label = pool if taught & {"stat", "shuffled", "accuracy"} else []
-    to_label = to_label + (val if "accuracy" in taught else [])
-    if taught and args.until != "grade":  # until then no teacher is needed
+    arms = set(args.arms)
+    targeted, weighted = bool(arms & {"stat", "shuffled"}), "accuracy" in arms
+    needs_teacher = bool(arms - {"base", "train"}) and args.until != "grade"
+    to_label = (pool if targeted or weighted else []) + (val if weighted else [])
+    if needs_teacher:
         longest = "x" * 3 * args.max_new_tokens  # three bytes count as a token
         shown = ["(the student's response)"] + [longest] * (len(val) - 1)
         n_calls = common.open_teacher(args, write=False).plan({
@@ -976,9 +988,7 @@ def main(args: Args) -> None:
         }, show=args.plan)
     if args.plan:
         return
-    run, teacher = start(args, questions), None
-    if taught and args.until != "grade":
-        teacher = common.open_teacher(args)
+    run, teacher = start(args, questions), common.open_teacher(args) if needs_teacher else None
     if teacher and n_calls and not (run.path / "2_graded.jsonl").exists():
         teacher.check()  # now, not after the student has answered for hours
 
@@ -986,7 +996,9 @@ def main(args: Args) -> None:
     graded = grade(args, run, val, questions.sets["MATH"])
     is_right = {row["id"]: bool(row["is_right"]) for row in graded}
     hard = {row["id"] for row in graded if row["difficult"]}
-    difficult = [row for row in val if row["id"] in hard][:args.max_difficult]
+    difficult = [row for row in val if row["id"] in hard]
+    if args.max_difficult and args.max_difficult < len(difficult):
+        difficult = common.rng(args.seed, "max_difficult").sample(difficult, args.max_difficult)
     nearest = retrieve(args, run, difficult, pool, args.questions_per_skill) if "embed" in args.arms else {}
     common.free_gpu()
     if args.until == "grade":
@@ -997,7 +1009,7 @@ def main(args: Args) -> None:
     profile = diagnose(args, run, teacher, difficult, graded, skills) if targeted else {}
     if args.until == "diagnose":
         return
-    outcomes = [(is_right[row["id"]], labels[row["id"]]) for row in val] if "accuracy" in taught else []
+    outcomes = [(is_right[row["id"]], labels[row["id"]]) for row in val] if weighted else []
     n_pairs = draw(args, run, teacher, pool, labels, profile, nearest, outcomes)
     if args.until == "draw":
         return

@@ -382,7 +382,8 @@ def writing(args, groups: list[dict], pool: list[dict]) -> list[Request]:
     by_id, asked, seen = {row["id"]: row for row in pool}, [], Counter()
     for group in groups:
         rows, skill = [by_id[i] for i in group["references"]], group["skill"]
-        text = WRITE_PROMPT.format(subject=" and ".join(dict.fromkeys(row["subject"] for row in rows)),
+        subjects = dict.fromkeys(row["subject"] or "mathematics" for row in rows)
+        text = WRITE_PROMPT.format(subject=" and ".join(subjects),
                                    examples="\n\n".join(EXAMPLE.format(**row) for row in rows),
                                    link=SKILL_LINK.format(skill=skill) if skill else EMBED_LINK)
         for _ in range(args.n_new):  # ours: at T = 1, because several that differ are wanted
@@ -598,34 +599,36 @@ def invert(labels: dict[str, list[str]]) -> dict[str, list[str]]:
 def shuffle_profile(profile: dict[str, list[str]], skill_map: dict[str, list[str]], rng) -> dict:
     """The profile with every skill replaced by another that has about as many questions in the Skill-Map.
 
-    The skills are sorted by that number, and within each four of them every one takes another's place.
+    The skills are sorted by that number, and in each group of four every skill takes another's place, the
+    same one for the whole profile. A skill without questions stays: it draws none.
     ours: by size, because a frequent skill put on a rare one would draw fewer different questions, and a
     control that loses by that says nothing of the targeting.
     """
-    by_size = sorted(skill_map, key=lambda skill: (len(skill_map[skill]), skill))
-    n_classes, other = max(1, len(by_size) // 4), {}
-    for i in range(n_classes):
-        of_class = by_size[4 * i:4 * i + 4 if i + 1 < n_classes else None]  # the last one has up to seven
-        turned = rng.sample(of_class, len(of_class))
-        other |= dict(zip(turned, turned[1:] + turned[:1], strict=True))
-    return {question: [other.get(skill, skill) for skill in skills] for question, skills in profile.items()}
+    by_size, replacement = sorted(skill_map, key=lambda skill: (len(skill_map[skill]), skill)), {}
+    groups = [by_size[i:i + 4] for i in range(0, len(by_size), 4)]
+    if len(groups) > 1 and len(groups[-1]) < 4:
+        groups[-2:] = [groups[-2] + groups[-1]]
+    for group in groups:
+        turned = rng.sample(group, len(group))
+        replacement |= dict(zip(turned, turned[1:] + turned[:1], strict=True))
+    return {i: [replacement.get(skill, skill) for skill in skills] for i, skills in profile.items()}
 
 
 # Copied from stat_sel.order_pairs
 def order_pairs(drawn: list[str], n_rewrites: int, rng) -> list[tuple[str, int]]:
     """(question, number of its rewrite) in the order in which an arm takes them: different ones first.
 
-    A question drawn k times comes early k times as often; its repeats follow when all others are used up
-    (that gives the paper's "about 4k unique questions" in 9.5k pairs).
+    A question that was drawn more often tends to come earlier. Repeats follow when the different pairs are
+    used up: so the paper's "about 4k unique questions" come out of 9.5k pairs.
     >>> sorted(order_pairs(["a", "b", "a"], 1, random.Random(0))[:2])
     [('a', 0), ('b', 0)]
     """
-    pairs, first, repeats = [(i, sample) for i in drawn for sample in range(n_rewrites)], {}, []
+    pairs = [(i, n) for i in drawn for n in range(n_rewrites)]
+    seen, first, repeats = set(), [], []
     for pair in rng.sample(pairs, len(pairs)):
-        if pair in first:
-            repeats.append(pair)
-        first[pair] = None
-    return [*first, *repeats]
+        (repeats if pair in seen else first).append(pair)
+        seen.add(pair)
+    return first + repeats
 
 
 # Copied from stat_sel.read_lists
@@ -749,8 +752,9 @@ def completion_loss(model, pairs: list[tuple[list[int], int]], device) -> torch.
     ours: no loss on the prompts, because the student is never asked to write one.
     """
     ids, mask = common.pad([ids for ids, _ in pairs], device)
-    learned = [[n <= t < len(row) for t in range(ids.shape[1])] for row, n in pairs]  # a pad may equal an end
-    target = torch.tensor(learned, device=device)  # (B, T)
+    # target[b, t]: token t is one of the answer's; it is predicted at t - 1
+    target = [[n <= t < len(row) for t in range(ids.shape[1])] for row, n in pairs]
+    target = torch.tensor(target, device=device)  # (B, T)
     hidden = common.hidden_states(model, ids, mask)  # (B, T, d)
     logits = model.get_base_model().lm_head(hidden[:, :-1][target[:, 1:]]).float()  # (n_completion, V)
     return torch.nn.functional.cross_entropy(logits, ids[:, 1:][target[:, 1:]], reduction="sum")
@@ -837,9 +841,10 @@ def train(args, run, student: common.Student, rows: list[dict], name: str, lr: f
         run.log(train=name, epoch=epoch + 1, seconds=seconds, peak_gib=common.peak_gib())
     bar.close()
     run.write(f"loss_{name}.jsonl", [{"step": i, "loss": loss} for i, loss in enumerate(losses)])
-    model.save_pretrained(final.with_suffix(".tmp"))
-    student.tokenizer.save_pretrained(final.with_suffix(".tmp"))
-    final.with_suffix(".tmp").rename(final)
+    part = final.with_name(f"{name}.tmp")
+    model.save_pretrained(part)
+    student.tokenizer.save_pretrained(part)
+    part.rename(final)
 
 
 # Copied from stat_sel.split_steps
@@ -1052,8 +1057,8 @@ def diagnose(args, run, teacher, difficult: list[dict], graded: list[dict], skil
 def rewrite(args, run, teacher, pool: list[dict], orders: dict[str, list[tuple[str, int]]]) -> dict:
     """5: the rewrites with the gold answer, {(question, number): text}; a wrong one is dropped (§B.2).
 
-    orders: the pairs of each arm as it takes them. Asked for are only those that are taken, and for a wrong
-    one the next. So equal pairs of two arms are asked for once.
+    orders: the pairs of each arm as it takes them. Each round asks for those of an arm's first n_pairs that
+    are not there yet. Wrong ones drop out, later ones move up, until nothing is missing.
     """
     by_id = {row["id"]: row for row in pool}
 
@@ -1062,8 +1067,8 @@ def rewrite(args, run, teacher, pool: list[dict], orders: dict[str, list[tuple[s
         while True:
             wanted = {}
             for order in orders.values():
-                taken = (pair for pair in order if pair not in found or found[pair]["is_right"])
-                wanted |= dict.fromkeys(itertools.islice(taken, args.n_pairs))
+                usable = (pair for pair in order if pair not in found or found[pair]["is_right"])
+                wanted |= dict.fromkeys(itertools.islice(usable, args.n_pairs))
             wanted = [pair for pair in wanted if pair not in found]
             if not wanted:
                 return list(found.values())
@@ -1101,10 +1106,13 @@ def train_arm(args, run, heldout: list[dict], arm: str) -> None:
             answers = [(found[row["id"]][0]["response"], row) for row in heldout]
             marks = [common.score(text, row["answer"], row["problem"]) for text, row in answers]
             n_right[lr] = marks.count(True)
-        (adapters / f"{name}.checkpoint.pt").unlink(missing_ok=True)
+            load.cache_clear()
+    for checkpoint in adapters.glob(f"{arm}*.checkpoint.pt"):
+        checkpoint.unlink()
     if n_right:
         best = max(args.lr, key=n_right.get)
         print(f"  {arm}: learning rate {best:g}; right of {len(heldout)} held out, by rate: {n_right}")
+        run.log(arm=arm, lr=best, n_right=n_right)
         shutil.copytree(adapters / f"{arm}_{best:g}", adapters / f"{arm}.tmp", dirs_exist_ok=True)
         (adapters / f"{arm}.tmp").rename(adapters / arm)
 
@@ -1190,16 +1198,17 @@ def check_flags(args, needs_prm: bool) -> dict[str, list[str]]:
 # Copied from stat_sel.check_questions
 def check_questions(args, skills: dict[str, list[str]], questions: Questions) -> None:
     """Refuse a skill map of other questions, and subjects that have no skills."""
-    pool, val, tests = questions.pool, questions.val, questions.sets["MATH"]
+    pool, val = questions.pool, questions.val
     if args.skill_map:
         known = read_lists(args.skill_map, "--skill-map", "question id")
         for part, rows in (("P", pool), ("Q_val", val if "accuracy" in args.arms else [])):
             if rows and not any(row["id"] in known for row in rows):
                 raise UserError(f"--skill-map {args.skill_map}: expected ids of questions of {part}, such as "
                                 f"{rows[0]['id']!r}, came none; check the file")
-    for flag, rows in ((f"--data {args.data}", pool + tests), (f"--val {args.val}", val)):
+    by_skill = set(args.arms) & {"stat", "shuffled", "accuracy"}
+    for flag, rows in ((f"--data {args.data}", pool), (f"--val {args.val or args.data}", val)):
         unknown = {str(row["subject"]) for row in rows} - skills.keys()
-        if unknown and set(args.arms) - {"base", "train"}:
+        if unknown and by_skill:
             raise UserError(f"{flag}: subject {min(unknown)!r} is not in the skill list "
                             f"({', '.join(skills)}); give a list by --skills")
 
@@ -1292,10 +1301,11 @@ def main(args: Args) -> None:
         writer_args = dataclasses.replace(
             args, teacher=args.writer, teacher_url=args.writer_url or args.teacher_url,
             usd_per_m_in=args.writer_usd_per_m_in, usd_per_m_out=args.writer_usd_per_m_out)
-    new_arms, taught = [arm for arm in args.arms if arm not in ("base", "augment")], set(args.arms) - {"base"}
-    targeted = bool({"stat", "shuffled"} & taught)
+    new_arms = [arm for arm in args.arms if arm not in ("base", "augment")]
+    targeted = bool({"stat", "shuffled"} & set(args.arms))
+    needs_teacher = set(args.arms) != {"base"} and args.until != "grade"
     to_label = pool if targeted else []
-    if taught and args.until != "grade":  # until then no teacher is needed
+    if needs_teacher:
         n_calls = plan(args, writer_args, pool, val, to_label, skills, new_arms, targeted)
     if args.plan:
         return
@@ -1303,7 +1313,7 @@ def main(args: Args) -> None:
     if args.profile_from:
         take_over(args, run)
     teacher = writer = None
-    if taught and args.until != "grade":
+    if needs_teacher:
         teacher = common.open_teacher(args)
         writer = common.open_teacher(writer_args) if args.writer else teacher
     if teacher and n_calls and not (run.path / "2_graded.jsonl").exists():
@@ -1313,7 +1323,9 @@ def main(args: Args) -> None:
     # Steps 1 and 2 and the embeddings come before the teacher's: then the GPU is free for a local teacher.
     graded = grade(args, run, val, questions.sets["MATH"])
     hard = {row["id"] for row in graded if row["difficult"]}
-    difficult = [row for row in val if row["id"] in hard][:args.max_difficult]
+    difficult = [row for row in val if row["id"] in hard]
+    if args.max_difficult and args.max_difficult < len(difficult):
+        difficult = common.rng(args.seed, "max_difficult").sample(difficult, args.max_difficult)
     nearest = retrieve(args, run, difficult, pool, args.n_nearest) if "embed" in args.arms else {}
     common.free_gpu()
     if args.until == "grade":

@@ -94,7 +94,8 @@ def main(args: Args) -> None:
     by_skill = bool(set(taught) & {"stat", "shuffled", "accuracy"})
     calls = {"label": n_pool * by_skill + n_val * ("accuracy" in taught),
              "diagnose": n_difficult * bool(set(taught) & {"stat", "shuffled"}),
-             "rewrite": round(1.1 * sum(n_pairs[arm] for arm in taught))}  # a tenth is wrong and replaced
+             # a tenth is wrong and replaced; arms share what both take
+             "rewrite": min(round(1.1 * sum(n_pairs[arm] for arm in taught)), args.n_rewrites * n_pool)}
     prices = args.usd_per_m_in or 0, args.usd_per_m_out or 0
     price = (args.prompt_tokens * prices[0] + args.reply_tokens * prices[1]) / 1e6
     print(f"\n{'of the teacher':<24}{'calls':>8}{'usd':>10}")

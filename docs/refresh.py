@@ -1,4 +1,4 @@
-"""Makes the tables in README.md and docs/results.md anew, each by the command in the mark above it, and counts the files' lines.
+"""Makes the tables in README.md and docs/ anew, each by the command in the mark above it, and the files' sizes.
 
     python docs/refresh.py
 """
@@ -12,21 +12,32 @@ from pathlib import Path
 from unittest import mock
 
 ROOT = Path(__file__).parent.parent
-FILES = (ROOT / "README.md", ROOT / "docs" / "results.md")
-LINES = re.compile(r"(\| `(\w+\.py)`(?: \||,) )\d+ \|")  # "| `dart.py` | 700 |" and "| DART | `dart.py`, 700 |"
+PAGES = ("stat", "active", "dart", "scoring", "running", "results")
+FILES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in PAGES))
+SIZE = re.compile(r"(`(\w+\.py)`(, | \| ))\d+ KB")  # "`dart.py` | 53 KB"; "`dart.py`, 148 KB": with common.py
 BLOCK = re.compile(r"(<!-- results: python (?:-m )?(.+?) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 
+def size(cell: re.Match) -> str:
+    """A cell of a table with the size of the file that it names, or, behind a comma, of a copy with common.py."""
+    n_bytes = (ROOT / cell[2]).stat().st_size
+    if cell[3] == ", ":
+        n_bytes += (ROOT / "common.py").stat().st_size
+    return f"{cell[1]}{n_bytes / 1000:.0f} KB"
+
+
+def output(block: re.Match) -> str:
+    """A block with what its command prints now."""
+    name, *args = block[2].split()
+    with contextlib.redirect_stdout(io.StringIO()) as out, mock.patch.object(sys, "argv", [name, *args]):
+        if importlib.import_module(name.removesuffix(".py")).main():
+            raise SystemExit(f"{block[2]}: it failed; its message stands above")
+    return f"{block[1]}{out.getvalue().strip()}\n{block[3]}"
+
+
 def refreshed(text: str) -> str:
-    """The text with the numbers of lines as they are and what the commands of its blocks print now; called from the top folder."""
-    def output(block: re.Match) -> str:
-        name, *args = block[2].split()
-        with contextlib.redirect_stdout(io.StringIO()) as out, mock.patch.object(sys, "argv", [name, *args]):
-            if importlib.import_module(name.removesuffix(".py")).main():
-                raise SystemExit(f"{block[2]}: it failed; its message stands above")
-        return f"{block[1]}{out.getvalue().strip()}\n{block[3]}"
-    text = LINES.sub(lambda cell: f"{cell[1]}{len((ROOT / cell[2]).read_text(encoding='utf-8').splitlines())} |", text)
-    return BLOCK.sub(output, text)
+    """The text with the sizes and the tables as they are now; called from the top folder."""
+    return BLOCK.sub(output, SIZE.sub(size, text))
 
 
 if __name__ == "__main__":

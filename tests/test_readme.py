@@ -1,103 +1,227 @@
-"""Every command of the README is one that the files take; every table and number of lines is what its source gives."""
+"""README.md and docs/: every command is one that the files take, every link leads somewhere, every table is what its source gives."""
+import argparse
+import importlib
 import json
 import re
 import shlex
 import subprocess
+import sys
+from unittest import mock
 
 import pytest
 import tyro
 
-import active_loop
-import dart
 import report
-import stat_sel
-import stat_syn
 from docs import refresh
 from tests.conftest import ROOT
-from tests.test_pairs import pairs
 from toyworld.__main__ import FLAGS, make_parser
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = [text for language, text in re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE) if not language]
-COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.split("#")[0].strip()]
-METHODS = {"stat_sel": stat_sel, "stat_syn": stat_syn, "active_loop": active_loop, "dart": dart}
-DOC_COMMANDS = [line.split("  #")[0].strip().removeprefix("Run").strip()
-                for method in (*METHODS.values(), pairs) for line in method.__doc__.splitlines() if "python " in line]
+TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in refresh.FILES}
+README = TEXTS["README.md"]
+EVERYTHING = "\n".join(TEXTS.values())
+DOCUMENTED = (
+    "stat_sel", "stat_syn", "active_loop", "dart", "experiments.pairs", "experiments.difficulty", "experiments.labels", "benchmarks.cost")
+OTHER_PROGRAMS = ("pip", "export", "vllm", "ollama", "llama-server")  # not ours
+
+
+def commands(text: str) -> list[str]:
+    """The commands in a page's code blocks without a language, continued lines joined."""
+    found = []
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        for line in "" if language else block.replace("\\\n", " ").splitlines():
+            if command := re.sub(r"(^|\s+)#.*", "", line).strip():
+                found.append(command)
+    return found
+
+
+def documented(name: str) -> list[str]:
+    """The commands in the docstring of a file."""
+    lines = re.sub(r"\n +--", " --", importlib.import_module(name).__doc__).splitlines()
+    return [line[line.index("python "):].split("  #")[0].strip() for line in lines if "python " in line]
+
+
+COMMANDS = {name: commands(text) for name, text in TEXTS.items()}
+ALL = sorted({command for found in COMMANDS.values() for command in found} | {
+    command for name in DOCUMENTED for command in documented(name)} | set(re.findall(r"`(python [^`]+)`", EVERYTHING)))
+
+
+class Parsed(Exception):
+    pass
+
+
+def take(name: str, words: list[str]) -> None:
+    """Have the module's own parser read the words; SystemExit where it refuses them."""
+    module, parse = importlib.import_module(name), argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(self, args=None, namespace=None):
+        parse(self, args, namespace)
+        raise Parsed
+    if hasattr(module, "Args"):
+        tyro.cli(module.Args, args=words)
+    else:
+        with mock.patch.object(argparse.ArgumentParser, "parse_args", parse_and_stop), \
+                mock.patch.object(sys, "argv", [name, *words]), pytest.raises(Parsed):
+            module.main()
 
 
 def test_there_are_commands():
-    assert len(COMMANDS) >= 8 and {"make demo", "make test"} <= set(COMMANDS) and len(DOC_COMMANDS) >= 4
+    assert {"make demo", "make test"} <= set(COMMANDS["README.md"])
+    assert all(len(COMMANDS[f"docs/{name}.md"]) >= 1 for name in refresh.PAGES if name != "results")
+    assert len(ALL) >= 40 and all(len(documented(name)) >= 1 for name in DOCUMENTED)
 
 
-@pytest.mark.parametrize("command", COMMANDS + DOC_COMMANDS)
+@pytest.mark.parametrize("command", ALL)
 def test_every_command_is_one_the_files_take(command):
     words = shlex.split(command)
+    while "=" in words[0]:  # OLLAMA_CONTEXT_LENGTH=8192 ollama serve
+        words = words[1:]
     if words[0] == "make":
         assert subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True).returncode == 0
-    elif words[0] == "python" and words[1].removesuffix(".py") in METHODS:
-        tyro.cli(METHODS[words[1].removesuffix(".py")].Args, args=words[2:])  # raises SystemExit at a wrong flag
-    elif words[:2] == ["python", "experiments/pairs.py"]:
-        tyro.cli(pairs.Args, args=words[2:])
     elif words[:3] == ["python", "-m", "toyworld"]:
         toy, rest = make_parser().parse_known_args(words[3:])
-        tyro.cli(METHODS[toy.method].Args, args=FLAGS[toy.method] + rest)
-    elif words[:2] == ["python", "report.py"]:
-        assert {w for w in words if w.startswith("--")} <= {"--save", "--plots", "--brief"}
+        take(toy.method, FLAGS[toy.method] + rest)
+    elif words[:2] == ["python", "docs/refresh.py"]:
+        assert len(words) == 2
+    elif words[:2] == ["python", "-m"]:
+        take(words[2], words[3:])
+    elif words[0] == "python":
+        assert (ROOT / words[1]).is_file()
+        take(words[1].removesuffix(".py").replace("/", "."), words[2:])
     else:
-        assert words[0] in ("pip", "export"), command
+        assert words[0] in OTHER_PROGRAMS, command
 
 
-@pytest.mark.parametrize("file", refresh.FILES, ids=lambda file: file.name)
-def test_the_tables_are_what_their_commands_print(file, monkeypatch):
+def test_a_wrong_command_would_be_seen():
+    for command in ("python stat_sel.py --compare", "python report.py --breif x", "python -m toyworld dart --frist 1"):
+        with pytest.raises((SystemExit, pytest.fail.Exception)):
+            test_every_command_is_one_the_files_take(command)
+
+
+def test_the_readme_is_light():
+    assert len(README.encode()) <= 14_000
+
+
+def test_every_page_is_checked():
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} == {f"{name}.md" for name in refresh.PAGES}
+
+
+def anchors(text: str) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+
+
+def broken_links(page: str, text: str) -> list[str]:
+    """The links of a page to a file or a heading that is not there; addresses on the web are not looked up."""
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text):
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        if not link.startswith("https://") and (not target.exists() or anchor and anchor not in anchors(target.read_text())):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_link_leads_somewhere(page):
+    assert broken_links(page, TEXTS[page]) == []
+
+
+def test_a_broken_link_would_be_seen():
+    wrong = "[a](docs/no.md) [b](#nowhere) [c](docs/stat.md#nowhere)"
+    assert broken_links("README.md", wrong + " [d](docs/stat.md#stat-syn) [e](https://x.org)") == re.findall(r"\((.*?)\)", wrong)
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_the_tables_are_what_their_commands_print(page, monkeypatch):
     monkeypatch.chdir(ROOT)
-    text = file.read_text()
+    text = TEXTS[page]
     assert refresh.refreshed(text) == text, "run python docs/refresh.py"
-    assert refresh.refreshed(re.sub(r"\| holds|(?<=\.py` \| )\d+(?= \|)", "0", text)) == text  # it would be seen
+    assert refresh.refreshed(re.sub(r"\| holds|\b\d+(?= KB \|)", "0", text)) == text  # it would be seen
 
 
 def test_all_committed_results_are_shown():
     for path in (ROOT / "results").glob("toy_*.json"):
-        assert f"<!-- results: python report.py results/{path.name} --brief -->" in README
-        assert f"<!-- results: python report.py results/{path.name} -->" in (ROOT / "docs" / "results.md").read_text()
+        assert f"<!-- results: python report.py results/{path.name} --brief -->" in EVERYTHING
+        assert f"<!-- results: python report.py results/{path.name} -->" in TEXTS["docs/results.md"]
     for path in (ROOT / "results").glob("audit_*.json"):
-        assert f"<!-- results: python -m toyworld.audit results/{path.name} -->" in README
+        assert f"<!-- results: python -m toyworld.audit results/{path.name} -->" in EVERYTHING
         saved = json.loads(path.read_text())
         assert len(saved["runs"]) >= 5 and saved["command"].startswith("python -m toyworld.audit runs/")
 
 
-def test_before_and_after_are_those_of_the_committed_results():
+@pytest.mark.parametrize("page", TEXTS)
+def test_the_commits_are_those_of_the_tables(page):
+    shown = {commit for line in EVERYTHING.splitlines() if re.match(r"\d+ runs", line) for commit in re.findall(r"\b[0-9a-f]{10}\b", line)}
+    assert set(re.findall(r"(?:\bat|,|\band|\bcommits?) ([0-9a-f]{10})\b", re.sub(r"\s+", " ", TEXTS[page]))) <= shown
+
+
+def results(name: str) -> dict:
+    return json.loads((ROOT / "results" / f"{name}.json").read_text())
+
+
+def row(method: str) -> str:
+    """The method's row of the README's first table."""
+    return next(line for line in README.splitlines() if f"| `{method}.py`, " in line)
+
+
+def claims(page: str, claim: str) -> list[tuple[str, str]]:
+    """(difference with its interval, verdict in a word) of a claim, in each table of the page that has it."""
+    found = []
+    for line in TEXTS[page].splitlines():
+        if line.startswith(f"| {claim} "):
+            verdict = re.search(r"holds: |holds \||is open|is reversed", line)[0].removeprefix("is ").split()[0].strip(":")
+            found.append((re.search(r"[+-]\d+\.\d \[.*?\]", line)[0], verdict))
+    assert found, claim
+    return found
+
+
+def test_the_readmes_results_are_those_of_the_tables():
     def mean(runs, arm):
         return report.mean_shown([report.accuracy(run, arm) for run in runs])
     for method in ("stat_sel", "stat_syn"):
-        runs = json.loads((ROOT / "results" / f"toy_{method}.json").read_text())["runs"]
-        cell = f"{mean(runs, 'base')} -> {mean(runs, 'stat')} % (toy; random pairs: {mean(runs, 'augment')}) |"
-        assert any(f"`{method}.py`" in line and line.endswith(cell) for line in README.splitlines()), cell
+        runs = results(f"toy_{method}")["runs"]
+        assert f"| {mean(runs, 'base')} -> {mean(runs, 'stat')};" in row(method)
+    curves, before_after = results("toy_active")["data"], []
     for name in ("mathematics", "deduction"):
-        curves = [run["criteria"] for run in json.loads((ROOT / "results" / "toy_active.json").read_text())["data"][name]["runs"]]
-        before, loss, random = (report.mean_shown([report.percent(curve[name])[t] for curve in curves])
-                                for name, t in (("loss", 0), ("loss", -1), ("random", -1)))
-        assert f"{before} -> {loss} % (toy {name}; random: {random})" in README
-    runs = json.loads((ROOT / "results" / "toy_dart.json").read_text())["runs"]
-    base, sft, best, grpo, after = (report.mean_shown([report.share(run, arm, "in distribution") for run in runs])
-                                    for arm in ("base", "sft", "best_of_n", "grpo", "dart"))
-    assert f"{base} -> {after} % (toy; with as many tokens best-of-N: {best}, direct GRPO: {grpo}; raw SFT: {sft})" in README
+        runs = [report.percent(run["criteria"]["loss"]) for run in curves[name]["runs"]]
+        before_after.append(f"{name} {report.mean_shown([run[0] for run in runs])} -> {report.mean_shown([run[-1] for run in runs])}")
+    assert f"| {', '.join(before_after)};" in row("active_loop")
+    base, dart = (report.mean_shown([report.share(run, arm, report.COLUMNS[0]) for run in results("toy_dart")["runs"]]) for arm in ("base", "dart"))
+    assert f"| {base} -> {dart};" in row("dart")
+    of_sel, of_syn, hard = (claims("docs/stat.md", claim)[0] for claim in (
+        "C1: STAT-Sel > MATH-Augment", "C2: STAT-Syn > MATH-Augment", "C2 on MATH^D: STAT-Syn > MATH-Augment"))
+    active, mapper, best = claims("docs/active.md", "A1: loss > random"), claims("docs/dart.md", "D2: dart > prompt"), claims(
+        "docs/dart.md", "beside D2: dart > best_of_n")
+    assert f"over random pairs {of_sel[0]}: {of_sel[1]};" in row("stat_sel")
+    assert f"over random pairs {of_syn[0]}: {of_syn[1]}; on difficult questions {hard[0]}: {hard[1]};" in row("stat_syn")
+    assert active[0][1] == active[1][1] and f"over random choice {active[0][0]} and {active[1][0]}: {active[0][1]};" in row("active_loop")
+    assert f"over the untrained mapper {mapper[0][0]}: {mapper[0][1]}; over best-of-N {best[0][0]}: {best[0][1]};" in row("dart")
 
 
 def test_the_criteria_that_were_run_once_are_those_of_the_committed_results():
-    once, here = (json.loads((ROOT / "results" / f"{name}.json").read_text())["data"]["mathematics"]["runs"][0]
-                  for name in ("active_once", "toy_active"))
+    once, here = (results(name)["data"]["mathematics"]["runs"][0] for name in ("active_once", "toy_active"))
     assert once["seed"] == here["seed"] == 11
     runs = {name: (once if name in once["criteria"] else here)["criteria"][name] for name in ("reward", "judge", "lion", "random", "loss")}
     end = {name: report.mean_shown([report.percent(curve)[-1]]) for name, curve in runs.items()}
     used = ", ".join(f"{report.tokens(curve[-1]):,}" for curve in runs.values())
     assert (f"after 400 items reward {end['reward']}, judge {end['judge']}, lion {end['lion']} %, random {end['random']}, loss {end['loss']} %; "
-            f"teacher tokens {used}.") in README
+            f"teacher tokens {used}.") in TEXTS["docs/active.md"]
+
+
+def test_what_is_read_from_stats_tables_is_in_the_committed_results():
+    runs, text = results("toy_stat_sel")["runs"], " ".join(TEXTS["docs/stat.md"].split())
+    leads = [report.difference(runs, "stat", "hard", "by_skill", skill)[0] for skill in report.most_missed(runs)]
+    words = {8: "eight", 9: "nine"}[sum(lead > 0 for lead in leads)]
+    assert f"STAT-Sel is ahead of MATH-Hard, which has half the pairs, on {words} of ten means" in text
+    for part, claim in (("(C2)", "C2 on MATH^D: STAT-Syn > MATH-Augment"), ("(C1)", "C1 on MATH^D: STAT-Sel > MATH-Augment")):
+        value, interval = claims("docs/stat.md", claim)[-1][0].split(" ", 1)
+        assert re.search(rf"{re.escape(value[1:])} (points )?{re.escape(interval)} {re.escape(part)}", text), claim
 
 
 def test_what_is_read_from_darts_tables_is_in_the_committed_results():
-    runs = json.loads((ROOT / "results" / "toy_dart.json").read_text())["runs"]
-    audits = json.loads((ROOT / "results" / "audit_dart.json").read_text())["runs"]
-    text = " ".join(README.split())
+    runs, audits = results("toy_dart")["runs"], results("audit_dart")["runs"]
+    text = " ".join(TEXTS["docs/dart.md"].split())
 
     def mean(values):
         return sum(values) / len(values)
@@ -108,8 +232,8 @@ def test_what_is_read_from_darts_tables_is_in_the_committed_results():
     def sound(arm):
         return mean([100 * run[arm]["sound"][0] / run[arm]["sound"][1] for run in audits])
     kept = {arm: f"{100 * mean([run['arms'][f'{arm}, rejecting']['data']['fallback'] for run in runs]):.0f}" for arm in ("dart", "prompt")}
-    aligned = {f"{mean([row['align'] for run in runs for row in run['steps']['dart'][part]]):.2f}" for part in (slice(10), slice(-10, None))}
-    inside, outside = report.COLUMNS[:2]
+    aligned = {f"{mean([step['align'] for run in runs for step in run['steps']['dart'][part]]):.2f}" for part in (slice(10), slice(-10, None))}
+    inside, outside, retention = report.COLUMNS
     for words in (f"{sound('dart') - sound('no penalty'):.1f} points more of the rewrites taken are sound",
                   f"the data is then {sound('dart, rejecting'):.0f} % sound, but {kept['dart']} % of the demonstrations have no rewrite left",
                   f"the untrained mapper leaves {kept['prompt']} % without a rewrite, and DART leads it by "
@@ -121,28 +245,29 @@ def test_what_is_read_from_darts_tables_is_in_the_committed_results():
     rounded = {2: "two", 3: "three", 5: "five", 8: "eight"}
     assert f"RL adds {rounded[round(float(lead('dart', 'prompt', inside)))]} points in distribution" in text
     assert f"gains {rounded[round(float(lead('dart', 'base', inside)))]} points there and pays " in text
-    assert f"pays {rounded[-round(float(lead('dart', 'base', report.COLUMNS[2])))]} in retention" in text
+    assert f"pays {rounded[-round(float(lead('dart', 'base', retention)))]} in retention" in text
 
 
 def test_nothing_is_left_to_fill_in():
-    assert not re.search(r"TOYTIME|BEFOREAFTER|CLAIMS|SCORERTEXT|LINES", README)
+    assert not re.search(r"TODO|TOYTIME|SCORERTABLE|^DEMO$|\b0 KB", EVERYTHING, re.MULTILINE)
 
 
 def scorer_rows(sets: dict) -> list[str]:
-    """The README's table of results/scorer.json."""
+    """The table of results/scorer.json."""
     rows = ["| set | rows | judge | rejects equal answers | accepts different answers | mean ms | p99 ms |",
             "|---|---|---|---|---|---|---|"]
     for name, judges in sets.items():
-        for judge, row in judges.items():
-            other = row["rows"] - row["same"]
+        for judge, counts in judges.items():
+            other = counts["rows"] - counts["same"]
             shares = [f"{wrong} of {n} ({100 * wrong / n:.2f} %)" if n else "-"
-                      for wrong, n in ((row["rejects"], row["same"]), (row["accepts"], other))]
-            shown = "`common.py`" if judge == "scorer" else "math-verify 0.9.0"
-            rows.append(f"| {name} | {row['rows']} | {shown} | {shares[0]} | {shares[1]} | {row['mean_ms']:.1f} | {row['p99_ms']:.0f} |")
+                      for wrong, n in ((counts["rejects"], counts["same"]), (counts["accepts"], other))]
+            judged_by = "`common.py`" if judge == "scorer" else "math-verify 0.9.0"
+            times = f"{counts['mean_ms']:.1f} | {counts['p99_ms']:.0f}"
+            rows.append(f"| {name} | {counts['rows']} | {judged_by} | {shares[0]} | {shares[1]} | {times} |")
     return rows
 
 
 def test_the_scorers_table_is_that_of_the_committed_results():
-    sets = json.loads((ROOT / "results" / "scorer.json").read_text())["sets"]
+    sets = results("scorer")["sets"]
     assert next(iter(sets)).startswith("replies") and len(sets) == 6
-    assert "\n".join(scorer_rows(sets)) in README
+    assert "\n".join(scorer_rows(sets)) in TEXTS["docs/scoring.md"]

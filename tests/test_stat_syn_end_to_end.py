@@ -286,7 +286,8 @@ def test_a_writers_price_counts_under_the_cap(small_world, sel_run, tmp_path, te
 def test_a_slice_of_real_math(real_data, small_world, tmp_path, teacher_url, call_file):
     """Shows that it runs on MATH with the built-in skill list; a toy student and a toy teacher show no more than that."""
     done = call_file("stat_syn.py", "--data", real_data / "math", "--student", small_world / "student", "--teacher", "toy",
-                    "--prm", small_world / "prm", "--teacher-url", teacher_url, "--out", tmp_path / "out", "--limit", "20",
+                    "--prm", small_world / "prm", "--embedder", small_world / "embedder", "--teacher-url", teacher_url, "--out", tmp_path / "out",
+                    "--limit", "20",
                     "--arms", "base", "stat", "embed", "--epochs", "1", "--max-new-tokens", "8", "--n-pairs", "24",
                     "--no-checkpointing", "--ood", real_data / "gsm8k" / "test.jsonl")
     assert done.returncode == 0, done.stderr[-2000:]

@@ -209,25 +209,33 @@ def test_begun_answers_go_on_where_they_were(student, rows):
 
 
 def test_a_kill_between_rounds_changes_nothing(student, rows, tmp_path, monkeypatch):
-    args, run = open_answers(tmp_path, "whole", 8)
-    whole = common.answer(args, run, "1_answers.jsonl", lambda: student, rows[:40], question, 1.0)
-    args, run = open_answers(tmp_path, "killed", 8)
-    real, calls = common.sample, []
+    """Stopped in the third batch and in the last, at temperature 1: the same answers, and only the batch it was in is made again."""
+    class Killed(BaseException):
+        pass
+    real, calls, dies_at = common.sample, [], []
 
-    def dies(*given):
+    def sample(*given):
         calls.append(given)
-        if len(calls) in (3, 7):
-            raise KeyboardInterrupt
+        if len(calls) in dies_at:
+            raise Killed
         return real(*given)
-    monkeypatch.setattr(common, "sample", dies)
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            common.answer(args, run, "1_answers.jsonl", lambda: student, rows[:40], question, 1.0)
-    assert common.answer(args, run, "1_answers.jsonl", lambda: student, rows[:40], question, 1.0) == whole
-    n_batches = len(calls) - 2
+    monkeypatch.setattr(common, "sample", sample)
+
+    def answers(name):
+        args, run = open_answers(tmp_path, name, 8)
+        try:
+            return common.answer(args, run, "1_answers.jsonl", lambda: student, rows[:40], question, 1.0)
+        finally:
+            run.lock.release()
+    whole = answers("whole")
+    n_batches = len(calls)
+    assert n_batches > 5  # 40 answers by 8, and at least one more round
     calls.clear()
-    args, run = open_answers(tmp_path, "third", 8)
-    assert common.answer(args, run, "1_answers.jsonl", lambda: student, rows[:40], question, 1.0) == whole and len(calls) == n_batches
+    dies_at += [3, n_batches + 1]
+    for _ in dies_at:
+        with pytest.raises(Killed):
+            answers("killed")
+    assert answers("killed") == whole and len(calls) == n_batches + 2
 
 
 def test_fewer_than_half_of_the_steps_on_lengths_as_of_math(student, rows, tmp_path, monkeypatch, capsys):
