@@ -154,13 +154,14 @@ class Teacher:
         self.key, is_named = os.environ.get("OPENAI_API_KEY", "").strip(), bool(self.base_url)
         self.base_url = self.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
         self.url = hide_secrets(self.base_url).rpartition("@")[2].rstrip("/")
-        self.name = f"teacher {self.model} at {self.url}"
+        who = "student" if self.of_student else "teacher"
+        self.name, self.flag = f"{who} {self.model} at {self.url}", f"--{who}-url"
         self.is_local = bool(re.match(r"https?://(localhost|127\.[\d.]+|\[::1\])(:|/|$)", self.url))
         self.prices = [usd for usd in (self.usd_per_m_in, self.usd_per_m_out) if usd is not None]
         is_exposed = self.url.startswith("http:") and not self.is_local and not is_named
         address = r"https?://([\w.-]+|\[[\da-fA-F:]+\])(:[1-6]?\d{1,4})?(/|$)"
         for is_wrong, sentence in (
-            (not re.match(address, self.url), "--teacher-url must be like http://localhost:8000/v1"),
+            (not re.match(address, self.url), f"{self.flag} must be like http://localhost:8000/v1"),
             (self.needs_key and not self.key and self.url == OPENAI,
              "OPENAI_API_KEY is not set; export it, or give --teacher-url"),
             (not self.key.isascii() or not self.key.isprintable(), "OPENAI_API_KEY has odd characters"),
@@ -230,7 +231,7 @@ class Teacher:
                 if none in ("empty", "refused"):
                     self._sql("UPDATE replies SET key = NULL WHERE server = ? AND key = ?", self.url, key)
             raise UserError(
-                f"{step}: of {len(requests)} teacher replies {told} ({self.problem}), --teacher-max-none "
+                f"{step}: of {len(requests)} replies {told} ({self.problem}), --teacher-max-none "
                 f"{max_none:g} allows {allowed}; if cut off raise --teacher-max-tokens, if lost "
                 f"--teacher-timeout; a rerun goes on from {self.path}")
         return [None if none else reply for reply, none in replies]
@@ -341,7 +342,7 @@ class Teacher:
         if "insufficient_quota" not in text and (status in (408, 409, 425, 429) or status >= 500):
             return "lost"
         raise UserError(f"{self.name}: {self.problem}; check OPENAI_API_KEY, credit, the model's name and "
-                        f"--teacher-url (often .../v1); a rerun goes on from {self.path}")
+                        f"{self.flag} (often .../v1); a rerun goes on from {self.path}")
 
     def _learn(self, fields: dict, text: str) -> bool:
         """Whether the server refuses one of `fields`, which from here on is sent otherwise or not at all."""

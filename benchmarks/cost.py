@@ -62,7 +62,7 @@ def count_tests(args) -> dict[str, int]:
     return found
 
 
-def main(args: Args) -> None:
+def estimate(args: Args) -> None:
     n_val, n_pool = (min(args.limit or n, n) for n in (args.n_val, N_TRAIN))
     tests = count_tests(args)
     trained = [arm for arm in args.arms if arm != "base"]
@@ -87,9 +87,9 @@ def main(args: Args) -> None:
         "choose --lr": n_trainings * n_steps(args, args.n_heldout) * step_s * factor * (len(args.lr) > 1),
         "test": per_arm * ("base" in args.arms) + per_arm * factor * len(trained),
         "load": args.load_s * (3 + 2 * n_trainings)}
-    print(f"{'on the GPU':<24}{'hours':>8}")
+    print("| on the GPU | hours |\n|---|---:|")
     for step, seconds in (hours | {"all": sum(hours.values())}).items():
-        print(f"{step:<24}{seconds / 3600:>8.2f}")
+        print(f"| {step} | {seconds / 3600:.2f} |")
 
     by_skill = bool(set(taught) & {"stat", "shuffled", "accuracy"})
     calls = {"label": n_pool * by_skill + n_val * ("accuracy" in taught),
@@ -98,12 +98,17 @@ def main(args: Args) -> None:
              "rewrite": min(round(1.1 * sum(n_pairs[arm] for arm in taught)), args.n_rewrites * n_pool)}
     prices = args.usd_per_m_in or 0, args.usd_per_m_out or 0
     price = (args.prompt_tokens * prices[0] + args.reply_tokens * prices[1]) / 1e6
-    print(f"\n{'of the teacher':<24}{'calls':>8}{'usd':>10}")
+    print("\n| of the teacher | calls | usd |\n|---|---:|---:|")
     for step, n in (calls | {"all": sum(calls.values())}).items():
-        print(f"{step:<24}{n:>8,}{n * price:>10.2f}")
-    print(f"\nanswers an arm: {', '.join(f'{name} {n:,}' for name, n in tests.items())}; "
-          f"pairs: {', '.join(f'{arm} {n_pairs[arm]:,}' for arm in trained)}; rates are stated, not measured")
+        print(f"| {step} | {n:,} | {n * price:.2f} |")
+    print(f"\nRates are stated, not measured. Answers an arm: "
+          f"{', '.join(f'{name} {n:,}' for name, n in tests.items())}; pairs: "
+          f"{', '.join(f'{arm} {n_pairs[arm]:,}' for arm in trained)}.")
+
+
+def main() -> None:
+    common.cli(estimate, Args, __doc__)
 
 
 if __name__ == "__main__":
-    common.cli(main, Args, __doc__)
+    main()

@@ -2,7 +2,7 @@
 import re
 from dataclasses import replace
 
-from benchmarks.cost import Args, count_tests, main, n_steps
+from benchmarks.cost import Args, count_tests, estimate, n_steps
 
 
 def test_steps_by_hand():
@@ -16,16 +16,16 @@ def test_steps_by_hand():
 def test_a_run_of_the_papers_size(capsys):
     args = Args(arms=("base", "train", "augment", "embed", "stat", "shuffled"), ood=("gsm8k", "amc23"), usd_per_m_in=1.0, usd_per_m_out=2.0)
     assert count_tests(args) == {"MATH": 4000, "gsm8k": 1319, "amc23": 40 * 64}
-    main(args)
+    estimate(args)
     out = capsys.readouterr().out
     assert "train 7,500, augment 9,500, embed 7,800, stat 9,500" in out  # 5 questions, 3 rewrites for 520 difficult ones
-    hours = [float(x) for x in re.findall(r"(\d+\.\d\d)$", out.split("of the teacher")[0], re.MULTILINE)]
+    hours = [float(x) for x in re.findall(r"(\d+\.\d\d) \|$", out.split("of the teacher")[0], re.MULTILINE)]
     assert abs(sum(hours[:-1]) - hours[-1]) < 0.05
-    assert re.search(r"label +7,500 +6\.75", out) and re.search(r"diagnose +520 ", out)  # 7,500 (400 + 2 x 250) / 1e6
+    assert "| label | 7,500 | 6.75 |" in out and "| diagnose | 520 |" in out  # 7,500 (400 + 2 x 250) / 1e6
 
 
 def test_without_several_rates_none_is_chosen(capsys):
-    main(Args(limit=100, n_pairs=300))
-    assert re.search(r"choose --lr +0\.00", capsys.readouterr().out)
-    main(Args(limit=100, n_pairs=300, lr=(1e-4, 2e-4)))
-    assert not re.search(r"choose --lr +0\.00", capsys.readouterr().out)
+    estimate(Args(limit=100, n_pairs=300))
+    assert "| choose --lr | 0.00 |" in capsys.readouterr().out
+    estimate(Args(limit=100, n_pairs=300, lr=(1e-4, 2e-4)))
+    assert not "| choose --lr | 0.00 |" in capsys.readouterr().out

@@ -280,10 +280,13 @@ def test_answers_come_from_a_server_of_the_student(small_world, tmp_path, teache
         {row["id"]: row["answer"] for row in common.load(str(small_world), "test")}] for name, rows in (("base", base), ("augment", arm))}
 
 
-def test_a_server_that_loads_no_adapter_is_refused_in_one_sentence(tmp_path, teacher_url):
-    args = stat_sel.Args(student="s", student_url=teacher_url, out=str(tmp_path))
-    with pytest.raises(common.UserError, match="--student-url .*: it did not load adapter .*: start it|--student-url .*did not load adapter"):
-        common.served(args, tmp_path / "adapter" / "stat")
+@pytest.mark.parametrize("url, words", [
+    ("{teacher}", "--student-url .*: it did not load adapter .*start it with --enable-lora"),
+    ("http://127.0.0.1:9/v1", "--student-url .*: it did not load adapter .*refused"), ("127.0.0.1:9", "--student-url must be like http")])
+def test_a_server_that_cannot_answer_for_the_student_is_refused_in_one_sentence(url, words, tmp_path, teacher_url):
+    args = stat_sel.Args(student="s", student_url=url.format(teacher=teacher_url), out=str(tmp_path))
+    with pytest.raises(common.UserError, match=words):
+        common.served(args, tmp_path / "adapter" / "stat" if url.startswith(("{", "http")) else None)
 
 
 def test_plan_sends_nothing(small_world, tmp_path, call_file):
