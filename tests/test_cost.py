@@ -28,4 +28,4 @@ def test_without_several_rates_none_is_chosen(capsys):
     estimate(Args(limit=100, n_pairs=300))
     assert "| choose --lr | 0.00 |" in capsys.readouterr().out
     estimate(Args(limit=100, n_pairs=300, lr=(1e-4, 2e-4)))
-    assert not "| choose --lr | 0.00 |" in capsys.readouterr().out
+    assert "| choose --lr | 0.00 |" not in capsys.readouterr().out
