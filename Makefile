@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 CRITERIA = random loss static_loss true_loss incorrect badge
-ARMS = base train augment hard embed stat shuffled
+ARMS = base train augment hard embed stat shuffled accuracy
 DART_ARMS = base sft prompt best_of_n rejection grpo dart
 DART_RUNS = $(foreach seed,21 22 23 24 25,$(foreach part,all no_penalty rejecting perfect slow,runs/toy_dart/seed-$(seed)/$(part)))
 # One thread each for the tests: two torch processes with two threads each slow one another down many times.

@@ -989,7 +989,8 @@ def main(args: Args) -> None:
     if args.plan:
         return
     run, teacher = start(args, questions), common.open_teacher(args) if needs_teacher else None
-    if teacher and n_calls and not (run.path / "2_graded.jsonl").exists():
+    drawn = all((run.path / f"train_{arm}.jsonl").exists() for arm in args.arms if arm != "base")
+    if teacher and n_calls and not drawn:
         teacher.check()  # now, not after the student has answered for hours
 
     # Steps 1 and 2 and the embeddings come before the teacher's: then the GPU is free for a local teacher.

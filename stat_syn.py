@@ -1316,7 +1316,8 @@ def main(args: Args) -> None:
     if needs_teacher:
         teacher = common.open_teacher(args)
         writer = common.open_teacher(writer_args) if args.writer else teacher
-    if teacher and n_calls and not (run.path / "2_graded.jsonl").exists():
+    drawn = all((run.path / f"train_{arm}.jsonl").exists() for arm in args.arms if arm != "base")
+    if teacher and n_calls and not drawn:
         for one in dict.fromkeys((teacher, writer)):
             one.check()  # now, not after the student has answered for hours
 
