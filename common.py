@@ -246,6 +246,22 @@ class Teacher:
             finally:
                 self.stopped = True  # by Ctrl-C too
 
+    def post(self, path: str, body: dict) -> None:
+        """Another call of the server; that it has been made "already" is fine."""
+        import openai
+
+        async def send():
+            async with self._client(3) as client:
+                await client.post(path, cast_to=str, body=body)
+        with ThreadPoolExecutor(1) as pool:
+            try:
+                pool.submit(asyncio.run, send()).result()
+            except openai.APIError as error:
+                told = hide_secrets(f"{error} {error.__cause__ or ''}".strip())
+                if "already" not in told:
+                    raise UserError(f"{self.name}: {self.flag}{path} failed for {body} ({told:.200}); is the "
+                                    "server up, and started with --enable-lora?") from None
+
     async def _work(self, todo, step, enough) -> dict:
         queue, in_flight, found, n_none, lost_in_row = deque(todo.items()), {}, {}, 0, 0
         bar = tqdm(desc=step, unit="call", total=len(todo), disable=not step)
@@ -1149,12 +1165,13 @@ SPELLINGS = [  # (a spelling of the same mathematics, the one that stands for it
 WORD = r"\d+(?:\.\d+)?|[^\W\d_]+|[-+/^_=|()\[\]{}%]|(?<=[\dn)])!(?!\s*$)|'(?=\()"  # 5!, f'(x)
 
 
-def words(text: str) -> list[str]:
+@functools.lru_cache(maxsize=1 << 15)
+def words(text: str) -> tuple[str, ...]:
     """A question's words, numbers and signs in one spelling."""
     text = text.casefold().translate(SIGNS)
     for spelling, one in SPELLINGS:
         text = re.sub(spelling, one, text)
-    return re.findall(WORD, unicodedata.normalize("NFKC", text).casefold().replace("⁄", "/"))
+    return tuple(re.findall(WORD, unicodedata.normalize("NFKC", text).casefold().replace("⁄", "/")))
 
 
 def plain(text: str) -> str:
@@ -1497,23 +1514,18 @@ def served(args, adapter: str | Path | None) -> Teacher:
     The server must see the adapter's folder; for vLLM: VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve
     --enable-lora --generation-config vllm.
     """
-    name, url = args.student, args.student_url.rstrip("/")
-    kwargs = json.loads(args.chat_template_kwargs or "{}")
+    name, kwargs = args.student, json.loads(args.chat_template_kwargs or "{}")
     if adapter:
         path = Path(adapter).absolute()
-        name = "-".join(path.parts[-3:])  # such as stat_sel-adapter-stat
-        body = json.dumps({"lora_name": name, "lora_path": str(path)}).encode()
-        call = urllib.request.Request(f"{url}/load_lora_adapter", body, {"Content-Type": "application/json"})
-        try:
-            urllib.request.urlopen(call, timeout=600).close()
-        except OSError as error:
-            told = error.read().decode(errors="replace") if hasattr(error, "read") else str(error)
-            if "already" not in told:  # of an earlier start
-                raise UserError(f"--student-url {hide_secrets(url)}: it did not load adapter {path}: "
-                                f"{hide_secrets(told):.200}; start it with --enable-lora") from None
+        weights = hashlib.sha256((path / "adapter_model.safetensors").read_bytes()).hexdigest()[:8]
+        name = "-".join([*path.parts[-3:], weights])  # ours: so an adapter trained anew is not the old one
     extra = {"top_p": 1.0} | ({"chat_template_kwargs": kwargs} if kwargs else {})
-    return Teacher(name, args.student_url, Path(args.out, "student.sqlite"), args.concurrency, seed=args.seed,
-                   timeout_s=args.teacher_timeout, max_none=0, needs_key=False, extra=extra, of_student=True)
+    server = Teacher(name, args.student_url, Path(args.out, "student.sqlite"), args.concurrency,
+                     timeout_s=args.teacher_timeout, seed=args.seed, max_none=0, needs_key=False, extra=extra,
+                     of_student=True)
+    if adapter:
+        server.post("/load_lora_adapter", {"lora_name": name, "lora_path": str(path)})
+    return server
 
 
 def answer(args, run, name: str, student, rows: list[dict], question, temperature: float, n: int = 1) -> dict:

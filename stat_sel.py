@@ -30,10 +30,10 @@ Resume  The same command goes on after a kill. A step with a file is not done ag
 Differs MATH^D is picked by one draw of the base's answers and the base is tested on another: else it would
         rise by regression to the mean. All difficult questions are profiled (--max-difficult 500 is the other
         reading of §B.2). Answers and step rewards come from 4-bit weights, unless --test-weights or
-        --student-url says otherwise. The 112 skills of Tables 5 and 6;
-        the text says 128. A rewrite without the gold answer is dropped. So is a question of P that stands
-        in an evaluation set. An answer is cut where it goes on to invent a next question. Batches of similar
-        length, no packing. The reward model sees the final answer as a last step, as in AdaptMI.
+        --student-url says otherwise. The 112 skills of Tables 5 and 6; the text says 128. A rewrite without
+        the gold answer is dropped. So is a question of P that gives a test question away. An answer is cut
+        where it goes on to invent a next question. Batches of similar length, no packing. The reward model
+        sees the final answer as a last step, as in AdaptMI.
 Run     python stat_sel.py --teacher gpt-4o-mini             # the paper's sizes, one GPU
         python stat_sel.py --teacher gpt-4o-mini --plan      # calls, tokens, prompts; sends nothing
         python stat_sel.py --teacher MODEL --teacher-url http://localhost:8000/v1 --limit 100
@@ -104,7 +104,7 @@ class Args:
     tau1: float = 0.85  # difficult if the last or the mean step reward is no higher (Eq. 1, §C.1)
     tau2: float = 0.7  # or that of an earlier step (Eq. 1, §C.1)
     temperature: float = 0.1  # of the student's answers (§3.1)
-    max_new_tokens: int = 2048  # length limit of an answer (ours: MATH's longest has 6,767 characters)
+    max_new_tokens: int = 2048  # length limit of an answer (ours: because MATH's go up to 6,767 characters)
     questions_per_skill: int = 5  # drawn for each missing skill (§B.2; Algorithm 1: 3), and by embed (§C.2)
     embedder: str = "Qwen/Qwen3-Embedding-0.6B"  # sentence-transformers model (§C.2: gte-Qwen2-7B-instruct)
     trust_remote_code: bool = False  # run the embedder's own code, where it has some
@@ -112,11 +112,11 @@ class Args:
     n_pairs: int = 9500  # question-answer pairs in every trained arm but train (§B.2)
 
     lr: tuple[float, ...] = (1e-4,)  # peak; of several the best for each arm (§C.1: from 2e-5 to 5e-4)
-    n_heldout: int = 300  # questions of P held out to find it (ours: Q_test must not be looked at)
+    n_heldout: int = 300  # questions of P held out to find it (ours: because Q_test decides nothing)
     epochs: int = 3  # (§C.1)
     batch: int = 8  # pairs in an optimiser step (§C.1: 2 x 4)
     micro_batch: int = 2  # pairs in a forward pass: lower it if memory is short
-    max_tokens: int = 2048  # a training pair is cut after this many tokens (ours: as long as an answer)
+    max_tokens: int = 2048  # a pair is cut after this many tokens (ours: because so long is an answer)
     lora_rank: int = 16  # (§C.1)
     lora_alpha: int = 32  # (§C.1)
     lora_dropout: float = 0.05  # (§C.1)
@@ -126,7 +126,7 @@ class Args:
     checkpointing: bool = True  # gradient checkpointing: less memory, a third more time
     student_url: str | None = None  # server that answers for the student; loads adapters as vLLM does
     test_weights: Literal["nf4", "merged"] = "nf4"  # answer in 4 bits, or faster, unpacked to 16 bits
-    sample_batch: int = 48  # answers generated at once (ours: by count 24 GB hold 48 long ones of a 3B model)
+    sample_batch: int = 48  # answers generated at once (ours: because 24 GB should hold 48 of a 3B model)
     prm_batch: int = 8  # answers scored at once: lower it if memory is short
 
 
@@ -318,9 +318,10 @@ def shuffle_profile(profile: dict[str, list[str]], skill_map: dict[str, list[str
 
 
 def draw_accuracy(outcomes: list[tuple], skill_map: dict[str, list[str]], n: int, rng) -> list[str]:
-    """n questions of P, each of a skill drawn with weight 1 / the student's accuracy on it, 10 at most.
+    """n questions of P, each of a skill drawn with weight 1 / the student's accuracy on it.
 
     outcomes: (whether it was answered right, its skills) of each question of Q_val.
+    ours: no weight above 10, because one skill without a right answer would else take all draws.
     """
     answered = invert({i: skills for i, (_, skills) in enumerate(outcomes)})
     weights = {}
@@ -335,7 +336,7 @@ def order_pairs(drawn: list[str], n_rewrites: int, rng) -> list[tuple[str, int]]
     """(question, number of its rewrite) in the order in which an arm takes them: different ones first.
 
     A question that was drawn more often tends to come earlier. Repeats follow when the different pairs are
-    used up: so the paper's "about 4k unique questions" come out of 9.5k pairs.
+    used up. ours: because the paper's 9.5k pairs hold about 4k questions (§B.2), more than with repeats.
     >>> sorted(order_pairs(["a", "b", "a"], 1, random.Random(0))[:2])
     [('a', 0), ('b', 0)]
     """
@@ -676,8 +677,13 @@ def check_embedder(args) -> None:
         raise UserError("--arms embed: no sentence-transformers here; pip install sentence-transformers")
     common.check_checkpoint(args.embedder, "--embedder")
     with common.loading("--embedder", args.embedder):
-        config = cached_file(args.embedder, "config.json", _raise_exceptions_for_missing_entries=False)
-    if config and "auto_map" in common.read_json(config) and not args.trust_remote_code:
+        modules = common.read_json(cached_file(args.embedder, "modules.json"))
+        own_code = [module for module in modules if not module["type"].startswith("sentence_transformers.")]
+        for folder in {"", *(module["path"] for module in modules)}:
+            file = f"{folder}/config.json".lstrip("/")
+            config = cached_file(args.embedder, file, _raise_exceptions_for_missing_entries=False)
+            own_code += [file] * bool(config and "auto_map" in common.read_json(config))
+    if own_code and not args.trust_remote_code:
         raise UserError(f"--embedder {args.embedder}: it comes with code of its own, without which it would "
                         "embed badly; read that and give --trust-remote-code, or take another")
 
@@ -686,8 +692,11 @@ def retrieve(args, run, difficult: list[dict], pool: list[dict], k: int) -> dict
     """The k questions of P nearest to each difficult one, by id, the nearest first (§C.2)."""
     def make():
         from sentence_transformers import SentenceTransformer
+        common.free_gpu()
         with common.loading("--embedder", args.embedder):
             embedder = SentenceTransformer(args.embedder, trust_remote_code=args.trust_remote_code)
+        if embedder.device.type == "cpu":
+            embedder.float()  # many a CPU only emulates the half precision that the weights may have
         how = {"batch_size": args.prm_batch, "convert_to_tensor": True, "normalize_embeddings": True}
         keys = embedder.encode_document([row["problem"] for row in pool], **how)  # (N, d)
         queries = embedder.encode_query([row["problem"] for row in difficult], **how)  # (M, d)

@@ -102,7 +102,7 @@ class Args:
     tau1: float = 0.85  # difficult if the last or the mean step reward is no higher (Eq. 1, §C.1)
     tau2: float = 0.7  # or that of an earlier step (Eq. 1, §C.1)
     temperature: float = 0.1  # of the student's answers (§3.1)
-    max_new_tokens: int = 2048  # length limit of an answer (ours: MATH's longest has 6,767 characters)
+    max_new_tokens: int = 2048  # length limit of an answer (ours: because MATH's go up to 6,767 characters)
     n_references: int = 3  # questions of P that the teacher reads before it writes (§B.2)
     n_new: int = 2  # questions that it then writes, one a call (§B.2)
     n_solutions: int = 3  # solutions of each (§B.2)
@@ -114,11 +114,11 @@ class Args:
     n_pairs: int = 9500  # question-answer pairs in every trained arm (§B.2)
 
     lr: tuple[float, ...] = (1e-4,)  # peak; of several the best for each arm (§C.1: from 2e-5 to 5e-4)
-    n_heldout: int = 300  # questions of P held out to find it (ours: Q_test must not be looked at)
+    n_heldout: int = 300  # questions of P held out to find it (ours: because Q_test decides nothing)
     epochs: int = 3  # (§C.1)
     batch: int = 8  # pairs in an optimiser step (§C.1: 2 x 4)
     micro_batch: int = 2  # pairs in a forward pass: lower it if memory is short
-    max_tokens: int = 2048  # a training pair is cut after this many tokens (ours: as long as an answer)
+    max_tokens: int = 2048  # a pair is cut after this many tokens (ours: because so long is an answer)
     lora_rank: int = 16  # (§C.1)
     lora_alpha: int = 32  # (§C.1)
     lora_dropout: float = 0.05  # (§C.1)
@@ -128,7 +128,7 @@ class Args:
     checkpointing: bool = True  # gradient checkpointing: less memory, a third more time
     student_url: str | None = None  # server that answers for the student; loads adapters as vLLM does
     test_weights: Literal["nf4", "merged"] = "nf4"  # answer in 4 bits, or faster, unpacked to 16 bits
-    sample_batch: int = 48  # answers generated at once (ours: by count 24 GB hold 48 long ones of a 3B model)
+    sample_batch: int = 48  # answers generated at once (ours: because 24 GB should hold 48 of a 3B model)
     prm_batch: int = 8  # answers scored at once: lower it if memory is short
 
 
@@ -619,7 +619,7 @@ def order_pairs(drawn: list[str], n_rewrites: int, rng) -> list[tuple[str, int]]
     """(question, number of its rewrite) in the order in which an arm takes them: different ones first.
 
     A question that was drawn more often tends to come earlier. Repeats follow when the different pairs are
-    used up: so the paper's "about 4k unique questions" come out of 9.5k pairs.
+    used up. ours: because the paper's 9.5k pairs hold about 4k questions (§B.2), more than with repeats.
     >>> sorted(order_pairs(["a", "b", "a"], 1, random.Random(0))[:2])
     [('a', 0), ('b', 0)]
     """
@@ -974,8 +974,13 @@ def check_embedder(args) -> None:
         raise UserError("--arms embed: no sentence-transformers here; pip install sentence-transformers")
     common.check_checkpoint(args.embedder, "--embedder")
     with common.loading("--embedder", args.embedder):
-        config = cached_file(args.embedder, "config.json", _raise_exceptions_for_missing_entries=False)
-    if config and "auto_map" in common.read_json(config) and not args.trust_remote_code:
+        modules = common.read_json(cached_file(args.embedder, "modules.json"))
+        own_code = [module for module in modules if not module["type"].startswith("sentence_transformers.")]
+        for folder in {"", *(module["path"] for module in modules)}:
+            file = f"{folder}/config.json".lstrip("/")
+            config = cached_file(args.embedder, file, _raise_exceptions_for_missing_entries=False)
+            own_code += [file] * bool(config and "auto_map" in common.read_json(config))
+    if own_code and not args.trust_remote_code:
         raise UserError(f"--embedder {args.embedder}: it comes with code of its own, without which it would "
                         "embed badly; read that and give --trust-remote-code, or take another")
 
@@ -985,8 +990,11 @@ def retrieve(args, run, difficult: list[dict], pool: list[dict], k: int) -> dict
     """The k questions of P nearest to each difficult one, by id, the nearest first (§C.2)."""
     def make():
         from sentence_transformers import SentenceTransformer
+        common.free_gpu()
         with common.loading("--embedder", args.embedder):
             embedder = SentenceTransformer(args.embedder, trust_remote_code=args.trust_remote_code)
+        if embedder.device.type == "cpu":
+            embedder.float()  # many a CPU only emulates the half precision that the weights may have
         how = {"batch_size": args.prm_batch, "convert_to_tensor": True, "normalize_embeddings": True}
         keys = embedder.encode_document([row["problem"] for row in pool], **how)  # (N, d)
         queries = embedder.encode_query([row["problem"] for row in difficult], **how)  # (M, d)

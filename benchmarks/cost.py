@@ -35,19 +35,24 @@ class Args(stat_sel.Args):
     reply_tokens: int = 250  # of a teacher's reply
 
 
-def n_steps(args, n: int) -> int:
-    """Steps that n answers take in the rounds of common.answer: a batch ends when a quarter is unfinished."""
-    rng, total = random.Random(0), 0
-    left = [args.max_new_tokens if rng.random() < args.run_ons else min(
-        args.max_new_tokens, int(args.median * rng.lognormvariate(0, 0.6))) for _ in range(n)]
-    while left:
-        leave, rest = 0.25 if len(left) > args.sample_batch else 0.0, []
-        for start in range(0, len(left), args.sample_batch):
-            batch = sorted(left[start:start + args.sample_batch])
-            steps = batch[len(batch) - 1 - int(leave * len(batch))]
+def draw_lengths(args, n: int) -> list[int]:
+    """Tokens of n answers."""
+    rng, most = random.Random(0), args.max_new_tokens
+    return [most if rng.random() < args.run_ons else min(most, int(args.median * rng.lognormvariate(0, 0.6)))
+            for _ in range(n)]
+
+
+def n_steps(lengths: list[int], size: int) -> int:
+    """Steps that these answers take in the rounds of common.answer: a batch leaves a quarter unfinished."""
+    total = 0
+    while lengths:
+        leave, rest = 0.25 if len(lengths) > size else 0.0, []
+        for start in range(0, len(lengths), size):
+            batch = lengths[start:start + size]
+            steps = sorted(batch)[len(batch) - 1 - int(leave * len(batch))]
             total += steps
             rest += [length - steps for length in batch if length > steps]
-        left = rest
+        lengths = rest
     return total
 
 
@@ -77,14 +82,17 @@ def estimate(args: Args) -> None:
 
     step_s = args.step_ms / 1000
     factor = 1.0 if args.test_weights == "merged" else args.adapter_factor
-    per_arm = sum(n_steps(args, n) for n in tests.values()) * step_s
+
+    def sampling(n: int) -> float:
+        return n_steps(draw_lengths(args, n), args.sample_batch) * step_s
+    per_arm = sum(map(sampling, tests.values()))
     n_graded, n_trainings = n_val + tests["MATH"], len(trained) * len(args.lr)
     train_tokens = args.epochs * len(args.lr) * sum(n_pairs[arm] for arm in trained) * pair_tokens
     hours = {
-        "answer (Q_val, Q_test)": n_steps(args, n_graded) * step_s,
+        "answer (Q_val, Q_test)": sampling(n_graded),
         "grade": n_graded * pair_tokens / args.prm_tokens_per_s * (args.difficulty == "prm"),
         "train": train_tokens / args.train_tokens_per_s,
-        "choose --lr": n_trainings * n_steps(args, args.n_heldout) * step_s * factor * (len(args.lr) > 1),
+        "choose --lr": n_trainings * sampling(args.n_heldout) * factor * (len(args.lr) > 1),
         "test": per_arm * ("base" in args.arms) + per_arm * factor * len(trained),
         "load": args.load_s * (3 + 2 * n_trainings)}
     print("| on the GPU | hours |\n|---|---:|")

@@ -59,6 +59,37 @@ def test_a_checkpoint_in_half_precision_is_loaded_in_float32(small_world, tmp_pa
         model(input_ids=torch.tensor([[5, 6, 7]]))
 
 
+def test_an_embedder_in_half_precision_computes_in_float32(small_world, tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    body = Transformer(str(small_world / "student"))
+    made = SentenceTransformer(modules=[body, Pooling(body.get_embedding_dimension())], device="cpu")
+    made.bfloat16().save(str(tmp_path / "embedder"))
+    assert {p.dtype for p in SentenceTransformer(str(tmp_path / "embedder"), device="cpu").parameters()} == {torch.bfloat16}  # as it is loaded
+    args = stat_sel.Args(embedder=str(tmp_path / "embedder"), out=str(tmp_path / "out"))
+    stat_sel.check_embedder(args)
+    rows = common.load(str(small_world), "train")[:20]
+    run = common.open_run(args, args.out)
+    halves = []
+
+    class Counted(NoHalf):  # the weights are loaded as they are; what is computed from them counts
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if "mm" in str(function) or "linear" in str(function):
+                halves.extend(x.dtype for x in tree_leaves(out) if isinstance(x, torch.Tensor))
+            return out
+    with Counted():
+        found = stat_sel.retrieve(args, run, rows[:3], rows, 2)
+    assert halves and not set(halves) & set(HALF) and [near[0] for near in found.values()] == list(found)  # each is nearest to itself
+
+
+def test_merged_weights_are_unpacked_to_float32(small_world):
+    with NoHalf():
+        model = common.load_student(str(small_world / "student"), merged=True).model
+        model(input_ids=torch.tensor([[5, 6, 7]]))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
 def test_the_gpu_benchmark_makes_its_checkpoint_in_float32(small_world, tmp_path):
     from transformers import AutoTokenizer
     with NoHalf():

@@ -1,16 +1,42 @@
 """benchmarks/cost.py: counts by hand; the rates are flags and no test can know them."""
 import re
-from dataclasses import replace
+from types import SimpleNamespace
 
-from benchmarks.cost import Args, count_tests, estimate, n_steps
+import common
+import stat_sel
+from benchmarks.cost import Args, count_tests, draw_lengths, estimate, n_steps
 
 
 def test_steps_by_hand():
-    args = Args(run_ons=1.0, max_new_tokens=100, sample_batch=4)
-    assert n_steps(args, 4) == 100 and n_steps(args, 12) == 300  # all reach the limit: whole batches of 100 steps
-    some = replace(args, run_ons=0.05, max_new_tokens=2048, sample_batch=32)
-    assert n_steps(some, 960) < n_steps(replace(some, run_ons=1.0), 960) / 2.5
-    assert n_steps(some, 0) == 0
+    assert n_steps([100] * 4, 4) == 100 and n_steps([100] * 12, 4) == 300  # all reach the limit: whole batches of 100 steps
+    assert n_steps([1, 2, 3, 9, 1, 2, 3, 7], 4) == 3 + 3 + 6 and n_steps([], 4) == 0  # each batch leaves one; these two go on together
+    args = Args(run_ons=0.05, max_new_tokens=2048)
+    lengths = draw_lengths(args, 960)
+    assert max(lengths) == 2048 and 20 < lengths.count(2048) < 90 and 200 < sorted(lengths)[480] < 300
+
+
+def test_the_rounds_are_those_of_answer(tmp_path, monkeypatch):
+    """The rule stands in two places: what answers really take, counted in common.answer on answers of known lengths."""
+    lengths = dict(enumerate(draw_lengths(Args(max_new_tokens=300, median=60), 203)))
+    steps = []
+
+    def sample(student, prompts, temperature, limit, seed, begun, leave):
+        written, left = [list(tokens) for tokens in begun], [lengths[i] for i in prompts]
+        for t in range(1, limit + 1):
+            for i, tokens in enumerate(written):
+                if len(tokens) < left[i]:
+                    tokens.append(0)
+            if sum(len(tokens) < n for tokens, n in zip(written, left, strict=True)) <= leave * len(prompts):
+                steps.append(t)
+                break
+        return [{"response": "", "cut_off": False, "n_tokens": 0, "tokens": tokens, "is_open": len(tokens) < n}
+                for tokens, n in zip(written, left, strict=True)]
+    monkeypatch.setattr(common, "sample", sample)
+    monkeypatch.setattr(common, "prompt_ids", lambda tokenizer, chat: chat)
+    args = stat_sel.Args(out=str(tmp_path), sample_batch=32, max_new_tokens=300)
+    rows = [{"id": i, "problem": f"{i:04}"} for i in lengths]  # all of one length: they come in this order
+    common.answer(args, common.open_run(args, tmp_path), "1_answers.jsonl", lambda: SimpleNamespace(tokenizer=None), rows, int, 0.1)
+    assert sum(steps) == n_steps(list(lengths.values()), 32)
 
 
 def test_a_run_of_the_papers_size(capsys):

@@ -1,5 +1,6 @@
 """stat_sel.py as a user runs it: whole runs in the toy world, kills, refusals, and a slice of real data."""
 import contextlib
+import hashlib
 import http.server
 import itertools
 import json
@@ -269,8 +270,12 @@ def test_answers_come_from_a_server_of_the_student(small_world, tmp_path, teache
         assert done.returncode == 0, done.stderr[-2000:]
         n_asked = len(Served.asked)
         assert call_file("stat_sel.py", *command).returncode == 0 and len(Served.asked) == n_asked
-    assert Served.loaded == {"served-adapter-augment": str(out / "adapter" / "augment")}
-    assert Counter(body["model"] for body in Served.asked) == {"toy-student": 60, "served-adapter-augment": 20}  # Q_val, Q_test twice; Q_test
+    (name, path), = Served.loaded.items()
+    weights = hashlib.sha256((out / "adapter" / "augment" / "adapter_model.safetensors").read_bytes()).hexdigest()[:8]
+    assert (name, path) == (f"served-adapter-augment-{weights}", str(out / "adapter" / "augment"))  # another adapter gets another name
+    assert Counter(body["model"] for body in Served.asked) == {"toy-student": 60, name: 20}  # Q_val, Q_test twice; Q_test
+    args = json.loads((out / "args.json").read_text())
+    assert common.served(stat_sel.Args(**args), path).model == name and len(Served.asked) == n_asked  # loaded already
     assert {(body["temperature"], body["top_p"], body["max_tokens"]) for body in Served.asked} == {(0.1, 1.0, 60)}
     base, arm = (read(out / f"7_answers_{name}_MATH.jsonl") for name in ("base", "augment"))
     assert {row["n_tokens"] for row in base} == {7} and not any(row["run_on"] for row in base)
@@ -281,10 +286,13 @@ def test_answers_come_from_a_server_of_the_student(small_world, tmp_path, teache
 
 
 @pytest.mark.parametrize("url, words", [
-    ("{teacher}", "--student-url .*: it did not load adapter .*start it with --enable-lora"),
-    ("http://127.0.0.1:9/v1", "--student-url .*: it did not load adapter .*refused"), ("127.0.0.1:9", "--student-url must be like http")])
+    ("{teacher}", "--student-url/load_lora_adapter failed for .*started with --enable-lora"),
+    ("http://127.0.0.1:9/v1", "--student-url/load_lora_adapter failed for .*refused|Connection error"),
+    ("127.0.0.1:9", "--student-url must be like http")])
 def test_a_server_that_cannot_answer_for_the_student_is_refused_in_one_sentence(url, words, tmp_path, teacher_url):
     args = stat_sel.Args(student="s", student_url=url.format(teacher=teacher_url), out=str(tmp_path))
+    (tmp_path / "adapter" / "stat").mkdir(parents=True)
+    (tmp_path / "adapter" / "stat" / "adapter_model.safetensors").write_bytes(b"weights")
     with pytest.raises(common.UserError, match=words):
         common.served(args, tmp_path / "adapter" / "stat" if url.startswith(("{", "http")) else None)
 
@@ -420,20 +428,34 @@ def test_the_embedder_is_used_in_its_own_way(small_world, tmp_path, teacher_url,
     assert near[0] != near[1]
 
 
-@pytest.mark.parametrize("config, words", [
-    ({"auto_map": {"AutoModel": "modeling_x.X"}}, "code of its own"), (None, "no modules.json in it"), ({}, None)])
-def test_an_embedder_with_foreign_code_or_without_a_pooling_is_refused(config, words, small_world, tmp_path, call_file):
+@pytest.mark.parametrize("file, content, words", [
+    ("config.json", {"auto_map": {"AutoModel": "modeling_x.X"}}, "code of its own"), ("modules.json", None, "no modules.json in it"),
+    ("part/config.json", {"auto_map": {"AutoModel": "modeling_x.X"}}, "code of its own"), ("config.json", {}, None)])
+def test_an_embedder_with_foreign_code_or_without_a_pooling_is_refused(file, content, words, small_world, tmp_path, call_file):
     shutil.copytree(small_world / "embedder", tmp_path / "e")
-    if config is None:
-        (tmp_path / "e" / "modules.json").unlink()
+    path = tmp_path / "e" / file
+    if content is None:
+        path.unlink()
+    elif path.parent.name == "part":  # the module in a folder of its own
+        modules = json.loads((tmp_path / "e" / "modules.json").read_text())
+        names = [path for path in (tmp_path / "e").iterdir() if path.name != "modules.json"]
+        path.parent.mkdir()
+        for name in names if modules[0]["path"] == "" else []:
+            shutil.copy(name, path.parent)
+        (tmp_path / "e" / "modules.json").write_text(json.dumps([modules[0] | {"path": "part"}]))
+        path.write_text(json.dumps(content))
     else:
-        (tmp_path / "e" / "config.json").write_text(json.dumps(config))
+        path.write_text(json.dumps(content))
     command = [*flags(small_world, "http://127.0.0.1:9/v1", tmp_path / "out", "--arms", "base", "embed", "--limit", "3", "--difficulty", "answer",
                       "--until", "grade"), "--embedder", tmp_path / "e"]
     done = call_file("stat_sel.py", *command)
     assert (done.returncode, words is None or words in done.stderr) == (2 if words else 0, True), done.stderr
-    if config:
+    if content:
         assert call_file("stat_sel.py", *command, "--trust-remote-code").returncode == 0
+    if words is None:  # a module whose class is not the library's
+        modules = json.loads((tmp_path / "e" / "modules.json").read_text())
+        (tmp_path / "e" / "modules.json").write_text(json.dumps([module | {"type": "mine.Module"} for module in modules]))
+        assert "code of its own" in call_file("stat_sel.py", *command).stderr
 
 
 def test_without_sentence_transformers_the_other_arms_run(small_world, tmp_path, call_file, monkeypatch):
