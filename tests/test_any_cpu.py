@@ -41,6 +41,14 @@ def test_a_world_is_made_in_float32(tmp_path):
         make_reward(made / "reward", made / "student", 0, 0.01)
 
 
+def test_the_world_that_comes_with_the_code_is_in_float32(tmp_path):
+    """Its checkpoints are kept in half the size; a reward model that is made from them computes in float32 all the same."""
+    from toyworld.prm import make_reward
+    made = world.make_world(tmp_path, 0, stat_sel.STUDENT_PROMPT)
+    with NoHalf():
+        make_reward(made / "reward", made / "student", 0, 0.01)
+
+
 def test_a_method_runs_in_float32(small_world, tmp_path, teacher_url, call_file):
     """Answers, step rewards, embeddings, training, test."""
     with NoHalf():

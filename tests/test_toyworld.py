@@ -1,10 +1,13 @@
 """The toy world: its problems can be read back, its checker misses no spoilt step, its teacher errs as often as it says."""
 import doctest
+import json
 import random
 import re
 import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import active_loop
 import common
@@ -33,9 +36,12 @@ def test_the_checkpoints_that_come_with_the_code_belong_to_it():
 def test_a_checkpoint_that_comes_with_the_code_is_copied(tmp_path):
     assert (READY / world.world_name(0, stat_sel.STUDENT_PROMPT)).is_dir()  # else it would be trained here
     made = world.make_world(tmp_path, 0, stat_sel.STUDENT_PROMPT)
-    for name in ("student", "prm"):
-        kept = READY / made.name / name / "model.safetensors"
-        assert (made / name / "model.safetensors").read_bytes() == kept.read_bytes()
+    for name in ("student", "prm"):  # the same numbers, in float32
+        kept, copied = (load_file(root / made.name / name / "model.safetensors") for root in (READY, tmp_path))
+        assert kept.keys() == copied.keys() and {weight.dtype for weight in copied.values()} == {torch.float32}
+        assert all(torch.equal(kept[key].float(), copied[key]) for key in kept)
+        files = [{path.name: path.read_bytes() for path in (root / made.name / name).glob("*token*")} for root in (READY, tmp_path)]
+        assert files[0] == files[1] and json.loads((tmp_path / made.name / name / "config.json").read_text())["dtype"] == "float32"
     assert len(common.load(str(made), "test")) == world.N_VAL + world.N_TEST
 
 
