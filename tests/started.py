@@ -2,11 +2,14 @@
 
 What starts so is a real process with its own memory, which a test may kill; only the imports are shared. Where the start itself is tested, and
 where a copied common.py must be found, the fixture run_file starts a new interpreter instead.
+
+killed() kills one with -9 at a sign of what it does, on any machine at the same place: a file that it writes, a reply that it keeps.
 """
 import contextlib
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -26,7 +29,30 @@ def as_main(argv: list[str], environment: dict, out: str) -> None:
     os.chdir(ROOT)
     sys.argv[:] = argv
     sys.path.insert(0, str(Path(argv[0]).parent))
+    if sign := os.environ.pop("KILL_AT", ""):
+        kill_at(sign, int(os.environ.pop("KILL_NTH")))
     runpy.run_path(argv[0], run_name="__main__")
+
+
+def kill_at(sign: str, nth: int) -> None:
+    """SIGKILL to this process right after the nth thing that holds the sign: "file: what is appended", "teacher: step of a reply that is kept"."""
+    import common
+    append, save, seen = common.append, common.Teacher._save, []
+
+    def count(event):
+        seen.extend([event] if sign in event else [])
+        if len(seen) >= nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def counted_append(f, text):
+        append(f, text)
+        count(f"{Path(f.name).name}: {text}")
+
+    def counted_save(teacher, key, request, step, row):
+        kept = save(teacher, key, request, step, row)
+        count(f"teacher: {step}")
+        return kept
+    common.append, common.Teacher._save = counted_append, counted_save
 
 
 def start(*argv, **environment):
@@ -54,3 +80,9 @@ def finish(process) -> SimpleNamespace:
 
 def run(*argv, **environment) -> SimpleNamespace:
     return finish(start(*argv, **environment))
+
+
+def killed(sign: str, *argv, nth: int = 1) -> None:
+    """Runs argv until the nth sign (see kill_at), at which it is killed with -9."""
+    done = run(*argv, KILL_AT=sign, KILL_NTH=str(nth))
+    assert done.returncode == -signal.SIGKILL, f"it ended before {sign!r}: {done.stdout[-500:]}{done.stderr[-3000:]}"

@@ -3,7 +3,6 @@ import doctest
 import json
 import math
 import random
-import time
 from collections import Counter
 
 import pytest
@@ -224,7 +223,6 @@ def test_killed_twice_it_ends_the_same_and_pays_nothing_twice(whole_run, small_w
     def counting(prompt, seed):
         if prompt != "Say yes.":  # of Teacher.check
             asked.append((prompt, seed))
-        time.sleep(0.01)
         return reply(prompt, seed)
     toy_teacher.reply = counting
     server, url = toy_teacher.serve()
@@ -232,13 +230,7 @@ def test_killed_twice_it_ends_the_same_and_pays_nothing_twice(whole_run, small_w
     command = ["active_loop.py", *flags(small_world, url, out)]
     try:
         for step in ("r0 solve", "r1 write"):
-            process = started.start(*command)
-            cache = out / "teacher.sqlite"
-            while process.is_alive() and sum(row["step"] == step for row in read_cache(cache)) <= 4:
-                time.sleep(0.01)
-            assert process.is_alive(), "it ended before it could be killed"
-            process.kill()  # SIGKILL
-            started.finish(process)
+            started.killed(f"teacher: {step}", *command, nth=5)
             assert not (out / f"{step[:2]}_items.json").exists()
         done = started.run(*command)
     finally:

@@ -7,7 +7,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -424,13 +423,7 @@ def test_killed_in_grpo_it_ends_with_the_same_rewards_and_weights(whole_run, eas
     out = tmp_path / "killed"
     command = ["dart.py", *flags(easy, out, "--arms", "sft", "grpo", "dart")]
     for name, at in (("mapper", 2), ("grpo", 3)):
-        process = started.start(*command)
-        metrics = out / "metrics.jsonl"
-        while process.is_alive() and not (metrics.exists() and f'"grpo": "{name}", "at": {at}' in metrics.read_text()):
-            time.sleep(0.01)
-        assert process.is_alive(), "it ended before it could be killed"
-        process.kill()  # SIGKILL
-        started.finish(process)
+        started.killed(f'"grpo": "{name}", "at": {at}', *command)
         assert (out / "adapter" / f"{name}.checkpoint.pt").exists()
     done = started.run(*command)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -229,17 +229,18 @@ from common import cli, open_run
 @dataclass(frozen=True)
 class Args:
     out: str = "r"
-    delay: float = 0.0
-def make_with(delay):
+    hold: int = -1
+def make_with(hold):
     def make(batch):
         with open("calls.txt", "a") as f:
             f.write(batch[0]["id"] + "\\n")
-        time.sleep(delay)
+        if batch[0]["id"].startswith(f"{hold}/"):
+            time.sleep(60)
         return [{"id": item["id"], "text": "x" * 50_000} for item in batch]
     return make
 def main(args):
-    run = open_run(args, args.out, how=("delay",))
-    run.batches("1_a.jsonl", [[{"id": f"{b}/{i}"} for i in range(5)] for b in range(12)], make_with(args.delay))
+    run = open_run(args, args.out, how=("hold",))
+    run.batches("1_a.jsonl", [[{"id": f"{b}/{i}"} for i in range(5)] for b in range(12)], make_with(args.hold))
 cli(main, Args, "slow")
 """
 
@@ -266,9 +267,9 @@ def test_kill_9_repeats_at_most_one_batch_and_a_second_process_is_refused(tmp_pa
     expected = (tmp_path / "whole/1_a.jsonl").read_bytes()
     (tmp_path / "calls.txt").unlink()
     kills = 0
-    for n_lines, delay in ((5, "1"), (20, "0.2"), (35, "0.2")):  # after the first, the fourth and the seventh batch at the earliest
-        process = script(tmp_path, SLOW, "--delay", delay)
-        wait_for(tmp_path / "r/1_a.jsonl.part", n_lines)
+    for n_batches in (1, 4, 7):  # it waits in the batch after these, and is killed there
+        process = script(tmp_path, SLOW, "--hold", str(n_batches))
+        wait_for(tmp_path / "r/1_a.jsonl.part", 5 * n_batches)
         if not kills:
             code, err = finish(subprocess.Popen(process.args, cwd=tmp_path, env=ENV, stderr=subprocess.PIPE, text=True))
             assert code == 2 and "another process runs in this directory" in err and len(err.splitlines()) == 1

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -141,22 +140,14 @@ def test_kill_9_anywhere_changes_nothing(whole_run, small_world, tmp_path):
     def counting(prompt, seed):
         if prompt != "Say yes.":  # of Teacher.check
             asked.append((prompt, seed))
-        time.sleep(0.002)
         return reply(prompt, seed)
     toy_teacher.reply = counting
     server, url = toy_teacher.serve()
     out = tmp_path / "killed"
     command = ["stat_sel.py", *flags(small_world, url, out)]
     try:
-        for waits_for in ("1_answers.round_0.jsonl.part", "teacher.sqlite", "loss_augment.jsonl", "7_answers_stat_MATH.round_0.jsonl.part"):
-            sign = out / waits_for
-            process = started.start(*command)
-            while process.is_alive() and not (
-                    read_cache(sign) if sign.suffix == ".sqlite" else sign.exists() and sign.stat().st_size > 0):
-                time.sleep(0.01)
-            assert process.is_alive(), "it ended before it could be killed"
-            process.kill()  # SIGKILL
-            started.finish(process)
+        for sign in ("1_answers.round_0.jsonl.part", "teacher", "loss_augment.jsonl", "7_answers_stat_MATH.round_0.jsonl.part"):
+            started.killed(sign, *command)
             assert not (out / "result.json").exists()
         done = started.run(*command)
     finally:

@@ -1,7 +1,6 @@
 """stat_syn.py as a user runs it: whole runs in the toy world, from a run of stat_sel.py and alone, kills, refusals, a slice of real data."""
 import json
 import shutil
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -121,20 +120,13 @@ def test_killed_twice_it_ends_the_same_and_pays_nothing_twice(whole_run, sel_run
     def counting(prompt, seed):
         if prompt != "Say yes.":  # of Teacher.check
             asked.append((prompt, seed))
-        time.sleep(0.002)
         return reply(prompt, seed)
     toy_teacher.reply = counting
     server, url = toy_teacher.serve()
     out = tmp_path / "killed"
     try:
         for step, comes_next in (("5 write", "5_written.jsonl"), ("5 solve", "5_solutions.jsonl")):
-            process = started.start(*command(small_world, url, out, sel_run))
-            cache = out / "teacher.sqlite"
-            while process.is_alive() and sum(row["step"] == step for row in read_cache(cache)) <= 20:
-                time.sleep(0.01)
-            assert process.is_alive(), "it ended before it could be killed"
-            process.kill()  # SIGKILL
-            started.finish(process)
+            started.killed(f"teacher: {step}", *command(small_world, url, out, sel_run), nth=20)
             assert not (out / comes_next).exists()
         done = started.run(*command(small_world, url, out, sel_run))
     finally:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -250,12 +251,14 @@ def wait_for(condition, seconds=20):
 
 def test_kill_9_in_the_middle_repeats_no_call_that_reached_the_cache(make, tmp_path):
     path, requests = tmp_path / "teacher.sqlite", [ask_for(f"{i} ") for i in range(60)]
-    with BadServer(delay_s=0.04) as server:
+    is_killed = threading.Event()
+    with BadServer(lambda prompt, nth: "ok" if len(server.log) <= 25 or is_killed.wait(60) else "500") as server:
         process = child(server, path, 60)
-        wait_for(lambda: len(server.log) >= 25)
+        wait_for(lambda: len(server.log) > 25)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         time.sleep(0.1)  # what is in flight reaches the log
+        is_killed.set()
         sent, kept = len(server.log), {row["text"][5:] for row in rows(path)}
         assert 0 < len(kept) < 60 and sent >= 25
         assert texts(make(server).ask(requests)) == [f"echo {i} " for i in range(60)]  # no lock outlives the killed one
@@ -264,16 +267,20 @@ def test_kill_9_in_the_middle_repeats_no_call_that_reached_the_cache(make, tmp_p
         assert len(server.log) == 60 + len(asked_again)
 
 
-@pytest.mark.parametrize("delay_s, kept", [(0.2, True), (30, False)])
-def test_ctrl_c_sends_nothing_more_and_keeps_what_comes_soon(make, tmp_path, delay_s, kept):
-    path = tmp_path / "teacher.sqlite"
-    with BadServer(delay_s=delay_s) as server:
+@pytest.mark.parametrize("n_quick, kept", [(15, True), (0, False)])
+def test_ctrl_c_sends_nothing_more_and_keeps_what_comes_soon(make, tmp_path, n_quick, kept):
+    path, answers = tmp_path / "teacher.sqlite", threading.Event()
+    with BadServer(lambda prompt, nth: "ok" if len(server.log) <= n_quick or answers.wait(60) else "500") as server:
         process = child(server, path, 60)
-        wait_for(lambda: len(server.log) >= (15 if kept else 6))
+        wait_for(lambda: len(server.log) >= n_quick + 4)
         start = time.monotonic()
         process.send_signal(signal.SIGINT)
+        if kept:
+            time.sleep(0.2)
+            answers.set()
         assert process.wait(10) != 0 and time.monotonic() - start < 5
-        assert len(server.log) <= 15 + 6 and len(rows(path)) == (len(server.log) if kept else 0)
+        assert len(server.log) <= n_quick + 2 * 6 and len(rows(path)) == (len(server.log) if kept else 0)
+        answers.set()
 
 
 def test_two_processes_pay_each_prompt_once_under_one_cap(tmp_path):
