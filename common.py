@@ -35,6 +35,7 @@ from collections import Counter, defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from string import ascii_uppercase
 from typing import NamedTuple
 
 from tqdm import tqdm
@@ -1006,6 +1007,7 @@ def _ask(left: dict[str, float], mode: str, a: str, b: str) -> bool:
 
 # --- Data: every set as rows of id, problem, solution, answer, subject, level, skills. ---
 PERTURB = "https://raw.githubusercontent.com/Kaffaljidhmah2/MATH-Perturb/main/math_perturb/math_perturb_"
+BBH = "https://raw.githubusercontent.com/suzgunmirac/BIG-Bench-Hard/main/bbh/"
 HUB = {  # name: addresses in the order they are tried, with split for tests, revision, configs
     "math": ["EleutherAI/hendrycks_math test 21a5633873b6a120296cce3e2df9d5550074f4a3 algebra "
              "counting_and_probability geometry intermediate_algebra number_theory prealgebra precalculus",
@@ -1020,6 +1022,10 @@ HUB = {  # name: addresses in the order they are tried, with split for tests, re
                "math-ai/aime24 test main"],
     "aime25": ["math-ai/aime25 test 563bb8404243c5f09de6ec262f2db674fe5bce9b",
                "yentinglin/aime_2025 train main"],
+    "bbh_boolean_expressions": [BBH + "boolean_expressions.json test main"],
+    "bbh_web_of_lies": [BBH + "web_of_lies.json test main"],
+    "prontoqa": ["renma/ProntoQA validation main"],
+    "arc_challenge": ["allenai/ai2_arc test main ARC-Challenge"],
     "math_perturb_simple": [PERTURB + "simple.jsonl test main"],
     "math_perturb_hard": [PERTURB + "hard.jsonl test main"],
 }
@@ -1082,7 +1088,9 @@ def read_rows(source: str | Path, **how) -> list[tuple[str, dict]]:
         else:
             with urllib.request.urlopen(source, timeout=60) if how else open(source, "rb") as file:
                 text = file.read().removeprefix(b"\xef\xbb\xbf")
-            items = json.loads(text) if text.lstrip().startswith(b"[") else text.splitlines()
+            is_whole = text.lstrip().startswith(b"[") or b'"examples"' in text[:1000]  # the latter: BBH
+            items = json.loads(text) if is_whole else text.splitlines()
+            items = items["examples"] if isinstance(items, dict) else items
         for n, item in enumerate(items, 1):
             if isinstance(item, bytes) and not item.strip():
                 continue
@@ -1115,20 +1123,24 @@ def _row(raw: dict, where: str) -> dict:
         if isinstance(value, float) and value.is_integer():  # pandas: level 5.0
             value = int(value)
         if type(value) not in (str, int, float) or not re.search(like, str(value)):
-            name = " or ".join(names)
+            name = next((name for name in names if name in known), names[0])
             raise UserError(f"{where}: field {name!r}: expected {expected}, came {value!r:.60}; correct it")
         return str(value)
 
-    for name in ("options", "choices", "option_a", "a", "image"):
+    for name in ("option_a", "a", "image"):
         if known.get(name):
             raise UserError(f"{where}: field {name!r}: no student would see it; put it into the problem")
-    problem, solution = field("problem", "question", like=r"[^\d\s]", need=True), field("solution")
+    problem, solution = field("problem", "question", "input", like=r"[^\d\s]", need=True), field("solution")
     if about := field("body", "context", "passage"):  # SVAMP's question says too little without it
         problem = f"{about} {problem}"
     if solution and "answer" not in known:  # MATH on the Hub, where two boxes are empty
         is_empty = solution.rpartition("\\boxed")[2].startswith("{}")
         known["answer"] = "" if is_empty else extract_answer(solution)
-    answer = field("answer", expected="text, a number or a \\boxed{}", need=True).strip()
+    expected = "text, a number or a \\boxed{}"
+    answer = field("answer", "answerkey", "target", expected=expected, need=True).strip()
+    if options := known.get("options") or known.get("choices"):
+        shown, answer = _options(options, answer, where)
+        problem = f"{problem}\n{shown}\nGive the letter or number of the right option."
     if "\n#### " in answer:  # GSM8K: the solution with <<calculator marks>>, then the answer
         solution, answer = answer.rsplit("\n#### ", 1)
         answer = answer.strip().replace(",", "")
@@ -1141,6 +1153,28 @@ def _row(raw: dict, where: str) -> dict:
     return {"id": field("id", "problem_id", "unique_id"), "problem": problem, "solution": solution,
             "answer": answer, "subject": field("subject", "type"), "level": digits and int(digits[0]),
             "skills": skills}
+
+
+def _options(options, answer: str, where: str) -> tuple[str, str]:
+    """The options of a question as lines, and the label of the right one.
+
+    options: a list of texts, or {"text": [...], "label": [...]}. answer: a label, a text or a place from 0.
+    """
+    texts, labels = options, None
+    if isinstance(options, dict):
+        texts, labels = options.get("text"), options.get("label")
+    labels = labels or list(ascii_uppercase[:len(texts or [])])
+    are_lists = type(texts) is list and type(labels) is list and len(texts) == len(labels)
+    if not are_lists or {type(text) for text in texts} != {str}:
+        raise UserError(f"{where}: options: expected at most 26 texts, came {options!r:.60}; correct them")
+    lines, right = [], {str(i): label for i, label in enumerate(labels)}
+    for label, text in zip(labels, texts, strict=True):
+        lines.append(f"({label}) " + re.sub(rf"^\(?{label}[).:]\s*", "", text))
+        right[text] = right[lines[-1].partition(" ")[2]] = label
+    right |= {label: label for label in labels}
+    if answer not in right:
+        raise UserError(f"{where}: field 'answer': expected one of {', '.join(labels)}, came {answer!r:.60}")
+    return "\n".join(lines), right[answer]
 
 
 SIGNS = str.maketrans({pair[0]: f"\\{pair[1:]} " for pair in (
@@ -1291,8 +1325,11 @@ def free_gpu() -> None:
         torch.cuda.empty_cache()
 
 
-def load_4bit(name: str, flag: str) -> tuple:
-    """(model, tokenizer), in NF4 (STAT's §C.1), frozen; it computes in bfloat16, on a CPU in float32."""
+def load_4bit(name: str, flag: str, bits: int = 4) -> tuple:
+    """(model, tokenizer), frozen; with 4 bits in NF4 (STAT's §C.1).
+
+    It computes in bfloat16, on a CPU in float32.
+    """
     import torch
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "Paged optimizers are not|`is_gradient_checkpointing` is")  # harmless
@@ -1313,7 +1350,8 @@ def load_4bit(name: str, flag: str) -> tuple:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
         probe = prompt_ids(tokenizer, [*PROBE, PROBE[0]])
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            name, quantization_config=nf4, dtype=dtype, device_map=device, output_loading_info=True)
+            name, quantization_config=nf4 if bits == 4 else None, dtype=dtype, device_map=device,
+            output_loading_info=True)
         for module in model.modules():
             if isinstance(module, Linear4bit):
                 module.support_avx512bf16_for_cpu = False  # else eval mode breaks gradients on some CPUs
@@ -1358,10 +1396,11 @@ def check_ids(embedding, inputs) -> None:
 
 
 def load_student(name: str, adapter: str | Path | None = None, template_kwargs: str | None = None,
-                 merged: bool = False) -> Student:
+                 merged: bool = False, bits: int = 4) -> Student:
     """A chat model in NF4, with a LoRA adapter that training may go on from, if one is given.
 
-    merged: unpacked to 16 bits, on a CPU to 32, the adapter added: answers in half the time, no training.
+    bits: 16 leaves it unpacked, on a CPU in 32. merged: unpacked, with the adapter added: answers in half the
+    time, no training.
     """
     if adapter and (config := Path(adapter, "adapter_config.json")).is_file():
         with loading("--adapter", adapter):
@@ -1369,7 +1408,7 @@ def load_student(name: str, adapter: str | Path | None = None, template_kwargs: 
             is_other = base != name and base.count("/") == name.count("/") == 1  # names on the Hub
             if is_other and not Path(name).exists() and not Path(base).exists():  # it would fit, and be wrong
                 raise UserError(f"trained on {base}, not on --student {name}; give that")
-    model, tokenizer = load_4bit(name, "--student")
+    model, tokenizer = load_4bit(name, "--student", bits)
     # in the template itself, because then the tokenizer saved beside an adapter has it too
     tokenizer.chat_template = template_head(template_kwargs) + tokenizer.get_chat_template()
     turn_end = apply_template(tokenizer, PROBE).rpartition("@answer@")[2].strip()
@@ -1382,7 +1421,7 @@ def load_student(name: str, adapter: str | Path | None = None, template_kwargs: 
     # ours: a base model such as Qwen2.5's may not know its template's end of turn, and LoRA leaves
     # embeddings as they are: then its own end of text.
     end = eos if eos and eos not in turn_end else turn_end
-    model = model.dequantize() if merged else model
+    model = model.dequantize() if merged and bits == 4 else model
     if adapter:
         from peft import PeftModel
         with loading("--adapter", adapter):
@@ -1462,11 +1501,12 @@ def without_run_on(out: dict) -> dict:
 
 
 def sample(student, prompts: list[list[int]], temperature: float, max_new_tokens: int, seed: int,
-           begun: list[list[int]] | None = None, leave: float = 0.0) -> list[dict]:
+           begun: list[list[int]] | None = None, leave: float = 0.0, log_probs: bool = False) -> list[dict]:
     """One answer to each prompt: {"response", "cut_off", "n_tokens", "tokens" with the end token, "is_open"}.
 
     temperature 0 takes the likeliest token; no top-k, no top-p. begun: the tokens that answers have already.
     It stops when no more than a share of `leave` is unfinished; these are open, and may go on as begun.
+    log_probs: also "log_probs" of the new tokens, those of the model itself, as at temperature 1.
     """
     import torch
     from transformers import DynamicCache
@@ -1479,6 +1519,7 @@ def sample(student, prompts: list[list[int]], temperature: float, max_new_tokens
     rows = torch.arange(len(prompts), device=device)  # those still in the batch
     alive, n_new = torch.ones_like(rows, dtype=torch.bool), torch.zeros_like(rows)
     cache, new = DynamicCache(config=model.config), ids.new_zeros(len(prompts), int(room.max()))
+    found = torch.zeros(new.shape if log_probs else (0, 0), device=device)
     for t in range(new.shape[1]):
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1]:]
         with torch.no_grad():
@@ -1489,6 +1530,8 @@ def sample(student, prompts: list[list[int]], temperature: float, max_new_tokens
         else:
             ids = logits.argmax(-1, keepdim=True)
         new[rows, t] = ids[:, 0]
+        if log_probs:
+            found[rows, t] = logits.log_softmax(-1).gather(1, ids)[:, 0]
         n_new[rows[alive]] = t + 1
         alive &= ~torch.isin(ids[:, 0], stop) & (room[rows] > t + 1)
         if alive.sum() <= leave * len(prompts):
@@ -1505,6 +1548,8 @@ def sample(student, prompts: list[list[int]], temperature: float, max_new_tokens
         text = student.tokenizer.decode(tokens[:n_tokens], skip_special_tokens=True)
         outs.append({"response": text, "cut_off": n_tokens == len(tokens), "n_tokens": n_tokens,
                      "tokens": tokens, "is_open": i in unfinished})
+        if log_probs:
+            outs[-1]["log_probs"] = found[i, :n].tolist()
     return outs
 
 

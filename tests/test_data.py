@@ -199,10 +199,46 @@ def test_what_the_student_would_not_see_is_joined_or_refused(tmp_path):
     body = {"Body": "Each pack costs 76.", "Question": "What do two cost?", "Answer": "152.0", "Type": "Multiplication"}
     row = one(tmp_path, **body)
     assert row["problem"] == "Each pack costs 76. What do two cost?" and row["subject"] == "Multiplication"
-    for hidden in ({"options": ["A)1", "B)2"]}, {"choices": {"text": ["1"], "label": ["A"]}}, {"A": "1", "B": "2"}, {"option_a": "1"}):
+    for hidden in ({"A": "1", "B": "2"}, {"option_a": "1"}):
         name = next(iter(hidden)).casefold()
         assert f"field '{name}'" in refusal(write(tmp_path / "x.jsonl", {"question": "q", "answer": "B"} | hidden))
     assert one(tmp_path, **ROW | {"options": None, "choices": []})["answer"] == "2"
+
+
+SHOWN = "q?\n(A) True\n(B) False\nGive the letter or number of the right option."
+
+
+@pytest.mark.parametrize("raw, problem, answer", [
+    ({"context": "c.", "options": ["A) True", "B) False"], "answer": "B"}, "c. " + SHOWN, "B"),  # ProntoQA
+    ({"choices": {"text": ["True", "False"], "label": ["A", "B"]}, "answerKey": "A"}, SHOWN, "A"),  # ARC
+    ({"choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "1"}, SHOWN.replace("(A) True\n(B) False", "(1) x\n(2) y"), "1"),
+    ({"choices": ["True", "False"], "answer": 1}, SHOWN, "B"),  # MMLU
+    ({"options": ["True", "False"], "answer": "False"}, SHOWN, "B")])
+def test_options_stand_in_the_problem(tmp_path, raw, problem, answer):
+    row = one(tmp_path, question="q?", **raw)
+    assert (row["problem"], row["answer"]) == (problem, answer)
+    assert common.score(f"It is so: \\boxed{{\\text{{({answer})}}}}", answer) is True and common.score("\\boxed{C}", answer) is False
+
+
+@pytest.mark.parametrize("raw, word", [
+    ({"options": ["A)1", "B)2"], "answer": "C"}, "one of A, B"), ({"choices": {"text": ["1"], "label": ["A", "B"]}, "answer": "A"}, "options"),
+    ({"options": [1, 2], "answer": "A"}, "options"),
+    ({"choices": {"text": ["1"]}, "answer": "D"}, "one of A"), ({"options": "A or B", "answer": "A"}, "options")])
+def test_options_that_do_not_fit_are_refused(tmp_path, raw, word):
+    assert word in refusal(write(tmp_path / "x.jsonl", {"question": "q"} | raw))
+
+
+def test_bbh_is_read_as_it_is_published(real_data):
+    for name, answers in (("boolean_expressions", {"True", "False"}), ("web_of_lies", {"Yes", "No"})):
+        rows = common.load(str(real_data / "bbh" / f"{name}.json"))
+        assert len(rows) == 250 and {row["answer"] for row in rows} == answers
+        assert all(common.score(f"So \\boxed{{{a}}}.", row["answer"]) is (a == row["answer"]) for row in rows[:20] for a in answers)
+
+
+def test_examples_in_one_object_are_read(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"canary": "c", "examples": [{"input": "not ( True ) is", "target": "False"}]}))
+    assert [(row["problem"], row["answer"]) for row in common.load(str(path))] == [("not ( True ) is", "False")]
 
 
 @pytest.mark.parametrize("answer", [math.nan, math.inf, -math.inf, None])
@@ -216,8 +252,8 @@ def test_an_answer_that_is_no_number_is_missing(tmp_path, answer):
     "second, words",
     [
         ({"problem": "q"}, ["'answer'"]),
-        ({"answer": "2"}, ["'problem or question'", "None"]),
-        (ROW | {"problem": "  "}, ["'problem or question'"]),
+        ({"answer": "2"}, ["'problem'", "None"]),
+        (ROW | {"problem": "  "}, ["'problem'"]),
         (ROW | {"problem": 5}, ["problem", "5"]),
         (ROW | {"answer": ["2"]}, ["'answer'", "['2']"]),
         (ROW | {"answer": True}, ["'answer'", "True"]),
