@@ -1,7 +1,7 @@
-r"""Tables over runs, intervals and plots. No method file imports this.
+r"""Tables over runs and intervals; plot.py draws. No method file imports this.
 
     python report.py runs/toy_stat_sel/seed-* --save results/toy_stat_sel.json   # gather runs of one method with different seeds
-    python report.py results/toy_stat_sel.json --plots docs                      # tables and PNGs from what was gathered
+    python report.py results/toy_stat_sel.json                                   # tables from what was gathered
     python report.py results/toy_stat_sel.json --brief                           # arms and claims alone
 
 The unit is the run (one seed: one split, one draw, one student). A difference between two arms is paired within a run: its interval is the
@@ -25,7 +25,7 @@ from common import read_rows as read_file
 MAY_DIFFER = (  # between the runs of one table
     "prm", "data", "skills", "seed", "out", "teacher_url", "teacher_max_tokens", "teacher_timeout", "teacher_max_none", "cache",
     "concurrency", "max_usd", "usd_per_m_in", "usd_per_m_out", "plan", "until", "micro_batch", "sample_batch", "prm_batch", "checkpointing",
-    "profile_from", "writer_url", "writer_usd_per_m_in", "writer_usd_per_m_out")
+    "profile_from", "from_", "writer_url", "writer_usd_per_m_in", "writer_usd_per_m_out")
 TAU1, TAU2 = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95), (0.5, 0.6, 0.7, 0.8)  # the grid that Table 8 is compared with
 
 
@@ -36,8 +36,8 @@ def gather(paths: list[str]) -> dict:
     methods = {read_json(file)["method"] if (file := Path(path, "result.json")).is_file() else None for path in paths}
     if methods == {"active_loop"}:
         by_data = defaultdict(list)
-        for path in paths:  # the toy world's folders carry its seed
-            by_data[re.sub(r"-\d+-[0-9a-f]{8}.*", "", Path(read_json(Path(path, "args.json"))["data"]).name)].append(path)
+        for path in paths:
+            by_data[data_name(read_json(Path(path, "args.json")))].append(path)
         return {"data": {name: gather_active(some) for name, some in by_data.items()}}
     if methods == {"dart"}:
         return gather_dart(paths)
@@ -60,6 +60,19 @@ def gather(paths: list[str]) -> dict:
     if len({run["seed"] for run in runs}) < len(paths):
         raise UserError(f"{', '.join(paths)}: expected a seed of its own for each run, came one twice; leave out the second")
     return {"args": agreed, "runs": sorted(runs, key=lambda run: run["seed"])}
+
+
+def data_name(args: dict) -> str:
+    """The toy world's folders carry its seed."""
+    return re.sub(r"-\d+-[0-9a-f]{8}.*", "", Path(args["data"]).name)
+
+
+def read_results(path: str) -> dict:
+    """What --save wrote."""
+    results = read_json(path)
+    if not (isinstance(results, dict) and ("data" in results or all("arms" in run for run in results.get("runs", [{}])))):
+        raise UserError(f"{path}: expected a file that report.py --save wrote, came another; give that, or run directories")
+    return results
 
 
 def agreed_on(arguments: dict[str, dict], what: str) -> dict:
@@ -425,52 +438,6 @@ def detection_tables(runs: list[dict]) -> list[str]:
             *table(["", *(f"tau2 {tau2}" for tau2 in TAU2)], grid)]
 
 
-# --- Plots ----------------------------------------------------------------------------------------------------------------------------------
-def plot(path: Path, title: str, xlabel: str, skills: list[str], series: dict[str, list[tuple[float, float]]], colors: list[str],
-         bars: bool = False) -> None:
-    """series: name -> (mean, half a whisker) for each skill; a skill whose mean is NaN is not drawn."""
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(9, 0.12 * len(skills) * max(4, len(series)) + 1.6), layout="constrained")
-    axes = figure.subplots()
-    for i, (name, values) in enumerate(series.items()):
-        ys, (means, whiskers) = [y + (i - (len(series) - 1) / 2) * 0.8 / len(series) for y in range(len(skills))], zip(*values, strict=True)
-        if bars:
-            axes.barh(ys, means, 0.8 / len(series), xerr=whiskers, label=name, color=colors[i], error_kw={"lw": 0.8, "ecolor": "gray"})
-        else:
-            axes.errorbar(means, ys, xerr=whiskers, label=name, color=colors[i], fmt="o", capsize=2)
-    axes.set(yticks=range(len(skills)), yticklabels=skills, ylim=(len(skills) - 0.5, -0.5), title=title, xlabel=xlabel)
-    axes.axvline(0, color="black", lw=0.8)
-    figure.legend(loc="outside lower center", ncols=3)
-    figure.savefig(path, dpi=120)
-
-
-def plot_profile(runs: list[dict], path: Path) -> None:
-    """Figs. 2 and 6: shares of the ten most-missed skills in the profile and in each arm's pairs; bars are means, whiskers +- 1 sd over runs."""
-    skills, trained = most_missed(runs), [arm for arm in runs[0]["arms"] if arm != "base"]
-    labels = "skills_by_data" if all(run["arms"][arm]["skills_by_data"] for run in runs for arm in trained) else "skills_by_teacher"
-    counts = {"Missing-Skill-Profile": [run["profile"] for run in runs]}
-    labelled = [arm for arm in trained if any(run["arms"][arm][labels] for run in runs)]
-    counts |= {f"training pairs: {arm}": [run["arms"][arm][labels] for run in runs] for arm in labelled}
-
-    def share(rows, skill):
-        values = [100 * row.get(skill, 0) / (sum(row.values()) or 1) for row in rows]
-        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0
-    plot(path, f"The skills missed, and those trained on ({len(runs)} runs, ± 1 sd)", "share of all skill mentions (%)", skills,
-         {name: [share(rows, skill) for skill in skills] for name, rows in counts.items()},
-         ["black", *(f"C{trained.index(arm)}" for arm in labelled)], bars=True)  # an arm has one colour in both plots
-
-
-def plot_skills(runs: list[dict], path: Path) -> None:
-    """Fig. 4: accuracy change on the most-missed skills against the base student, with corrected t-intervals over runs."""
-    skills, trained = most_missed(runs), [arm for arm in runs[0]["arms"] if arm != "base"]
-
-    def change(arm, skill):
-        mean, low, _ = difference(runs, arm, "base", "by_skill", skill, comparisons=len(skills)) or (math.nan, 0, 0)
-        return mean, mean - low if math.isfinite(low) else 0
-    plot(path, f"Change on the most-missed skills ({len(runs)} runs, corrected 95 % intervals)", "accuracy minus base (points)", skills,
-         {arm: [change(arm, skill) for skill in skills] for arm in trained}, [f"C{i}" for i in range(len(trained))])
-
-
 # --- Active loop: criteria against items and teacher tokens ---------------------------------------------------------------------------------
 def gather_active(paths: list[str]) -> dict:
     """Finished runs of active_loop.py on one set of data, one for each seed and criterion, as one row for each seed: {"criteria": {name: curve}}."""
@@ -517,7 +484,8 @@ def logged_seconds(path: Path) -> dict[str, float]:
     logged = {}
     for row in read_rows(path / "metrics.jsonl", there=False):
         if "seconds" in row:
-            logged[row.get("step") or row.get("train") or row.get("grpo"), row.get("epoch", row.get("at"))] = row["seconds"]
+            name = row.get("grpo") or row.get("train") or row["step"]
+            logged[name, row.get("epoch", row.get("step"))] = row["seconds"]
     total = Counter()
     for (name, _), seconds in logged.items():
         total[name] += seconds
@@ -681,44 +649,20 @@ def p_value(values: list[float]) -> float:
     return 2 * (1 - t_below(abs(mean) / spread * math.sqrt(len(values)), len(values) - 1))
 
 
-def plot_curve(data: dict[str, dict], path: Path) -> None:
-    """Accuracy against items and against teacher input tokens, a column for each set of data: a line for each criterion, +- 1 standard error."""
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(7 * len(data), 9), layout="constrained")
-    grid = figure.subplots(2, len(data), squeeze=False, sharey="col")
-    for column, (name, results) in enumerate(data.items()):
-        runs = results["runs"]
-        for c in sorted(runs[0]["criteria"], key=lambda c: (c != "random", c != "loss", c)):
-            values = list(zip(*(percent(run["criteria"][c]) for run in runs), strict=True))
-            means = [statistics.fmean(row) for row in values]
-            errors = [statistics.stdev(row) / math.sqrt(len(row)) if len(row) > 1 else 0.0 for row in values]
-            for axes, x in zip(grid[:, column], (lambda row: row["items"], lambda row: row["tokens"][0]), strict=True):
-                xs = [statistics.fmean(row) for row in zip(*(map(x, run["criteria"][c]) for run in runs), strict=True)]
-                axes.plot(xs, means, marker="o", label=c)
-                axes.fill_between(xs, [m - e for m, e in zip(means, errors, strict=True)], [m + e for m, e in zip(means, errors, strict=True)],
-                                  alpha=0.15)
-        grid[0, column].set(xlabel="items trained on", ylabel="test accuracy (%)", title=f"{name} ({len(runs)} seeds, ± 1 standard error)")
-        grid[1, column].set(xlabel="tokens that the teacher has read", ylabel="test accuracy (%)")
-        grid[0, column].legend()
-    figure.savefig(path, dpi=100)
-
-
 # --- DART: arms in three columns ------------------------------------------------------------------------------------------------------------
 COLUMNS = ("in distribution", "out of distribution", "retention")
 
 
 def gather_dart(paths: list[str]) -> dict:
     """Finished runs of dart.py as one row for each seed. A run with --no-penalty gives the arm "no penalty" to the row of its seed, one with
-    --reject-cheats its arms as "..., rejecting", one on the toy world's perfect demonstrations its SFT as the arm "perfect", one at another --lr than
-    the first its SFT as "sft at ..."; the rest is left out."""
-    runs, arguments, worlds, lr = {}, {}, {}, None
+    --reject-cheats its arms as "..., rejecting", one on the toy world's perfect demonstrations its SFT as the arm "perfect"; the rest is left out."""
+    runs, arguments, worlds = {}, {}, {}
     for path in map(Path, paths):
         result, args, env = (read_json(path / name) for name in ("result.json", "args.json", "env.json"))
         arguments[str(path)] = {name: value for name, value in args.items() if name not in (
-            *MAY_DIFFER, "ood", "retention", "arms", "penalty", "reject_cheats", "lr")} | {"student": Path(args["student"]).name}
-        lr = lr or args["lr"]
+            *MAY_DIFFER, "ood", "retention", "arms", "penalty", "reject_cheats")} | {"student": Path(args["student"]).name}
         seed, is_perfect = args["seed"], args["data"].endswith("/perfect")
-        shown_as = ({"sft": f"sft at {args['lr']:g}"} if args["lr"] != lr else {"sft": "perfect"} if is_perfect
+        shown_as = ({"sft": "perfect"} if is_perfect
                     else {"dart": "no penalty"} if not args["penalty"]
                     else {arm: f"{arm}, rejecting" if args.get("reject_cheats") else arm for arm in result["arms"]})
         row = runs.setdefault(seed, {"method": "dart", "seed": seed, "commits": [], "gpu": env[-1]["gpu"], "packages": env[-1]["packages"],
@@ -732,7 +676,7 @@ def gather_dart(paths: list[str]) -> dict:
             if shown_as[arm] in row["arms"]:
                 raise UserError(f"{path}: arm {shown_as[arm]} with seed {seed} came twice; leave out one")
             trained = {"dart": "mapper"}.get(arm, arm)
-            peak = [one["peak_gib"] for one in logged if arm == one.get("train") or trained == one.get("grpo")]
+            peak = [one["peak_gib"] for one in logged if "peak_gib" in one and (arm == one.get("train") or trained == one.get("grpo"))]
             row["arms"][shown_as[arm]] = {
                 **outcome(path, arm, result["columns"]), "cost": result["cost"][arm], "data": result["data"].get(arm),
                 "peak_gib": max(peak, default=None), "seconds": round(sum(value for key, value in seconds.items() if belongs(key, arm)), 1)}
@@ -740,13 +684,13 @@ def gather_dart(paths: list[str]) -> dict:
                 row["seconds"] = {"preparing": seconds["1_own.jsonl"] + seconds["1_levels.jsonl"], "mapper": seconds["mapper"],
                                   "synthesis": seconds["3_rewrites_dart.jsonl"], "SFT": seconds["dart"]}
             if shown_as[arm] in ("dart", "no penalty", "grpo"):
-                row["steps"][shown_as[arm]] = read_rows(path / f"2_steps_{trained}.jsonl")
+                row["steps"][shown_as[arm]] = [one for one in read_rows(path / f"2_steps_{trained}.jsonl") if one["step"] > 0]
             if arm == "grpo":
                 row["curve"] = [outcome(path, f"grpo_{i}", result["columns"]) for i in range(1, args["curve"])]
     agreed = agreed_on(arguments, "their seed and penalty")
     if len({tuple(sorted(row["arms"])) for row in runs.values()}) > 1:
         raise UserError(f"{paths[0]}, ...: expected the same arms for every seed; finish the runs that lack one")
-    return {"args": agreed | {"lr": lr}, "runs": [runs[seed] for seed in sorted(runs)]}
+    return {"args": agreed, "runs": [runs[seed] for seed in sorted(runs)]}
 
 
 def outcome(path: Path, arm: str, columns: dict[str, str]) -> dict[str, dict[str, list[int]]]:
@@ -796,8 +740,8 @@ def lead(runs: list[dict], a: str, b: str, column: str) -> tuple[float, float, f
 def dart_tables(results: dict) -> str:
     runs = results["runs"]
     slow = [arm for arm in runs[0]["arms"] if arm.startswith("sft at ")]
-    arms = [arm for arm in ("base", "sft", *slow, "prompt", "best_of_n", "rejection", "grpo", "dart", "no penalty", "prompt, rejecting",
-                            "dart, rejecting", "perfect") if arm in runs[0]["arms"]]
+    arms = [arm for arm in ("base", "sft", *slow, "prompt", "best_of_n", "rejection", "grpo", "dart", "dropped", "no penalty",
+                            "prompt, rejecting", "dart, rejecting", "perfect") if arm in runs[0]["arms"]]
     lines = [f"{len(runs)} runs, seeds {', '.join(str(run['seed']) for run in runs)}; accuracy in % with 95 % t-intervals over runs; differences in "
              f"points, paired within a run. Cut off: of all test answers; tokens generated, tokens scored for L, steps and seconds are means. "
              f"Commits {', '.join(dict.fromkeys(commit for run in runs for commit in run['commits']))}; "
@@ -817,6 +761,7 @@ def dart_tables(results: dict) -> str:
     for claim, a, b, remark in (
             ("D1", "dart", "sft", built_in), *(("D1", "dart", arm, built_in) for arm in slow), ("beside D1", "dart", "base", ""),
             ("D2", "dart", "prompt", ""),
+            ("beside D2", "dart", "dropped", ""),
             ("beside D2", "dart", "best_of_n", equal), ("beside D2", "dart", "rejection", equal), ("beside D2, the ceiling", "perfect", "dart", ""),
             ("D3", "dart", "grpo", equal), ("D4", "dart", "no penalty", ""),
             ("beside D4", "dart, rejecting", "dart", ""), ("beside D2 and D4", "dart, rejecting", "prompt, rejecting", "")):
@@ -827,7 +772,7 @@ def dart_tables(results: dict) -> str:
     if {"dart", "no penalty"} <= set(arms):
         for name, words in (("uplift", "answer uplift of the rewrites taken, in nats"),
                             ("false equation", "rewrites taken with a false equation, in %")):
-            values = [[run["arms"][arm]["data"][name] if name == "uplift" else 100 * run["arms"][arm]["data"]["cheats"][name]
+            values = [[run["arms"][arm]["data"][name] if name == "uplift" else 100 * run["arms"][arm]["data"]["cheats"].get(name, 0)
                        for arm in ("dart", "no penalty")] for run in runs]
             rows.append([f"D4: {words}: dart minus no penalty", shown(t_interval([x - y for x, y in values])), "", ""])
     lines += table(["claim, in points", *COLUMNS], rows) if rows else []
@@ -841,20 +786,19 @@ def dart_tables(results: dict) -> str:
             f"{arm} {mean_shown([portion(run['arms'][arm]['sets'][name]) for run in runs])}" for arm in arms) for name in sets) + "."]
     if {"base", "dart", "grpo"} <= set(arms):
         lines += grpo_curve(runs)
-    rows = []
+    rows, rules = [], dict.fromkeys(rule for run in runs for arm in arms for rule in (run["arms"][arm]["data"] or {}).get("cheats", ()))
     for arm in arms:
         found = [run["arms"][arm]["data"] for run in runs if run["arms"][arm]["data"]]
         if found:
             rows.append([arm, *(f"{statistics.fmean(one[name] for one in found):.2f}" for name in ("log_prob", "uplift")),
                          *(f"{100 * statistics.fmean(one[name] for one in found):.1f}" for name in ("unlikely", "fallback")),
-                         *(f"{100 * statistics.fmean(one['cheats'][rule] for one in found):.1f}" if any(one["fallback"] < 1 for one in found) else ""
-                           for rule in found[0]["cheats"])])
+                         *(f"{100 * statistics.fmean(one['cheats'].get(rule, 0) for one in found):.1f}"
+                           if any(one["fallback"] < 1 for one in found) else "" for rule in rules)])
     if rows:
-        rules = [f"{rule} %" for rule in next(run["arms"][arm]["data"] for run in runs for arm in arms if run["arms"][arm]["data"])["cheats"]]
         lines += ["", "The data that each arm trains on: mean log-probability of a token under the untrained target; answer uplift, what the "
                   "reasoning says of the answer, in nats; tokens with p < 0.01; demonstrations kept as given; rules against cheating that fire. "
                   "Rules, and uplift where there are any, are of the rewrites.",
-                  *table(["arm", "log p", "uplift", "p < 0.01 %", "kept %", *rules], rows)]
+                  *table(["arm", "log p", "uplift", "p < 0.01 %", "kept %", *(f"{rule} %" for rule in rules)], rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -872,42 +816,6 @@ def grpo_curve(runs: list[dict]) -> list[str]:
     return ["", "D3: direct GRPO on the way to as many generated tokens as DART's.", *table(
         ["tokens", *COLUMNS, "dart minus grpo, in distribution"], rows), "", "It is level with DART, run by run, after this part of DART's tokens: "
         + "; ".join(f"{column}: {', '.join('never' if x is None else f'{x:.2f}' for x in some)}" for column, some in level.items()) + "."]
-
-
-def plot_dart(runs: list[dict], path: Path) -> None:
-    """Per GRPO step of the mapper, mean over runs: reward and alignment, tokens of a rewrite, KL, and how often each rule fires."""
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(13, 8), layout="constrained")
-    axes = figure.subplots(2, 2)
-    labels = [label for label in ("dart", "no penalty") if all(run["steps"].get(label) for run in runs)]
-    rows = {label: list(zip(*(run["steps"][label] for run in runs), strict=False)) for label in labels}  # a step of all runs
-    total = Counter()
-    for label in labels:
-        for step in rows[label]:
-            for row in step:
-                total.update({rule: n / row["drawn"] / len(step) / len(rows[label]) for rule, n in (row["cheats"] | row["fails"]).items()})
-    rules = [rule for rule, part in total.most_common() if part >= 0.001]
-    rare = [rule for rule in ("copy", "false equation", "echo", "padding", *total) if rule not in rules]
-    panels = {(0, 0): ("mean over rewrites", {"reward": lambda row: row["reward"], "alignment": lambda row: row["align"],
-                                              "right answer": lambda row: row["is_right"]}),
-              (0, 1): ("tokens of a rewrite", {"tokens": lambda row: row["generated"] / row["drawn"]}),
-              (1, 0): ("KL to the base (nats a token)", {"KL": lambda row: math.nan if row["kl"] is None else row["kl"]}),
-              (1, 1): ("% of rewrites on which a rule fires", {
-                  rule: lambda row, rule=rule: 100 * (row["cheats"] | row["fails"]).get(rule, 0) / row["drawn"] for rule in rules})}
-    for where, (words, curves) in panels.items():
-        axis = axes[where]
-        for i, (name, value) in enumerate(curves.items()):
-            for label, style in zip(labels, ("-", "--"), strict=False):
-                values = [[value(row) for row in step] for step in rows[label]]
-                axis.plot([statistics.fmean(some) for some in values], style, color=f"C{i}", label=f"{name}, {label}")
-                if i == 0:
-                    axis.fill_between(range(len(values)), [min(some) for some in values], [max(some) for some in values], color=f"C{i}", alpha=0.12)
-        axis.set(xlabel="GRPO step of the mapper", ylabel=words)
-        axis.legend(fontsize=8)
-    axes[1, 1].set_ylim(0)
-    axes[1, 1].set_title(f"below 0.1 %: {', '.join(dict.fromkeys(rare))}", fontsize=8)
-    figure.suptitle(f"The mapper's training, mean of {len(runs)} runs; shaded: the range over runs of each panel's first quantity, both arms")
-    figure.savefig(path, dpi=100)
 
 
 def brief(text: str) -> str:
@@ -935,30 +843,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", help="run directories, or one results file")
     parser.add_argument("--save", help="write what was gathered to this results file")
-    parser.add_argument("--plots", help="write the PNGs into this folder")
     parser.add_argument("--brief", action="store_true", help="print the arms and the claims, not what stands after them")
     args = parser.parse_args()
     try:
-        results = read_json(args.paths[0]) if args.paths[0].endswith(".json") else gather(args.paths)
-        if not (isinstance(results, dict) and ("data" in results or all("arms" in run for run in results.get("runs", [{}])))):
-            raise UserError(f"{args.paths[0]}: expected a file that --save wrote, came another; give that, or run directories")
+        results = read_results(args.paths[0]) if args.paths[0].endswith(".json") else gather(args.paths)
         if args.save:
             results["command"] = f"make results; this part: python report.py {' '.join(sys.argv[1:])}"
             Path(args.save).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(brief(tables(results)) if args.brief else tables(results))
-        if args.plots:
-            folder = Path(args.plots)
-            folder.mkdir(parents=True, exist_ok=True)
-            runs = results.get("runs", [])
-            if "data" in results:
-                plot_curve(results["data"], folder / "active_curve.png")
-            elif runs[0]["method"] == "dart":
-                if {"dart", "no penalty"} & set(runs[0]["steps"]):
-                    plot_dart(runs, folder / "dart_mapper.png")
-            elif most_missed(runs):
-                plot_profile(runs, folder / f"{runs[0]['method']}_profile.png")
-                if {"base"} < set(runs[0]["arms"]):
-                    plot_skills(runs, folder / f"{runs[0]['method']}_skills.png")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
