@@ -1,38 +1,47 @@
-r"""Active loop: each round the student's own scores choose the seed questions from which the teacher writes what the student is trained on next.
+r"""Active loop: the student's own scores choose the seeds of the data it is trained on next.
 
-Re-implemented from the abstract, the project page and public reviews: the paper's body could not be read. What these do not say is marked ours.
-Paper   Kessler, Xia, Madrigal Diaz, Han, Hashemi, Rajmohan, Ruehle, Ash, "Towards Active Synthetic Data Generation for Finetuning Language Models",
-        arXiv 2512.00884
+Re-implemented from the abstract, the project page and public reviews: the paper's body could not be read.
+What these do not say is marked ours.
+Paper   Kessler, Xia, Madrigal Diaz, Han, Hashemi, Rajmohan, Ruehle, Ash, "Towards Active Synthetic Data
+        Generation for Finetuning Language Models", arXiv 2512.00884
 Steps   of each round t = 0 .. T-1, on fixed seed questions D_0; new questions never join them:
-        1 answer    the student answers every seed question
-        2 score     by --select: what the student's answer, or its loss on it, says of the question
-        3 select    the m seeds with the highest scores
-        4 write     the teacher makes one item from each in two calls: a new question from the seed question alone, then a worked answer to it
-        5 train     the base student anew on the union of all items so far, by QLoRA
-        6 test      accuracy on the test questions
-Names   D_0 = seeds, T = rounds, m = per_round. item = a new question with its answer; own answer = the student's answer to a seed question.
-Select  random      no scores: static generation, since neither the seeds nor the teacher know the student
-        loss        high loss of the student on its own answer: the paper's choice
-        true_loss   high loss of the student on the seed's own solution
-        static_loss loss of the base student, ranked once and walked down; loss - static_loss is what the closed loop adds (ours)
-        reward      low score that a reward model gives the own answer
-        judge       low mark that the teacher gives it
-        lion        half where the teacher's answer is marked higher than the own one, half from the others (LION)
-        badge       k-means++ over sketches of the loss's gradient on the own answer (BADGE)
-        incorrect   seeds that the student answered wrongly (LLM2LLM), then the others
-Ours    Answers are greedy. An item that is malformed, repeats a seed or an earlier item, or leaks a test question is dropped, and the next seed of
-        the order is asked instead: so all criteria train on equally many items. What else is ours says so where it happens.
-Run     python active_loop.py --data gsm8k --teacher gpt-4o-mini                          # the small run: 2,000 seeds, 4 rounds of 250
-        python active_loop.py --data math --levels 1 2 3 --n-seeds 7500 --per-round 1000 --rounds 10   # the paper's sizes
-        python active_loop.py --plan                                                     # calls, tokens, one prompt of each kind; sends nothing
-        python -m toyworld active_loop                                                   # no GPU, no key, minutes
-Writes  runs/active_loop/  args.json env.json 0_fingerprint.json 0_questions.jsonl;
-        of each round (r<t>_answers.jsonl) r<t>_selected.json r<t>_items.json
-        train_r<t>.jsonl loss_r<t>.jsonl adapter/r<t>/ r<t>_test_answers.jsonl r<t>_test.jsonl (r<t>_child_answers.jsonl r<t>_child_losses.json);
-        (teacher_answers.json) teacher.sqlite metrics.jsonl result.json
+        1 answer  the student answers every seed               r<t>_answers.jsonl
+        2 score   by --select: what the answer, or its loss, says of the seed
+        3 select  the m seeds with the highest scores          r<t>_selected.json
+        4 write   the teacher makes one item of each in two calls: a new question from the seed's alone, then
+                  a worked answer to it                        r<t>_items.json
+        5 train   the base anew on all items so far, by QLoRA  train_r<t+1>.jsonl adapter/r<t+1>/
+        6 test    accuracy on the test questions               r<t+1>_test_answers.jsonl r<t+1>_test.jsonl
+Names   D_0 = seeds, T = rounds, m = per_round. item = new question with answer; own answer = the student's
+        answer to a seed; base = the student before the first round.
+Select  random       no scores: static generation, since neither seeds nor teacher know the student
+        loss         high loss of the student on its own answer: the paper's choice
+        loss_low     the same loss, lowest first: do hard seeds help, or easy ones? (ours)
+        static_loss  the base's loss, ranked once and walked down; loss - static_loss is what the closed loop
+                     adds, static_loss - random what hard seeds add (ours)
+        true_loss    high loss of the student on the seed's own solution
+        reward       low score of the own answer by a reward model
+        judge        low mark of the own answer by the teacher
+        lion         in turn a seed whose teacher's answer is marked higher, and another (LION)
+        badge        k-means++ over sketches of the loss's gradient on the own answer (BADGE)
+        incorrect    seeds answered wrongly, then the others (LLM2LLM, 2403.15042)
+Ours    An own answer cut off at --max-new-tokens has no score, since what runs on looks certain: its seed
+        comes after all others, is counted, and not judged. An item that is malformed, repeats a seed or an
+        item, or leaks a test question is dropped, and the next seed asked: so all criteria train on equally
+        many items.
+Budget  --budget-tokens N: no further round begins once the teacher has read and written N tokens. Judging,
+        verification, dropped items and cached replies count. A round that has begun is finished.
+Share   --from RUN copies the base's answers and test from another criterion's run on the same questions.
+Run     python active_loop.py --data gsm8k --teacher gpt-4o-mini     # the small run: 4 rounds of 250
+        python active_loop.py --data math --levels 1 2 3 --n-seeds 7500 --per-round 1000 --rounds 10
+        python active_loop.py --plan            # calls, tokens, one prompt of each kind; sends nothing
+        python -m toyworld active_loop          # no GPU, no key, minutes
+Writes  runs/active_loop/  args.json env.json 0_fingerprint.json 0_questions.jsonl, the files above, the
+        student on the items r<t>_child_answers.jsonl r<t>_child_losses.json, teacher_answers.json (lion),
+        loss_r<t>.jsonl teacher.sqlite metrics.jsonl result.json
 """
+import bisect
 import functools
-import gc
 import itertools
 import math
 import random
@@ -40,49 +49,55 @@ import re
 import statistics
 import time
 from collections import Counter
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
+import tyro
 from tqdm import tqdm
 
 import common
 from common import Request, UserError
 
-# May differ between the starts of one run. The batch sizes move the draws of dropout and of sampling: what is there already is kept.
-HOW = ("teacher_url", "teacher_max_tokens", "teacher_timeout", "teacher_max_none", "cache", "concurrency", "max_usd", "usd_per_m_in", "usd_per_m_out",
-       "plan", "micro_batch", "sample_batch", "checkpointing")
+HOW = tuple((  # may differ between the starts of one run; batch sizes move the draws of what is still to do
+    "teacher_url teacher_max_tokens teacher_timeout teacher_max_none cache concurrency max_usd usd_per_m_in "
+    "usd_per_m_out plan micro_batch sample_batch checkpointing from_").split())
+BASE_BY = ("student", "chat_template_kwargs", "max_new_tokens")  # and by the questions: see Share
 
 
 @dataclass(frozen=True)
 class Args:
     student: str = "Qwen/Qwen2.5-3B"  # model to improve: Hub name or folder
-    chat_template_kwargs: str | None = None  # JSON that every use of the student's chat template gets, such as {"enable_thinking": false}
+    chat_template_kwargs: str | None = None  # JSON for the student's template, as {"enable_thinking": false}
     data: str = "gsm8k"  # "gsm8k", "math", or a folder with train.jsonl (for D_0) and test.jsonl
-    levels: tuple[int, ...] = ()  # only questions of these levels, for D_0 and for testing; the paper's Math1-3 is --data math --levels 1 2 3
+    levels: tuple[int, ...] = ()  # only questions of these levels; the paper's Math1-3: 1 2 3
     n_seeds: int = 2000  # size of D_0, drawn from the train split (ours: for one GPU and an evening)
     limit: int | None = None  # test on so many questions only: a quick look
     out: str = "runs/active_loop"  # run directory; the same command goes on where it stopped
+    from_: Annotated[str | None, tyro.conf.arg(name="from")] = None  # see Share
     seed: int = 0  # moves everything that is drawn
 
-    select: Literal["random", "loss", "true_loss", "static_loss", "reward", "judge", "lion", "badge", "incorrect"] = "loss"  # see Select
-    rounds: int = 4  # T (ours: for one GPU and an evening; the paper's budget of 10,000 items is 10 rounds of 1,000)
-    per_round: int = 250  # m, items of a round (ours, as above; the paper's is 1,000)
+    select: Literal["random", "loss", "loss_low", "static_loss", "true_loss", "reward", "judge", "lion",
+                    "badge", "incorrect"] = "loss"  # see Select
+    norm: Literal["mean", "sum"] = "mean"  # of losses over an answer's tokens (the paper's is not known)
+    rounds: int = 4  # T (ours; the paper's 10,000 items are 10 rounds of 1,000)
+    per_round: int = 250  # m, items of a round (ours)
     no_repeat: bool = False  # no seed is selected twice, whatever the criterion
-    warm_start: bool = False  # train on from the last round's student instead of the base student (ablation)
-    sampling: float = 0.0  # above 0: seeds are drawn with probability ~ exp(score / sampling) (Gumbel top-m), not taken from the top (ablation)
-    verify: Literal["none", "sc"] = "none"  # sc: keep an item only if n_agreeing of n_solutions worked answers agree
+    warm_start: bool = False  # train on from the last round's student, not from the base (ablation)
+    sampling: float = 0.0  # above 0: draw seeds with probability ~ exp(score / sampling) (ablation)
+    verify: Literal["none", "sc"] = "none"  # sc: keep an item if n_agreeing of n_solutions answers agree
     n_solutions: int = 5  # worked answers to a new question under --verify sc
     n_agreeing: int = 3  # so many must agree; where answers are True or False, ask for all
-    budget_tokens: int | None = None  # no further round once the teacher has read and written so many tokens, judging and dropped items included
+    budget_tokens: int | None = None  # see Budget
     reward_model: str | None = None  # sequence-classification model, for --select reward
 
     teacher: str = "gpt-4o-mini"  # model that writes the items, and judges
-    teacher_url: str | None = None  # address of any OpenAI-compatible server; default: OpenAI, key from OPENAI_API_KEY
-    teacher_max_tokens: int = 2048  # length limit of a teacher's reply; raise it for a model that thinks aloud
+    teacher_url: str | None = None  # OpenAI-compatible server; default: OpenAI, key from OPENAI_API_KEY
+    teacher_max_tokens: int = 2048  # length limit of a reply; raise it for a model that thinks aloud
     teacher_timeout: float = 600.0  # seconds for one call with all its retries
-    teacher_max_none: float = 0.05  # share of a step's replies that may be cut off, empty, refused or lost (ours: a healthy teacher stays below)
-    cache: str | None = None  # file of teacher replies, each good for its server alone; default: teacher.sqlite in the run directory
+    teacher_max_none: float = 0.05  # share of a step's replies that may be lost, cut off, empty or refused
+    cache: str | None = None  # file of teacher replies; default: teacher.sqlite in the run directory
     concurrency: int = 16  # teacher calls in flight
     usd_per_m_in: float | None = None  # price of a million input tokens
     usd_per_m_out: float | None = None  # price of a million output tokens
@@ -94,7 +109,7 @@ class Args:
     epochs: int = 3  # (ours)
     batch: int = 8  # pairs in an optimiser step (ours)
     micro_batch: int = 2  # pairs in a forward pass: lower it if memory is short
-    max_tokens: int = 2048  # a training pair is cut after this many tokens (ours: the length limit of an answer)
+    max_tokens: int = 2048  # a training pair is cut there (ours)
     lora_rank: int = 16  # (ours, as all of LoRA's settings: those of the STAT paper)
     lora_alpha: int = 32
     lora_dropout: float = 0.05
@@ -105,7 +120,7 @@ class Args:
     sample_batch: int = 32  # answers generated at once: lower it if memory is short
 
 
-# --- Prompts (ours). --------------------------------------------------------------------------------------------------------------------------
+# --- Prompts (ours). ----------------------------------------------------------------------------------------
 # Copied from stat_sel.STUDENT_PROMPT
 STUDENT_PROMPT = "{problem}\n\nReason step by step and put the final answer in \\boxed{{}}."
 
@@ -116,8 +131,8 @@ NEW_PROMPT = """Here is a problem.
 {problem}
 </problem>
 
-Write a new problem that is inspired by this one. It must say all that is needed to solve it, and have one final answer that can be checked. Give the
-problem alone, without its solution, in this form:
+Write a new problem that is inspired by this one. It must say all that is needed to solve it, and have one
+final answer that can be checked. Give the problem alone, without its solution, in this form:
 <question>the new problem</question>"""
 
 # Copied from stat_syn.SOLVE_PROMPT
@@ -129,56 +144,70 @@ SOLVE_PROMPT = """Solve this problem.
 
 Reason step by step, show every calculation, and put the final answer, once, in \\boxed{{}}."""
 
-JUDGE_PROMPT = """Here are a problem and {n} to it.
+# for one response or two; NEXT stands between two
+JUDGE_PROMPT = """Here are a problem and one or more responses to it.
 
 <problem>
 {problem}
 </problem>
 
-{responses}
+<response>
+{response}
+</response>
 
-How good {is_are}: correct, complete, well reasoned? Give {marks} from 1 (worthless) to 10 (perfect) in this form:
-{form}"""
+How good are they: correct, complete, well reasoned? Give each, in order, a mark from 1 (worthless) to 10
+(perfect), with commas between, in this form:
+<mark>marks</mark>"""
+NEXT = "\n</response>\n\n<response>\n"
 
 
-# --- Criteria: pure functions from scores to an order of the seeds. No files, no network. -----------------------------------------------------
-def by_score(scores: list[float | None], rng: random.Random, sampling: float = 0.0) -> list[int]:
-    """Seeds from the highest score to the lowest, equal ones at random; one without a score (None) is left out.
+# --- Criteria: pure functions from scores to an order of the seeds. No files, no network. -------------------
+def by_score(scores: dict[str, float], rng: random.Random, sampling: float = 0.0) -> list[str]:
+    """Ids from the highest score to the lowest, equal ones at random.
 
-    sampling > 0: they are drawn one by one with probability ~ exp(score / sampling), by Gumbel noise on the scores.
+    sampling > 0: drawn one by one with probability ~ exp(score / sampling), by Gumbel noise (1903.06059).
     """
-    known = [i for i, score in enumerate(scores) if score is not None]
-    noise = {i: -math.log(-math.log(rng.uniform(1e-12, 1 - 1e-12))) for i in known}
-    return sorted(known, key=lambda i: (scores[i] / sampling + noise[i], 0.0) if sampling else (scores[i], noise[i]), reverse=True)
+    shuffled = rng.sample(list(scores), len(scores))
+    if not sampling:
+        return sorted(shuffled, key=scores.get, reverse=True)  # stable, so ties stay shuffled
+    noise = {i: -math.log(-math.log(rng.uniform(1e-12, 1 - 1e-12))) for i in shuffled}
+    return sorted(shuffled, key=lambda i: scores[i] / sampling + noise[i], reverse=True)
 
 
-def by_gap(gaps: list[float | None], m: int, rng: random.Random) -> list[int]:
-    """LION's order: m/2 at random from the hard seeds, whose teacher's answer is marked at least 1 higher than the student's, m/2 from the others.
+def by_gap(gaps: dict[str, float], rng: random.Random) -> list[str]:
+    """LION's order (2305.12870): easy and hard seeds in turn, each kind at random; then what is left of one.
 
-    Where there are too few of one kind, more of the other follow.
+    gaps: the teacher's mark minus the student's. From 1 on a seed is hard.
     """
-    hard, easy = (rng.sample(part, len(part)) for part in (
-        [i for i, gap in enumerate(gaps) if gap is not None and gap >= 1], [i for i, gap in enumerate(gaps) if gap is not None and gap < 1]))
-    mixed = [i for pair in itertools.zip_longest(easy[m - m // 2:], hard[m // 2:]) for i in pair if i is not None]
-    return hard[:m // 2] + easy[:m - m // 2] + mixed
+    easy = [i for i, gap in gaps.items() if gap < 1]
+    hard = [i for i, gap in gaps.items() if gap >= 1]
+    rng.shuffle(easy)
+    rng.shuffle(hard)
+    order = []
+    while easy or hard:
+        order += [kind.pop() for kind in (easy, hard) if kind]
+    return order
 
 
-def by_gradient(sketches: torch.Tensor, known: list[int], m: int, rng: random.Random) -> list[int]:
-    """BADGE's order: k-means++ over the rows (N, s) that are known, from the one of the largest norm on; m of them, then the rest at random."""
-    left, order, norms = list(known), [], sketches.square().sum(1)
-    distance = norms.clone()  # from the origin: the first is the one of the largest norm
+def by_gradient(sketches: dict[str, torch.Tensor], m: int, rng: random.Random) -> list[str]:
+    """BADGE's order (1906.03671): m ids by k-means++ over the sketches (s,), then the others at random.
+
+    First the largest norm; then each with probability ~ its squared distance from the nearest before it.
+    """
+    ids, order, left = list(sketches), [], list(range(len(sketches)))
+    points = torch.stack(list(sketches.values())) if ids else torch.zeros(0, 1)  # (N, s)
+    distance = points.square().sum(1)  # from the origin, for the first
     while left and len(order) < m:
         weights = distance[left].tolist()
         if not order:
             chosen = left[weights.index(max(weights))]
         else:
-            chosen = rng.choices(left, weights)[0] if any(weights) else rng.choice(left)
-        near = (norms + norms[chosen] - 2 * sketches @ sketches[chosen]).clamp(min=0)
-        near[near < 1e-5 * norms[chosen]] = 0  # rounding
+            chosen = rng.choices(left, weights if any(weights) else None)[0]
+        near = (points - points[chosen]).square().sum(1)
         distance = torch.minimum(distance, near) if order else near
         order.append(chosen)
         left.remove(chosen)
-    return order + rng.sample(left, len(left))
+    return [ids[n] for n in order + rng.sample(left, len(left))]
 
 
 def spearman(xs: list[float], ys: list[float]) -> float | None:
@@ -187,240 +216,336 @@ def spearman(xs: list[float], ys: list[float]) -> float | None:
     >>> spearman([1, 2, 3], [10, 20, 15]), spearman([1, 1], [1, 2])
     (0.5, None)
     """
-    def ranks(values):
-        first = {value: i for i, value in reversed(list(enumerate(sorted(values))))}
-        count = Counter(values)
-        return [first[value] + (count[value] - 1) / 2 for value in values]
+    def ranks(values):  # doubled
+        ordered = sorted(values)
+        return [bisect.bisect_left(ordered, value) + bisect.bisect_right(ordered, value) for value in values]
     if len(set(xs)) < 2 or len(set(ys)) < 2:
         return None
     return round(statistics.correlation(ranks(xs), ranks(ys)), 6)
 
 
-# --- The student's scores. ---------------------------------------------------------------------------------------------------------------------
-@torch.no_grad()
-def score_answers(student: common.Student, pairs: list[tuple[list[int], int]], sketch_seed: int | None = None) -> list[dict]:
-    """{"loss"} of each answer: the mean over its tokens, the end token among them, of -log p at temperature 1; with sketch_seed also {"sketch"}.
+def read_marks(reply: str | None, n: int) -> list[float] | None:
+    """The n marks of a judge's reply, 1 to 10; None where it has not just so many.
 
-    pairs: tokens of question and answer, and how many are the question's; the last is taken for any end token, and the likeliest one is scored, since
-    that is what a greedy answer ended with. One padded forward pass; logits in float32, (n_answer, V), for one answer
-    at a time.
-    sketch (4096,): R_v^T g R_h for the gradient g (V, d) of that loss by the last layer's weights, g = mean_t (p_t - e_y,t) h_t^T, which is never
-    stored; R_v (V, 64), R_h (d, 64) are Gaussian.
+    >>> read_marks("<mark>8/10, 7</mark>", 2), read_marks("<mark>11</mark>", 1)
+    ([8.0, 7.0], None)
+    """
+    text = re.sub(r"(?:/|out of)\s*10\b", "", common.read_tag(reply or "", "mark") or "")
+    found = [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)]
+    return found if len(found) == n and all(1 <= mark <= 10 for mark in found) else None
+
+
+# --- Scores of the seeds. -----------------------------------------------------------------------------------
+@torch.no_grad()
+def score_answers(student: common.Student, pairs: list[tuple[list[int], int]], norm: str,
+                  sketch_seed: int | None = None) -> list[dict]:
+    """{"loss"} of each answer: -log p at temperature 1, the mean or the sum over its tokens and its end.
+
+    pairs: tokens of question and answer, and how many are the question's. The last one stands for any end
+    token: the likeliest is scored, since a greedy answer ended with that. Logits are float32.
+    sketch_seed: adds "sketch" (4096,) = R_v^T g R_h. g (V, d) = mean_t (p_t - e_y,t) h_t^T is the mean loss's
+    gradient by the last weights, never stored; R_v (V, 64) and R_h (d, 64) are Gaussian.
     """
     model = student.model.eval()
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head = (model.get_base_model() if hasattr(model, "get_base_model") else model).lm_head
     ids, mask = common.pad([ids for ids, _ in pairs], student.device)
-    hidden, ends = common.hidden_states(model, ids, mask), torch.tensor(sorted(student.stop_ids), device=student.device)  # (B, T, d)
+    hidden = common.hidden_states(model, ids, mask)  # (B, T, d)
+    ends = torch.tensor(sorted(student.stop_ids), device=student.device)
     if sketch_seed is not None:
         generator = torch.Generator().manual_seed(sketch_seed)
-        of_v, of_h = (torch.randn(n, 64, generator=generator).to(student.device) / 8 for n in (base.lm_head.out_features, base.lm_head.in_features))
-    out = []
+        r_v = torch.randn(head.out_features, 64, generator=generator).to(student.device) / 8
+        r_h = torch.randn(head.in_features, 64, generator=generator).to(student.device) / 8
+    found = []
     for i, (row, n) in enumerate(pairs):
         h, y = hidden[i, n - 1:len(row) - 1], ids[i, n:len(row)]  # (n_answer, d), (n_answer,)
-        log_p = base.lm_head(h).float().log_softmax(-1)  # (n_answer, V)
-        y = torch.cat([y[:-1], ends[log_p[-1, ends].argmax()][None]])
-        out.append({"loss": -log_p.gather(1, y[:, None]).mean().item()})
+        log_p = head(h).float().log_softmax(-1)  # (n_answer, V)
+        y[-1] = ends[log_p[-1, ends].argmax()]  # the end
+        loss = -log_p.gather(1, y[:, None])  # (n_answer, 1)
+        found.append({"loss": (loss.mean() if norm == "mean" else loss.sum()).item()})
         if sketch_seed is not None:
             error = log_p.exp()
             error[torch.arange(len(y)), y] -= 1  # p_t - e_y,t
-            out[-1]["sketch"] = ((error @ of_v).T @ (h.float() @ of_h) / len(y)).flatten().cpu()
-    return out
-
-
-# --- The loop, with files and network. ----------------------------------------------------------------------------------------------------------
-def losses(args, student: common.Student, rows: list[dict], texts: dict[str, str | None], sketch: bool = False) -> dict[str, dict]:
-    """score_answers for texts[id], an answer to each question, by id; nothing for a question without a text."""
-    pairs = {row["id"]: encode(student, [*question(row["problem"]), {"role": "assistant", "content": texts[row["id"]]}], 10**6)
-             for row in rows if texts[row["id"]] is not None}
-    order, found = sorted(pairs, key=lambda i: (len(pairs[i][0]), i)), {}
-    for start in tqdm(range(0, len(order), args.sample_batch), desc="score", unit="batch"):
-        batch = order[start:start + args.sample_batch]
-        scored = score_answers(student, [pairs[i] for i in batch], common.torch_seed(args.seed, "sketch") if sketch else None)
-        found |= dict(zip(batch, scored, strict=True))
+            found[-1]["sketch"] = ((error @ r_v).T @ (h.float() @ r_h) / len(y)).flatten().cpu()
     return found
 
 
-def spent(teacher) -> list[int]:
-    """Tokens that the teacher has read and written for this process's questions, those that the cache answered among them: what the method takes.
-
-    What is paid may be less: an answer that is the same in a later round is judged once. That sum is teacher_totals in result.json."""
-    return [teacher.used["n_in"], teacher.used["n_out"]]
+def chat_of(row: dict, text: str) -> list[dict]:
+    return [*question(row["problem"]), {"role": "assistant", "content": text}]
 
 
-def judging(args, rows: list[dict], answers: list[list[str]]) -> list[Request]:
-    """Requests for marks for one answer or two to each question."""
-    one = {"n": "an answer", "is_are": "is the answer", "marks": "a mark", "form": "<mark>number</mark>"}
-    two = {"n": "two answers", "is_are": "are the answers", "marks": "each a mark",
-           "form": "<mark>number for the first, number for the second</mark>"}
-    return [Request([{"role": "user", "content": JUDGE_PROMPT.format(problem=row["problem"], responses="\n\n".join(
-        f"<response>\n{text}\n</response>" for text in texts), **(one if len(texts) == 1 else two))}], 0.0, args.teacher_max_tokens)
-        for row, texts in zip(rows, answers, strict=True)]
+def losses(args, student: common.Student, rows: list[dict], texts: dict[str, str]) -> dict[str, dict]:
+    """score_answers of texts[id], an answer to each question, by id; a question without one is left out."""
+    pairs, found = {}, {}
+    for row in rows:
+        if row["id"] in texts:
+            pairs[row["id"]] = encode(student, chat_of(row, texts[row["id"]]), 10**6)
+    order = sorted(pairs, key=lambda i: (len(pairs[i][0]), i))  # for less padding
+    seed = common.torch_seed(args.seed, "sketch") if args.select == "badge" else None
+    for start in tqdm(range(0, len(order), args.sample_batch), desc="score", unit="batch"):
+        batch = order[start:start + args.sample_batch]
+        found |= zip(batch, score_answers(student, [pairs[i] for i in batch], args.norm, seed), strict=True)
+    return found
 
 
-def mark(args, teacher, rows: list[dict], answers: list[list[str]], step: str) -> list[list[float] | None]:
-    """The teacher's marks, 1 to 10, for one answer or two to each question; None where a reply has none."""
-    n, out = len(answers[0]) if answers else 1, []
-    for reply in teacher.ask(judging(args, rows, answers), step):
-        text = re.sub(r"(?:/|out of)\s*10\b", "", common.read_tag(reply.text, "mark") or "") if reply else ""
-        found = [float(x) for x in re.findall(r"\d+(?:\.\d+)?", text)]
-        out.append(found if len(found) == n and all(1 <= x <= 10 for x in found) else None)
-    print(f"  {step}: {sum(found is None for found in out)} of {len(out)} replies without a mark")
-    return out
+def judge_marks(args, teacher, rows: list[dict], answers: list[list[str]], step: str) -> list:
+    """The teacher's marks of one answer or two to each question; None where a reply has none."""
+    asked = requests(args, JUDGE_PROMPT, rows, responses=[NEXT.join(texts) for texts in answers])
+    replies = zip(teacher.ask(asked, step), answers, strict=True)
+    found = [read_marks(reply and reply.text, len(texts)) for reply, texts in replies]
+    print(f"  {step}: {found.count(None)} of {len(found)} replies without a mark")
+    return found
 
 
-def rewards(args, rows: list[dict], answers: list[str]) -> list[float]:
-    """The reward model's score of each answer (ours: any sequence-classification model of one output with a chat template)."""
+def lion_gaps(args, teacher, rows: list[dict], own: list[str], theirs: list[str], step: str) -> list:
+    """The teacher's mark minus the student's (ours: in both orders, because judges favour a place)."""
+    pairs = list(zip(theirs, own, strict=True))
+    one = judge_marks(args, teacher, rows, pairs, step)
+    two = judge_marks(args, teacher, rows, [pair[::-1] for pair in pairs], step)
+    gaps = []
+    for a, b in zip(one, two, strict=True):
+        gaps.append((a[0] - a[1] + b[1] - b[0]) / 2 if a and b else None)
+    return gaps
+
+
+def reward_scores(args, rows: list[dict], own: list[str]) -> list[float]:
+    """Minus the reward model's score of each own answer (ours: any model of one output, with a template)."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
-    quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
-    gc.collect()  # PEFT's wrappers refer to one another
+    common.free_gpu()
+    how = {"dtype": torch.float32}  # half precision is slow or wrong on a CPU
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    # on a CPU in float32, since half precision is slow or wrong there
-    dtype, where = (torch.bfloat16, {"": 0}) if torch.cuda.is_available() else (torch.float32, None)
+        nf4 = BitsAndBytesConfig(True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+        how = {"dtype": torch.bfloat16, "device_map": {"": 0}, "quantization_config": nf4}
     with common.loading("--reward-model", args.reward_model):
         tokenizer = AutoTokenizer.from_pretrained(args.reward_model)
         model, info = AutoModelForSequenceClassification.from_pretrained(
-            args.reward_model, quantization_config=quantization if torch.cuda.is_available() else None, num_labels=1, output_loading_info=True,
-            dtype=dtype, device_map=where)
-    if info["missing_keys"] or tokenizer.chat_template is None:
-        raise UserError(f"--reward-model {args.reward_model}: expected a reward model of one output with a chat template, but "
-                        f"{min(info['missing_keys'], default='the template')} is missing; take another")
+            args.reward_model, num_labels=1, output_loading_info=True, **how)
+    if info["missing_keys"]:
+        raise UserError(f"--reward-model {args.reward_model}: expected a reward model of one output, but "
+                        f"{min(info['missing_keys'])} is missing; take another")
     model.eval()
-    out = []
-    for row, text in tqdm(list(zip(rows, answers, strict=True)), desc="reward", unit="answer"):
-        chat = common.apply_template(tokenizer, [*question(row["problem"]), {"role": "assistant", "content": text}])
+    found = []
+    for row, text in zip(rows, tqdm(own, desc="reward", unit="answer"), strict=True):
+        chat = common.apply_template(tokenizer, chat_of(row, text))
         ids = tokenizer(chat, add_special_tokens=False, return_tensors="pt").input_ids.to(model.device)
         with torch.no_grad():
-            out.append(model(input_ids=ids).logits[0, 0].item())
-    return out
+            found.append(-model(input_ids=ids).logits[0, 0].item())
+    return found
 
 
-def select(args, run, t: int, teacher, student, seeds: list[dict], barred: set[str]) -> dict:
-    """Steps 1 to 3 of round t: {"order": ids, the first of them selected, "scores", "losses", "cut_off", "tokens"} (r<t>_selected.json)."""
-    rng, before = common.rng(args.seed, "select", t), spent(teacher)
-    if args.select == "static_loss" and t > 0:  # the base student's ranking is kept
-        return run.step(f"r{t}_selected.json", lambda: run.read("r0_selected.json") | {
-            "losses": {}, "rho_length": None, "cut_off": 0, "tokens": [0, 0]})
-    own = common.answer(args, run, f"r{t}_answers.jsonl", student, seeds, question, 0.0) if args.select not in ("random", "true_loss") else {}
-
-    def make():
-        # ours: an answer that was cut off at the length limit has no score, because what runs on and on looks certain; its seed comes last, so that
-        # every criterion draws from the same seeds
-        texts = {row["id"]: None if own[row["id"]][0]["cut_off"] else own[row["id"]][0]["response"] for row in seeds} if own else {}
-        answered, found, scores = [row for row in seeds if texts.get(row["id"]) is not None], {}, {}
-        if args.select in ("loss", "static_loss", "badge", "true_loss"):
-            given = {row["id"]: row["solution"] for row in seeds} if args.select == "true_loss" else texts
-            found = losses(args, student(), seeds, given, sketch=args.select == "badge")
-            scores = {i: row["loss"] for i, row in found.items()}
-        elif args.select == "random":
-            scores = {row["id"]: 0.0 for row in seeds}
-        elif args.select == "incorrect":
-            # ours: the others follow, because when the wrong ones run out equal numbers of items are to be compared still
-            scores = {row["id"]: float(not common.score(texts[row["id"]] or "", row["answer"], row["problem"])) for row in seeds}
-        elif args.select == "reward":
-            student.cache_clear()  # the reward model needs its place
-            scores = {row["id"]: -x for row, x in zip(answered, rewards(args, answered, [texts[row["id"]] for row in answered]), strict=True)}
-        else:
-            asked, marks = [row for row in answered if row["id"] not in barred], {}
-            if args.select == "judge":
-                marks = {row["id"]: found and -found[0] for row, found in zip(asked, mark(
-                    args, teacher, asked, [[texts[row["id"]]] for row in asked], f"r{t} judge"), strict=True)}
-            else:  # ours: each pair of answers in both orders, because judges favour a place
-                if t == 0:
-                    replies = teacher.ask(requests(args, SOLVE_PROMPT, seeds), "answer")
-                    run.write("teacher_answers.json", {row["id"]: reply.text if reply else "(no answer)"
-                                                       for row, reply in zip(seeds, replies, strict=True)})
-                theirs = run.read("teacher_answers.json")
-                both = [[theirs[row["id"]], texts[row["id"]]] for row in asked]
-                one, two = mark(args, teacher, asked, both, f"r{t} judge"), mark(args, teacher, asked, [pair[::-1] for pair in both], f"r{t} judge")
-                marks = {row["id"]: (a[0] - a[1] + b[1] - b[0]) / 2 if a and b else None for row, a, b in zip(asked, one, two, strict=True)}
-            scores = {i: x for i, x in marks.items() if x is not None}
-        ids = [row["id"] for row in seeds]
-        values = [scores.get(i) if i not in barred else None for i in ids]
-        if args.select == "badge":
-            sketches = torch.stack([found[i]["sketch"] if i in found else torch.zeros(4096) for i in ids])
-            order = by_gradient(sketches, [i for i, x in enumerate(values) if x is not None], 2 * args.per_round, rng)
-        elif args.select == "lion":
-            order = by_gap(values, args.per_round, rng)
-        else:
-            order = by_score(values, rng, args.sampling)
-        last = [i for i, x in enumerate(values) if x is None and ids[i] not in barred]
-        order += rng.sample(last, len(last))
-        lengths = {i: rows[0]["n_tokens"] for i, rows in own.items() if i in scores}
-        return {"order": [ids[i] for i in order], "scores": scores, "losses": {i: row["loss"] for i, row in found.items()},
-                "rho_length": spearman([scores[i] for i in lengths], list(lengths.values())), "cut_off": len(own) and len(own) - len(answered),
-                "tokens": [after - b for after, b in zip(spent(teacher), before, strict=True)]}
-    return run.step(f"r{t}_selected.json", make)
+# --- The steps of a round, with files and network. ----------------------------------------------------------
+def spent(teacher, before=(0, 0)) -> list[int]:
+    """Tokens that the teacher has read and written since `before`, cached replies included (see Budget)."""
+    return [teacher.used["n_in"] - before[0], teacher.used["n_out"] - before[1]]
 
 
-def write(args, run, t: int, teacher, order: list[dict], tested: list[str], seen: dict[str, str], asked_before: Counter) -> dict:
-    """Step 4 of round t: items from the seeds in order until per_round are accepted: {"rows", "tokens"} (r<t>_items.json).
+def answer_once(args, run, name: str, student, rows: list[dict]) -> dict[str, dict]:
+    """The student's greedy answer to each question, by id."""
+    return {i: one for i, (one,) in common.answer(args, run, name, student, rows, question, 0.0).items()}
 
-    seen: plain form -> text of D_0 and of all earlier items; asked_before: how often each seed was asked in earlier rounds, to draw another sample.
+
+def answer_seeds(args, run, t, student, seeds: list[dict]) -> dict[str, dict]:
+    """Step 1: the student's answer to each seed, by id; none where the criterion reads none."""
+    if args.select in ("random", "true_loss") or args.select == "static_loss" and t > 0:
+        return {}
+    own = answer_once(args, run, f"r{t}_answers.jsonl", student, seeds)
+    print(f"  {sum(one['cut_off'] for one in own.values())} of {len(own)} answers cut off, so asked last")
+    return own
+
+
+def score_seeds(args, run, t, teacher, student, rows: list[dict], texts: dict[str, str]) -> dict:
+    """Step 2: {"score", "loss" and "sketch" where there are such} of each seed that has a score, by id.
+
+    texts: the own answers that are not cut off, by id.
     """
+    if args.select == "random":
+        return {row["id"]: {"score": 0.0} for row in rows}
+    if args.select == "static_loss" and t > 0:
+        kept = run.read("r0_selected.json")["scores"]
+        return {row["id"]: {"score": kept[row["id"]]} for row in rows if row["id"] in kept}
+    if args.select == "true_loss":
+        texts = {row["id"]: row["solution"] for row in rows}
+    if args.select in ("loss", "loss_low", "static_loss", "true_loss", "badge"):
+        sign = -1 if args.select == "loss_low" else 1
+        found = losses(args, student(), rows, texts)
+        return {i: row | {"score": sign * row["loss"]} for i, row in found.items()}
+    rows = [row for row in rows if row["id"] in texts]
+    own = [texts[row["id"]] for row in rows]
+    if args.select == "incorrect":
+        is_right = [common.score(texts[row["id"]], row["answer"], row["problem"]) for row in rows]
+        scores = [0.0 if right else 1.0 for right in is_right]  # no final answer: wrong
+    elif args.select == "reward":
+        student.cache_clear()  # the reward model needs its place
+        scores = reward_scores(args, rows, own)
+    elif args.select == "judge":
+        found = judge_marks(args, teacher, rows, [[text] for text in own], f"r{t} judge")
+        scores = [-mark[0] if mark else None for mark in found]
+    else:
+        theirs = run.read("teacher_answers.json")
+        scores = lion_gaps(args, teacher, rows, own, [theirs[row["id"]] for row in rows], f"r{t} judge")
+    return {row["id"]: {"score": x} for row, x in zip(rows, scores, strict=True) if x is not None}
+
+
+def select(args, run, t, teacher, student, seeds: list[dict], own: dict[str, dict], asked: list) -> dict:
+    """Steps 2 and 3: {"order": ids, the first of them selected, "scores", "losses", "cut_off", "tokens"}.
+
+    own: step 1; asked: the seeds of each earlier round.
+    """
+    n_times = Counter(itertools.chain(*asked))
+
     def make():
-        before, rows, texts = spent(teacher), [], dict(seen)
-        n = args.n_solutions if args.verify == "sc" else 1
-        while (missing := args.per_round - sum(not row["dropped"] for row in rows)) > 0 and len(rows) < len(order):
-            part = order[len(rows):len(rows) + missing]
-            # ours: of the few that are asked after the first part any share may come to nothing, because other seeds stand in for them
+        before, rng = spent(teacher), common.rng(args.seed, "select", t)
+        if args.select == "lion" and t == 0:
+            replies = teacher.ask(requests(args, SOLVE_PROMPT, seeds), "answer")
+            theirs = [reply.text if reply else "(no answer)" for reply in replies]
+            run.write("teacher_answers.json", dict(zip([row["id"] for row in seeds], theirs, strict=True)))
+        rows = [row for row in seeds if not (args.no_repeat and n_times[row["id"]])]
+        texts = {i: one["response"] for i, one in own.items() if not one["cut_off"]}
+        found = score_seeds(args, run, t, teacher, student, rows, texts)
+        scores = {i: row["score"] for i, row in found.items()}
+        if args.select == "badge":  # twice m, since some items will be dropped
+            order = by_gradient({i: row["sketch"] for i, row in found.items()}, 2 * args.per_round, rng)
+        elif args.select == "lion":
+            order = by_gap(scores, rng)
+        else:
+            order = by_score(scores, rng, args.sampling)
+        last = [row["id"] for row in rows if row["id"] not in scores]
+        rng.shuffle(last)
+        order += sorted(last, key=lambda i: i not in texts)  # without a readable mark, then cut off
+        if args.select == "static_loss":
+            order.sort(key=lambda i: n_times[i])  # walks down: what was asked comes last again
+        lengths = [own[i]["n_tokens"] for i in scores] if own else []
+        return {"order": order, "scores": scores, "cut_off": len(own) - len(texts),
+                "losses": {i: row["loss"] for i, row in found.items() if "loss" in row},
+                "rho_length": spearman(list(scores.values()), lengths), "tokens": spent(teacher, before)}
+    chosen = run.step(f"r{t}_selected.json", make)
+    print(f"  rank correlation of score and length of the answer: {chosen['rho_length']}")
+    return chosen
+
+
+def propose(args, t, teacher, part, n_times: Counter, known: dict[str, str], tests, max_none) -> list[dict]:
+    """A new question from each seed of `part`, or why it is dropped. It joins `known`, plain form -> text.
+
+    ours: at T = 1, another sample each time, because a seed selected again is to give another item.
+    """
+    asked = requests(args, NEW_PROMPT, part, temperature=1.0)
+    asked = [one._replace(sample=n_times[row["id"]]) for row, one in zip(part, asked, strict=True)]
+    found = [read_question(reply and reply.text) for reply in teacher.ask(asked, f"r{t} write", max_none)]
+    leaks = common.leaked([one["problem"] or "" for one in found], tests)
+    new = []
+    for seed, one, leak in zip(part, found, leaks, strict=True):
+        why, matched, text = one["fault"], None, common.plain(one["problem"] or "")
+        if not why:
+            matched = leak or known.get(text)
+            known.setdefault(text, one["problem"])
+        if matched:
+            why = "in a test set" if leak else "a seed or an earlier item"
+        new.append({"seed": seed["id"], "problem": one["problem"], "response": None, "answer": None,
+                    "dropped": why, "matched": matched})
+    return new
+
+
+def solve_items(args, t, teacher, rows: list[dict], max_none) -> None:
+    """Adds the teacher's worked answer to each new question, or why it is dropped."""
+    n, needed = (args.n_solutions, args.n_agreeing) if args.verify == "sc" else (1, 1)
+    asked = requests(args, SOLVE_PROMPT, [row | {"subject": None, "solution": None} for row in rows], n=n,
+                     temperature=float(n > 1))
+    solved = [read_solution(reply and reply.text) for reply in teacher.ask(asked, f"r{t} solve", max_none)]
+    for i, row in enumerate(rows):
+        some = solved[n * i:n * i + n]
+        group = agreeing([None if one["fault"] else one["answer"] for one in some])
+        if len(group) >= needed:
+            row |= {"response": some[group[0]]["response"], "answer": some[group[0]]["answer"]}
+        else:
+            row["dropped"] = "inconsistent" if n > 1 else some[0]["fault"]
+
+
+def write(args, run, t, teacher, order: list[str], parts: dict, items: list[dict], asked: list) -> dict:
+    """Step 4: {"rows": one for each seed asked, in order, until per_round are not dropped; "tokens"}."""
+    seeds, tests = {row["id"]: row for row in parts["D_0"]}, [row["problem"] for row in parts["test"]]
+
+    def make():
+        before, rows, n_missing = spent(teacher), [], args.per_round
+        known = {common.plain(row["problem"]): row["problem"] for row in parts["D_0"] + items}
+        n_times = Counter(itertools.chain(*asked))
+        while n_missing and len(rows) < len(order):
+            # ours: after the first part every reply may be lost, because other seeds stand in for them
             max_none = 1.0 if rows else None
-            # ours: at T = 1, because a seed that is selected again is to give another question
-            replies = teacher.ask([Request([{"role": "user", "content": NEW_PROMPT.format(problem=row["problem"])}], 1.0, args.teacher_max_tokens,
-                                           asked_before[row["id"]]) for row in part], f"r{t} write", max_none)
-            new, found = [], [read_question(reply and reply.text) for reply in replies]
-            leaks = common.leaked([one["problem"] or "" for one in found], tested)
-            for row, one, leak in zip(part, found, leaks, strict=True):
-                problem, why, matched = one["problem"], one["fault"], None
-                if not why:
-                    text = common.plain(problem)
-                    why = "in a test set" if leak else "a seed or an earlier item" if text in texts else None
-                    matched = leak or texts.get(text)
-                    texts.setdefault(text, problem)
-                new.append({"id": f"r{t}/{len(rows) + len(new)}", "seed": row["id"], "problem": problem, "response": None, "answer": None,
-                            "dropped": why, "matched": matched})
-            left = [row for row in new if not row["dropped"]]
-            asked = requests(args, SOLVE_PROMPT, [row | {"subject": None, "solution": None} for row in left], n=n, temperature=float(n > 1))
-            solved = [read_solution(reply and reply.text) for reply in teacher.ask(asked, f"r{t} solve", max_none)]
-            for i, row in enumerate(left):
-                some = solved[n * i:n * i + n]
-                group = agreeing([None if one["fault"] else one["answer"] for one in some])
-                if len(group) < (args.n_agreeing if n > 1 else 1):
-                    row["dropped"] = "inconsistent" if n > 1 else some[0]["fault"]
-                else:
-                    row |= {"response": some[group[0]]["response"], "answer": some[group[0]]["answer"]}
+            part = [seeds[i] for i in order[len(rows):len(rows) + n_missing]]
+            new = propose(args, t, teacher, part, n_times, known, tests, max_none)
+            solve_items(args, t, teacher, [row for row in new if not row["dropped"]], max_none)
             rows += new
-        return {"rows": rows, "tokens": [after - b for after, b in zip(spent(teacher), before, strict=True)]}
+            n_missing = args.per_round - sum(not row["dropped"] for row in rows)
+        rows = [{"id": f"r{t}/{i}", **row} for i, row in enumerate(rows)]
+        return {"rows": rows, "tokens": spent(teacher, before)}
     made = run.step(f"r{t}_items.json", make)
-    dropped = Counter(row["dropped"] for row in made["rows"] if row["dropped"])
-    print(f"  {len(made['rows'])} seeds asked, {len(made['rows']) - dropped.total()} items, dropped: {dict(dropped) or 'none'}")
+    dropped, n = Counter(row["dropped"] for row in made["rows"]), len(made["rows"])
+    n_new = dropped.pop(None, 0)
+    print(f"  {n} seeds asked, {n_new} of {args.per_round} items; dropped: {dict(dropped) or 'none'}")
+    if n_new == 0 and not items:
+        raise UserError(f"round {t}: none of {n} seeds gave an item; read {run.path}/r{t}_items.json")
     return made
 
 
-def compare_children(args, run, t: int, student, items: list[dict], seed_losses: dict[str, float]) -> float | None:
-    """Rank correlation between the losses on the selected seeds and on the items made from them, both by this round's student on its own answers."""
-    if not seed_losses or args.select == "true_loss":
+def compare_children(args, run, t, student, items: list[dict], of_seeds: dict) -> float | None:
+    """Rank correlation of this round's losses on the selected seeds and on the items made of them."""
+    if not of_seeds or args.select == "true_loss":
         return None
-    own = common.answer(args, run, f"r{t}_child_answers.jsonl", student, items, question, 0.0)
+    own = answer_once(args, run, f"r{t}_child_answers.jsonl", student, items)
+    texts = {i: one["response"] for i, one in own.items() if not one["cut_off"]}
+    of_items = run.step(f"r{t}_child_losses.json", lambda: {
+        i: row["loss"] for i, row in losses(args, student(), items, texts).items()})
+    both = [row for row in items if row["seed"] in of_seeds and row["id"] in of_items]
+    return spearman([of_seeds[row["seed"]] for row in both], [of_items[row["id"]] for row in both])
 
+
+def train_on(args, run, t, items: list[dict]) -> None:
+    """Step 5: the student of t rounds, from the base or under --warm-start from the last one."""
+    adapter = run.path / "adapter" / f"r{t}"
+    if not adapter.exists():
+        earlier = adapter.with_name(f"r{t - 1}") if args.warm_start and t > 1 else None
+        rows = [{"messages": chat_of(row, row["response"])} for row in items]
+        run.step(f"train_r{t}.jsonl", lambda: rows)
+        student = common.load_student(args.student, earlier, args.chat_template_kwargs)
+        train(args, run, student, rows, f"r{t}", args.lr)
+    adapter.with_suffix(".checkpoint.pt").unlink(missing_ok=True)
+
+
+def evaluate(args, run, t, student, tests: list[dict]) -> list[int]:
+    """Step 6: how many test questions the student answers rightly, and of how many."""
     def make():
-        found = losses(args, student(), items, {i: None if rows[0]["cut_off"] else rows[0]["response"] for i, rows in own.items()})
-        return {i: row["loss"] for i, row in found.items()}
-    children = run.step(f"r{t}_child_losses.json", make)
-    both = [(seed_losses[row["seed"]], children[row["id"]]) for row in items if row["id"] in children and row["seed"] in seed_losses]
-    return spearman([seed for seed, _ in both], [child for _, child in both])
+        own = answer_once(args, run, f"r{t}_test_answers.jsonl", student, tests)
+        return [{"id": row["id"], "cut_off": own[row["id"]]["cut_off"],
+                 "is_right": common.score(own[row["id"]]["response"], row["answer"], row["problem"])}
+                for row in tests]
+    rows = run.step(f"r{t}_test.jsonl", make)
+    return [sum(row["is_right"] is True for row in rows), len(rows)]
 
 
-def evaluate(args, run, t: int, student, tests: list[dict]) -> list[dict]:
-    """Whether each test question is answered rightly by the student of t rounds; None where no final answer was found."""
-    def make():
-        found = common.answer(args, run, f"r{t}_test_answers.jsonl", student, tests, question, 0.0)
-        return [{"id": row["id"], "is_right": common.score(found[row["id"]][0]["response"], row["answer"], row["problem"]),
-                 "cut_off": found[row["id"]][0]["cut_off"]} for row in tests]
-    return run.step(f"r{t}_test.jsonl", make)
+# --- A run to share the base's answers with. ----------------------------------------------------------------
+def check_base(args, digests: dict[str, str]) -> None:
+    """Refuse a --from of another student or of other questions."""
+    there, here = common.read_json(Path(args.from_, "args.json")), asdict(args)
+    odd = [f"{name} was {there.get(name)}" for name in BASE_BY if there.get(name) != here[name]]
+    if common.read_json(Path(args.from_, "0_fingerprint.json")) != digests:
+        odd.append("its questions are others")
+    if odd:
+        raise UserError(f"--from {args.from_}: expected a run with this one's base and questions, but "
+                        f"{' and '.join(odd)}; name another run, or leave it out")
 
 
-# --- Copied from stat_sel.py and stat_syn.py, where they are explained: the student, the teacher's replies, decontamination. ------------------
+def take_base(args, run) -> None:
+    """Copy what that run has of the base's answers and test, and the seconds that they took."""
+    path = Path(args.from_)
+    logged = [row for _, row in common.read_rows(path / "metrics.jsonl")]
+    seconds = {row["step"]: row["seconds"] for row in logged if "step" in row}
+    names = [] if args.select in ("random", "true_loss") else ["r0_answers.jsonl"]
+    for name in [*names, "r0_test_answers.jsonl", "r0_test.jsonl"]:  # last what begin() looks for
+        if (path / name).exists() and not (run.path / name).exists():
+            run.step(name, lambda name=name: [row for _, row in common.read_rows(path / name)])
+            run.log(step=name, seconds=seconds.get(name, 0.0), taken_from=str(path))
+
+
+# --- Copied from stat_sel.py and stat_syn.py, where it is explained. ---------------------------------------
 # Copied from stat_sel.question
 def question(problem: str) -> list[dict]:
     """The chat that asks a problem, the same for answering, training and testing."""
@@ -612,103 +737,123 @@ def agreeing(answers: list[str | None]) -> list[int]:
 
 
 def plan(args, seeds: list[dict]) -> None:
-    """Print what the teacher will cost, before the first paid call; nothing is asked again for what is dropped, but another seed is asked instead."""
-    rows = [seeds[i % len(seeds)] for i in range(args.per_round)]
+    """Print what the teacher will cost, before the first paid call. Seeds stand in for the new questions."""
+    rows = [seeds[i % len(seeds)] for i in range(args.rounds * args.per_round)]
     n = args.n_solutions if args.verify == "sc" else 1
-    writes = [Request([{"role": "user", "content": NEW_PROMPT.format(problem=row["problem"])}], 1.0, args.teacher_max_tokens, i)
-              for i, row in enumerate(rows * args.rounds)]
-    solves = [request._replace(sample=i) for i, request in enumerate(requests(args, SOLVE_PROMPT, rows * args.rounds, n=n))]  # seeds stand in
-    steps = {"write, for each item": writes, "solve": solves}
+    n_marks = 2 if args.select == "lion" else 1  # each in an order of its own
+    steps = {"write, for each item": requests(args, NEW_PROMPT, rows, temperature=1.0),
+             "solve": requests(args, SOLVE_PROMPT, rows, n=n)}
     if args.select in ("judge", "lion"):
-        shown, longest = ["(the student's answer)"] * (1 + (args.select == "lion")), ["x" * 3 * args.max_new_tokens] * (1 + (args.select == "lion"))
-        asked = judging(args, seeds, [shown] + [longest] * (len(seeds) - 1))
-        steps["judge"] = [request._replace(sample=i) for i, request in enumerate(asked * args.rounds * len(shown))]
-        steps |= {"answer": requests(args, SOLVE_PROMPT, seeds)} if args.select == "lion" else {}
+        longest = NEXT.join(["x" * 3 * args.max_new_tokens] * n_marks)
+        responses = ["(the student's answer)", *[longest] * (len(seeds) - 1)]
+        steps["judge"] = requests(args, JUDGE_PROMPT, seeds, responses=responses) * args.rounds * n_marks
+    if args.select == "lion":
+        steps["answer"] = requests(args, SOLVE_PROMPT, seeds)
+    for name, asked in steps.items():
+        steps[name] = [request._replace(sample=i) for i, request in enumerate(asked)]  # each is one call
     print("In place of each item that is dropped another seed is asked, which is not in this plan.")
     common.open_teacher(args, write=False).plan(steps, show=args.plan)
 
 
-def main(args: Args) -> None:
-    common.check_args(args, lr=1, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9, teacher_max_none=1,
-                      teacher_timeout=1e9, sampling=1e9)
+def refuse_early(args) -> None:
+    """Refuse what would fail later, before a file is made."""
+    common.check_args(args, lr=1, warmup=1, lora_dropout=0.99, weight_decay=1, max_grad_norm=1e9,
+                      teacher_max_none=1, teacher_timeout=1e9, sampling=1e9)
     common.template_head(args.chat_template_kwargs)  # refuses what is not JSON
     if args.n_agreeing > args.n_solutions:
-        raise UserError(f"--n-agreeing: expected at most --n-solutions {args.n_solutions}, came {args.n_agreeing}")
+        raise UserError(f"--n-agreeing: expected at most --n-solutions {args.n_solutions}, came "
+                        f"{args.n_agreeing}; ask for fewer")
     if args.sampling and args.select in ("badge", "lion"):
         raise UserError(f"--sampling: --select {args.select} has no scores to draw by; leave it out")
     if (args.select == "reward") != (args.reward_model is not None):
         raise UserError("--select reward and --reward-model NAME belong together; give both or none")
-    for flag, name in (("--student", args.student), ("--reward-model", args.reward_model)):
-        common.check_checkpoint(None if args.plan else name, flag)  # now, not after hours
-    if args.reward_model and not args.plan:
+    if args.plan:
+        return
+    common.check_checkpoint(args.student, "--student")
+    common.check_checkpoint(args.reward_model, "--reward-model")
+    if args.reward_model:
         from transformers import AutoTokenizer
         with common.loading("--reward-model", args.reward_model):
             common.apply_template(AutoTokenizer.from_pretrained(args.reward_model), question("q"))
-    levels = set(args.levels)
-    tests, pool = ([row for row in common.load(args.data, split) if not levels or row["level"] in levels] for split in ("test", "train"))
-    pool = common.without([row for row in pool if row["answer"] and row["solution"]], tests)
+
+
+def load_parts(args) -> dict[str, list[dict]]:
+    """{"D_0", "test"}: the questions. D_0's have answers and solutions, and none is a test question."""
+    split = {}
+    for name in ("train", "test"):
+        rows = common.load(args.data, name)
+        split[name] = [row for row in rows if not args.levels or row["level"] in args.levels]
+    tests = split["test"]
+    pool = common.without([row for row in split["train"] if row["answer"] and row["solution"]], tests)
+    if not pool or not tests:
+        raise UserError(f"--data {args.data}, --levels {args.levels}: {len(pool)} questions to draw from and "
+                        f"{len(tests)} to test on; check both")
     tests = common.rng(args.seed, "limit").sample(tests, min(args.limit or len(tests), len(tests)))
     seeds = common.rng(args.seed, "seeds").sample(pool, min(args.n_seeds, len(pool)))
-    if not seeds or not tests:
-        raise UserError(f"--data {args.data}, --levels {args.levels}: {len(pool)} questions to draw from and {len(tests)} to test on; check both")
-    if len({row["id"] for row in seeds + tests}) < len(seeds + tests):
-        raise UserError(f"--data {args.data}: an id stands in train.jsonl and in test.jsonl too; make the ids unique")
     if args.no_repeat and args.rounds * args.per_round > len(seeds):
-        raise UserError(f"--no-repeat: {args.rounds} rounds of {args.per_round} items need more seeds than the {len(seeds)} of D_0; ask for fewer")
+        raise UserError(f"--no-repeat: {args.rounds} rounds of {args.per_round} items need more seeds than "
+                        f"the {len(seeds)} of D_0; ask for fewer")
     print(f"D_0 {len(seeds)} questions of {len(pool)}, tested on {len(tests)}")
+    return {"D_0": seeds, "test": tests}
+
+
+def begin(args, parts: dict[str, list[dict]]) -> tuple:
+    """The run's directory and the teacher. Refuses other arguments, other questions, a dead server."""
+    takes_base = args.from_ and not Path(args.out, "r0_test.jsonl").exists()  # later that run may be gone
+    if takes_base:
+        check_base(args, {part: common.digest(rows) for part, rows in parts.items()})
+    run = common.open_run(args, args.out, HOW)
+    common.check_questions(run, parts)
+    run.step("0_questions.jsonl", lambda: [
+        {"id": row["id"], "part": part, "problem": row["problem"]} for part in parts for row in parts[part]])
+    if takes_base:
+        take_base(args, run)
+    teacher = common.open_teacher(args)
+    if not any((run.path / name).exists() for name in ("result.json", f"r{args.rounds - 1}_items.json")):
+        teacher.check()  # now, not after the student has answered for hours
+    return run, teacher
+
+
+def main(args: Args) -> None:
+    refuse_early(args)
+    parts = load_parts(args)
+    seeds, tests = parts["D_0"], parts["test"]
     plan(args, seeds)
     if args.plan:
         return
-    run = common.open_run(args, args.out, HOW)
-    parts = {"D_0": seeds, "test": tests}
-    common.check_questions(run, parts)
-    run.step("0_questions.jsonl", lambda: [{"id": row["id"], "part": part, "problem": row["problem"]} for part in parts for row in parts[part]])
-    teacher, tested = common.open_teacher(args), [row["problem"] for row in tests]
-    if not (run.path / "result.json").exists() and not (run.path / f"r{args.rounds - 1}_items.json").exists():
-        teacher.check()  # now, not after the student has answered for hours
-    by_id, seen = {row["id"]: row for row in seeds}, {common.plain(row["problem"]): row["problem"] for row in seeds}
-    items, asked_before, selected, tokens, curve = [], Counter(), [], [0, 0], []
-    student = functools.cache(lambda: None)
+    run, teacher = begin(args, parts)
+    items, asked, curve, tokens = [], [], [], [0, 0]  # asked: the seeds of each round
     for t in range(args.rounds + 1):
-        adapter = run.path / "adapter" / f"r{t}" if t else None
-        if t and not adapter.exists():
-            earlier = run.path / "adapter" / f"r{t - 1}" if args.warm_start and t > 1 else None
-            train_rows = [{"messages": question(row["problem"]) + [{"role": "assistant", "content": row["response"]}]} for row in items]
-            student.cache_clear()  # one model at a time
-            train_rows = run.step(f"train_r{t}.jsonl", lambda rows=train_rows: rows)
-            train(args, run, common.load_student(args.student, earlier, args.chat_template_kwargs), train_rows, f"r{t}", args.lr)
-        if t:
-            adapter.with_suffix(".checkpoint.pt").unlink(missing_ok=True)
-        student = functools.cache(lambda adapter=adapter: common.load_student(args.student, adapter, args.chat_template_kwargs))
-        outcome = evaluate(args, run, t, student, tests)
-        n_right = sum(row["is_right"] is True for row in outcome)
-        curve.append({"round": t, "items": len(items), "right": [n_right, len(outcome)], "tokens": list(tokens)})
-        print(f"round {t}: {n_right} of {len(tests)} right after {len(items)} items, {sum(tokens):,} teacher tokens")
+        if t > 0:
+            train_on(args, run, t, items)
+        adapter = run.path / "adapter" / f"r{t}" if t > 0 else None
+        load = functools.partial(common.load_student, args.student, adapter, args.chat_template_kwargs)
+        student = functools.cache(load)  # loaded when first needed
+        n_right, n = evaluate(args, run, t, student, tests)
+        curve.append({"round": t, "items": len(items), "right": [n_right, n], "tokens": tokens})
+        print(f"round {t}: {n_right} of {n} right after {len(items)} items, {sum(tokens):,} teacher tokens")
         if t == args.rounds or args.budget_tokens and sum(tokens) >= args.budget_tokens:
             break
-        barred = {i for part in selected for i in part} if args.no_repeat else set()
-        chosen = select(args, run, t, teacher, student, seeds, barred)
-        order = [i for i in chosen["order"] if i not in barred]
-        if args.select == "static_loss":  # walks down: what was asked comes last again
-            order = sorted(order, key=lambda i: asked_before[i])
-        made = write(args, run, t, teacher, [by_id[i] for i in order], tested, seen, asked_before)
+        own = answer_seeds(args, run, t, student, seeds)
+        chosen = select(args, run, t, teacher, student, seeds, own, asked)
+        made = write(args, run, t, teacher, chosen["order"], parts, items, asked)
         new = [row for row in made["rows"] if not row["dropped"]]
-        if not new and not items:
-            raise UserError(f"round {t}: no item was accepted of {len(made['rows'])} seeds asked; read {run.path}/r{t}_items.json")
-        if len(new) < args.per_round:
-            print(f"  round {t}: {len(new)} items, not --per-round {args.per_round}: no seed is left to ask")
         if not new:
             break
-        selected.append([row["seed"] for row in made["rows"]])
-        asked_before.update(selected[-1])
-        seen |= {common.plain(row["problem"]): row["problem"] for row in new}
-        items += new
-        tokens = [total + a + b for total, a, b in zip(tokens, chosen["tokens"], made["tokens"], strict=True)]
-        last = set(selected[-2]) if t else set()  # of the round before
-        curve[-1] |= {"rho_length": chosen["rho_length"], "rho_children": compare_children(args, run, t, student, new, chosen["losses"]),
-                      "asked": len(made["rows"]), "dropped": Counter(row["dropped"] for row in made["rows"] if row["dropped"]),
-                      "cut_off": chosen["cut_off"], "again": sum(asked_before[i] > 1 for i in selected[-1]), "overlap": len(last & set(selected[-1]))}
-    run.write("result.json", {"method": "active_loop", "select": args.select, "teacher_totals": teacher.recorded, "curve": curve})
+        rho_children = compare_children(args, run, t, student, new, chosen["losses"])
+        student.cache_clear()  # one model at a time
+        now = {row["seed"] for row in made["rows"]}
+        last = asked[-1] if asked else []
+        curve[-1] |= {
+            "rho_length": chosen["rho_length"], "rho_children": rho_children, "cut_off": chosen["cut_off"],
+            "asked": len(now), "dropped": Counter(row["dropped"] for row in made["rows"] if row["dropped"]),
+            "again": len(now.intersection(itertools.chain(*asked))), "overlap": len(now.intersection(last))}
+        asked.append(sorted(now))
+        items = items + new
+        tokens = [sum(counts) for counts in zip(tokens, chosen["tokens"], made["tokens"], strict=True)]
+    run.write("result.json", {
+        "method": "active_loop", "select": args.select, "norm": args.norm, "from": args.from_,
+        "teacher_totals": teacher.recorded, "curve": curve})
     print(f"{run.path}/result.json")
 
 

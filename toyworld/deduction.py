@@ -2,19 +2,27 @@ r"""Toy logic in the manner of ProntoQA: made-up kinds, rules about them, a clai
 
 "Every rompus is loud. Each wumpus is a tumpus. Every tumpus is not loud. Max is a wumpus. True or false: Max is loud?" Two chains of rules lead to
 the trait and to its contrary, shuffled; the named one is on the first of them, so only going along it tells the answer. Depth, the number of rules
-that it takes, 1 to 6, is the difficulty. `read` turns text back into a problem, so the toy teacher works from what it is shown.
+that it takes, 1 to 6, is the difficulty. `read` turns text back into a problem, so the toy teacher works from what it is shown. There is one way of
+writing a solution: with several, the choice among them would be most of the loss of an answer.
 """
+import json
 import random
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 KINDS = ("wumpus", "tumpus", "rompus", "dumpus", "numpus", "zumpus", "yumpus", "vumpus", "sterpus", "jompus", "lempus", "gorpus", "brimpus", "lorpus",
          "shumpus", "grimpus")
 TRAITS = ("loud", "shy", "red", "cold", "sour", "small", "kind", "slow")
 NAMES = ("Alex", "Ben", "Fae", "Gil", "Ida", "Jon", "Kim", "Max", "Ned", "Polly", "Rex", "Sam", "Stella", "Tom", "Una", "Wren")
-STYLES = (("", " ", " "), ("We know: ", " ", " So "), ("", "\n", "\n"), ("Start: ", "\n", "\nAnswer: "))  # start, between steps, before the answer
 PIECES = rf" ?[a-z]*pus(?: is(?: a| not)?)?| (?:{'|'.join(TRAITS)})| ?[A-Z][a-z]+|[.?]"  # each alone in the tokenizer
 DEPTHS = (1, 2, 3, 4, 5, 6)
+
+# Fixed on pilot seeds 100-103 by the room that they leave, not by which criterion wins; reported runs use other seeds.
+N_TRAIN, N_TEST = 1500, 2000
+WEIGHTS = (40, 40, 5, 5, 5, 5)  # of the depths in the train split: mostly shallow. The test split is uniform in depth.
+# The student has seen no problem that takes more than two rules. First it learns to say rules again, without which it finds none.
+SHALLOW, STEPS, DRILL_STEPS = (1, 2), 600, 400
 
 
 class Problem(NamedTuple):
@@ -75,10 +83,31 @@ def recite(problem: Problem, rng: random.Random) -> str:
     return " ".join(f"Every {kind} is {problem.rules[kind]}." for kind in rng.sample(list(problem.rules), len(problem.rules)))
 
 
-def write_solution(steps: list[str], answer: str, style: int) -> str:
-    start, between, end = STYLES[style % len(STYLES)]
-    return f"{start}{between.join(steps)}{end}\\boxed{{{answer}}}."
+def write_solution(steps: list[str], answer: str) -> str:
+    return f"{' '.join(steps)} \\boxed{{{answer}}}."
 
 
 def is_right(problem: Problem, solution: str) -> bool:
     return re.findall(r"\\boxed\{([^{}]*)\}", solution)[-1:] == [solve(problem)[1]]
+
+
+def row(problem: Problem, row_id: str) -> dict:
+    """A problem in MATH's fields."""
+    return {"id": row_id, "problem": problem.text, "level": f"Level {level(problem)}", "subject": "Deduction",
+            "solution": write_solution(*solve(problem)), "answer": solve(problem)[1]}
+
+
+def make_deduction(world: Path, seed: int, prompt: str, scale: float, times_seen: int) -> None:
+    """Questions, and a student that is good at short chains and has seen no long one."""
+    from toyworld.student import BATCH, make_student
+    from toyworld.world import draw_unique
+    rng, taken = random.Random(f"deduction {seed}"), set()
+    for split, n, weights in (("test", N_TEST, None), ("train", N_TRAIN, WEIGHTS)):
+        problems = draw_unique(lambda weights=weights: make(rng, rng.choices(DEPTHS, weights)[0]), int(n * scale), taken)
+        lines = [json.dumps(row(problem, f"{split}/{i}")) for i, problem in enumerate(problems)]
+        (world / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    rng = random.Random(f"student {seed}")
+    drilled = [make(rng, rng.choice(SHALLOW)) for _ in range(int(DRILL_STEPS * scale) * BATCH)]
+    problems = [make(rng, rng.choice(SHALLOW)) for _ in range(int(STEPS * scale) * BATCH)]
+    drills = [(problem.text, recite(problem, rng)) for problem in drilled]
+    make_student(world / "student", seed, rng, problems, lambda problem, style: write_solution(*solve(problem)), prompt, PIECES, drills)
