@@ -1,10 +1,11 @@
-"""GPU hours and teacher dollars of a run of stat_sel.py on MATH, before it is started.
+"""GPU hours and teacher dollars of a run of stat_sel.py on MATH, or of dart.py, before it is started.
 
-Counts   follow from stat_sel.py's own flags; the sizes of the sets are SIZES.
+Counts   follow from the method's own flags; the sizes of the sets are SIZES.
 Steps    of sampling are simulated with the rounds of common.answer on drawn lengths: log-normal about
          --median tokens, and a share --run-ons of answers that reach the length limit.
 Rates    are flags. Their defaults are stated for a 3B student on one 24 GB card, not measured.
-Run      python benchmarks/cost.py --ood gsm8k amc23 aime24 aime25 --usd-per-m-in 0.15 --usd-per-m-out 0.6
+Run      python benchmarks/cost.py dart --n-demonstrations 2000
+         python benchmarks/cost.py --ood gsm8k amc23 aime24 aime25 --usd-per-m-in 0.15 --usd-per-m-out 0.6
 """
 import random
 import sys
@@ -13,17 +14,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common  # noqa: E402
+import dart  # noqa: E402
 import stat_sel  # noqa: E402
 from common import UserError  # noqa: E402
 
 N_TRAIN, N_TEST = 7500, 5000
 SIZES = {"gsm8k": 1319, "svamp": 300, "math500": 500, "math_squared": 210, "amc23": 40, "aime24": 30,
-         "aime25": 30, "math_perturb_simple": 279, "math_perturb_hard": 279}
+         "aime25": 30, "math_perturb_simple": 279, "math_perturb_hard": 279, "bbh_boolean_expressions": 250,
+         "bbh_web_of_lies": 250, "prontoqa": 500, "arc_challenge": 1172, "math": N_TEST}
 SHARE_DIFFICULT, SKILLS_EACH = 0.52, 2.5  # of Qwen2.5-3B (Table 12); "typically 2-3" (§2.2)
 
 
 @dataclass(frozen=True)
-class Args(stat_sel.Args):
+class Rates:
     median: int = 250  # tokens of an answer
     run_ons: float = 0.05  # share of answers that reach --max-new-tokens
     step_ms: float = 70.0  # one token for a batch, without an adapter
@@ -33,6 +36,16 @@ class Args(stat_sel.Args):
     load_s: float = 60.0  # to load a model
     prompt_tokens: int = 400  # of a teacher's prompt, list of skills included
     reply_tokens: int = 250  # of a teacher's reply
+
+
+@dataclass(frozen=True)
+class Args(Rates, stat_sel.Args):
+    pass
+
+
+@dataclass(frozen=True)
+class DartArgs(Rates, dart.Args):
+    step_ms: float = 90.0  # one token for a batch of 128, without an adapter
 
 
 def draw_lengths(args, n: int) -> list[int]:
@@ -95,9 +108,7 @@ def estimate(args: Args) -> None:
         "choose --lr": n_trainings * sampling(args.n_heldout) * factor * (len(args.lr) > 1),
         "test": per_arm * ("base" in args.arms) + per_arm * factor * len(trained),
         "load": args.load_s * (3 + 2 * n_trainings)}
-    print("| on the GPU | hours |\n|---|---:|")
-    for step, seconds in (hours | {"all": sum(hours.values())}).items():
-        print(f"| {step} | {seconds / 3600:.2f} |")
+    say_hours(hours)
 
     by_skill = bool(set(taught) & {"stat", "shuffled", "accuracy"})
     calls = {"label": n_pool * by_skill + n_val * ("accuracy" in taught),
@@ -114,8 +125,51 @@ def estimate(args: Args) -> None:
           f"{', '.join(f'{arm} {n_pairs[arm]:,}' for arm in trained)}.")
 
 
+def say_hours(hours: dict[str, float]) -> None:
+    print("| on the GPU | hours |\n|---|---:|")
+    for step, seconds in (hours | {"all": sum(hours.values())}).items():
+        print(f"| {step} | {seconds / 3600:.2f} |")
+
+
+def estimate_dart(args: DartArgs) -> None:
+    """best_of_n, rejection and grpo sample as many tokens as DART: each is counted as DART's sampling once more."""
+    step_s, size, with_adapter = args.step_ms / 1000, args.sample_batch, args.adapter_factor
+    n, arms = args.n_demonstrations, set(args.arms)
+    tokens = args.median + args.prompt_tokens
+
+    def sampling(n_answers: int) -> float:  # to the end of each batch; only common.answer goes on in rounds
+        lengths = draw_lengths(args, n_answers)
+        return sum(max(lengths[i:i + size]) for i in range(0, n_answers, size)) * step_s
+    n_tests = 0
+    for name in (args.data, *args.ood, *args.retention):
+        if name not in SIZES:
+            raise UserError(f"{name}: expected one of {', '.join(SIZES)}, whose sizes are known here")
+        n_tests += min(args.limit or SIZES[name], SIZES[name])
+    n_rollouts = args.rl_steps * args.prompts * args.group
+    n_tested = args.n_heldout * (1 + args.rl_steps // args.eval_every) if args.eval_every else 0
+    sft, sampled = len(arms - {"base", "grpo"}), len(arms & {"best_of_n", "rejection", "grpo"})
+    passes = 1.5  # ours: rollouts are scored, then trained on, a pass each of half the cost of training
+    rewrites = sampling(n * args.n_rewrites) * with_adapter
+    hours = {"own answers": n_steps(draw_lengths(args, (n + args.n_heldout) * args.n_own), size) * step_s
+             if arms - {"base", "sft", "grpo"} else 0.0}
+    if "dart" in arms:
+        hours |= {"GRPO: sampling": (args.rl_steps * sampling(args.prompts * args.group) + sampling(n_tested)) * with_adapter,
+                  "GRPO: updates": passes * n_rollouts * tokens / args.train_tokens_per_s, "rewrites of dart": rewrites}
+    hours |= {"rewrites of prompt": rewrites * ("prompt" in arms), "arms at DART's cost": sampled * sum(hours.values()),
+              "SFT": sft * len(args.lr) * args.epochs * n * tokens / args.train_tokens_per_s,
+              "test": n_steps(draw_lengths(args, n_tests), size) * step_s * (
+                  ("base" in arms) + with_adapter * (sft + ("grpo" in arms) * args.curve)),
+              "load": args.load_s * 3 * len(arms)}
+    say_hours(hours)
+    print(f"\nRates are stated, not measured. Rollouts {n_rollouts:,}, tests {n_tests:,} an arm.")
+
+
 def main() -> None:
-    common.cli(estimate, Args, __doc__)
+    if sys.argv[1:2] == ["dart"]:
+        del sys.argv[1]
+        common.cli(estimate_dart, DartArgs, __doc__)
+    else:
+        common.cli(estimate, Args, __doc__)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def main() -> int:
             return [one | {"reward": float(i % 2)} for i, one in enumerate(dart.judge(grpo_args, student, rows, outs))]
         run = common.open_run(grpo_args, grpo_args.out)
         timed(f"a GRPO step on {grpo_args.prompts} x {grpo_args.group} rewrites of {args.new_tokens} tokens, judged",
-              lambda: dart.grpo(grpo_args, run, student, shown, "mapper", dart.rewriting, judge, grpo_args.beta))
+              lambda: dart.grpo(grpo_args, run, student, dart.Task("mapper", dart.rewriting, judge), shown, [], grpo_args.beta))
         run.lock.release()
         student = None  # the reward model needs its place
         prm = make_checkpoint(Path(folder), args.prm_shape, AutoTokenizer.from_pretrained(made / "prm"))

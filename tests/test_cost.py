@@ -2,9 +2,11 @@
 import re
 from types import SimpleNamespace
 
+import pytest
+
 import common
 import stat_sel
-from benchmarks.cost import Args, count_tests, draw_lengths, estimate, n_steps
+from benchmarks.cost import Args, DartArgs, count_tests, draw_lengths, estimate, estimate_dart, n_steps
 
 
 def test_steps_by_hand():
@@ -55,3 +57,15 @@ def test_without_several_rates_none_is_chosen(capsys):
     assert "| choose --lr | 0.00 |" in capsys.readouterr().out
     estimate(Args(limit=100, n_pairs=300, lr=(1e-4, 2e-4)))
     assert "| choose --lr | 0.00 |" not in capsys.readouterr().out
+
+
+def test_a_run_of_dart_by_hand(capsys):
+    """All answers reach the limit of 100 tokens, a step takes a second, twice as long with an adapter."""
+    rates = {"median": 10**6, "max_new_tokens": 100, "step_ms": 1000.0, "prompt_tokens": 0, "train_tokens_per_s": 1e12, "load_s": 0.0}
+    args = DartArgs(**rates, arms=("base", "dart"), n_demonstrations=150, n_heldout=50, n_own=1, n_rewrites=2, rl_steps=18, prompts=10, group=10,
+                    sample_batch=50, eval_every=9, limit=100)
+    estimate_dart(args)
+    hours = {name: float(x) for name, x in re.findall(r"\| (.+) \| (\d+\.\d\d) \|", capsys.readouterr().out)}
+    expected = {"own answers": 4, "GRPO: sampling": (18 * 2 + 3) * 2, "GRPO: updates": 0, "rewrites of dart": 6 * 2, "rewrites of prompt": 0,
+                "arms at DART's cost": 0, "SFT": 0, "test": 6 * (1 + 2), "load": 0}  # batches of 100 seconds
+    assert hours == {name: pytest.approx(n * 100 / 3600, abs=0.006) for name, n in (expected | {"all": sum(expected.values())}).items()}

@@ -3,7 +3,6 @@ import doctest
 import itertools
 import json
 import math
-import random
 import shutil
 import subprocess
 import sys
@@ -15,11 +14,10 @@ import torch
 
 import common
 import dart
-from dart import advantages, alignment, cheats, choose, contained, false_equations, grpo_loss, hard_fails, reward
+from dart import advantages, alignment, choose, grpo_loss, reward
 from tests import started
 from tests.conftest import ROOT, shared_world
-from toyworld import audit, world
-from toyworld.student import draw_problem, solution
+from toyworld import audit
 
 
 def test_doctests():
@@ -31,56 +29,6 @@ GOOD = "First 12+7=19,\nthen 19+9=28.\nAnswer: \\boxed{28}."
 GIVEN = "19 from 12+7; 28 from 19+9; \\boxed{28}."
 
 
-@pytest.mark.parametrize("rule, bad", [
-    ("no answer", "First 12+7=19,\nthen 19+9=28."),
-    ("too short", "So \\boxed{28}."),
-    ("text after the answer", GOOD + "\nI hope this helps"),
-    ("text after the answer", GOOD + " One could also have begun at the other end of the problem"),
-    ("mentions the solution", "As in the given solution 12+7=19 and 19+9=28, so \\boxed{28}."),
-    ("mentions the solution", "As the solution above shows, 12+7=19 and 19+9=28, so \\boxed{28}."),
-    ("repetition", "We add seven to it and look at what we have now. " * 4 + "12+7=19, 19+9=28. \\boxed{28}."),
-    ("repetition", "12+7=19, 19+9=28. " * 12 + "\\boxed{28}.")])
-def test_each_hard_fail_has_its_rule(rule, bad):
-    assert rule in hard_fails(bad, GIVEN, False) and hard_fails(GOOD, GIVEN, False) == [] and hard_fails(GOOD, GIVEN, True) == ["cut off"]
-    assert hard_fails("\\begin{align*} 12+7&=19 \\\\ 19+9&=\\boxed{28}. \\end{align*}", GIVEN, False) == []
-    assert hard_fails("12+7=19, 19+9=28, so she sold \\(\\boxed{28}\\) clips altogether.", GIVEN, False) == []
-    assert hard_fails("The given numbers are 12 and 7: 12+7=19, 19+9=28. $\\boxed{28}$", GIVEN, False) == []  # given, but no solution
-
-
-@pytest.mark.parametrize("rule, bad", [
-    ("copy", GIVEN), ("false equation", "First 12+7=18,\nthen 18+9=28.\nAnswer: \\boxed{28}."),
-    ("echo", "Let t be 12 plus 7. Find t plus 9. 12+7=19, 19+9=28, so \\boxed{28}."),
-    ("padding", "Let us add them all.\nLet us add them all.\n12+7=19, 19+9=28. \\boxed{28}")])
-def test_each_way_of_cheating_has_its_rule(rule, bad):
-    problem = "Let t be 12 plus 7. Find t plus 9."
-    assert cheats(bad, problem, GIVEN) == [rule] and cheats(GOOD, problem, GIVEN) == []
-
-
-def test_human_solutions_hardly_break_a_rule(real_data):
-    rows = [dart.prepare(row) for row in common.load(str(real_data / "gsm8k"), "train")]
-    fired = Counter(rule for row in rows for text in [row["solution"]] for rule in hard_fails(text, text, False) + cheats(text, row["problem"], ""))
-    assert len(rows) > 7000 and all(n < 0.01 * len(rows) for n in fired.values()), fired
-
-
-def test_equations_are_read_alone():
-    assert false_equations("7+8=16. 7 - 3 = 3 and 4×5=21") == ["7+8=16", "7 - 3=3", "4 * 5=21"]
-    for text in ("1+2+3=6", "3.5+2=5", "2+3=5.5", "1/2+3=4", "20 from 10+8", "2*3+4=10", "x+2=5", "10-3-2=5", "2^3+1=9", "1 + 2 + 3 = 6",
-                 "10 - 3 - 2 = 5", "10 + 6 = 2^4", "5 + 7 = 3 * 4", "1,200 + 300 = 1500", "9:30 + 2 = 11:30", "5 + 6 = 13_8", "2x + 3 = 7",
-                 "x -3 + 5 = 9", "12 mod 7=5", "3 + 4 = 7x", "a3 + 4 = 9", "2\\times 3 + 4 = 10"):
-        assert false_equations(text) == [], text  # parts of longer ones are not judged
-
-
-def test_right_solutions_in_the_students_own_styles_break_no_rule():
-    rng = random.Random(5)
-    for _ in range(500):
-        problem = draw_problem(rng, 1.0, 0.3)
-        given = world.expert_solution(problem)
-        for style in range(4):
-            text = solution(problem, style)
-            assert hard_fails(text, given, False) == [] == cheats(text, problem.text, given), text
-        assert "copy" in cheats(given, problem.text, given)
-
-
 @pytest.mark.parametrize("text, problem, head", [
     ("The sum is 28. So \\boxed{28}.", "12+16?", "The sum is "), ("1+280=281, \\boxed{28}", "?", "1+280=281, \\boxed{"),
     ("28+1=29, 29-1=28: \\boxed{28}", "28 boys", "28+1=29, 29-1="),
@@ -89,15 +37,6 @@ def test_right_solutions_in_the_students_own_styles_break_no_rule():
 def test_uplift_is_measured_before_the_answer(text, problem, head):
     assert dart.before_answer(text, "28", problem) == head
     assert dart.before_answer("700+380=1,080. \\boxed{1080}", "1080", "?") == "700+380="
-
-
-def test_containment_against_a_naive_count():
-    rng = random.Random(0)
-    for _ in range(300):
-        text, other = ([rng.choice("abc") for _ in range(rng.randint(1, 20))] for _ in range(2))
-        n = min(8, len(text))
-        naive = [any(other[j:j + n] == text[i:i + n] for j in range(len(other))) for i in range(len(text) - n + 1)]
-        assert contained(" ".join(text), " ".join(other)) == pytest.approx(sum(naive) / len(naive))
 
 
 def test_alignment_by_hand():
@@ -139,16 +78,23 @@ def test_an_answer_is_put_into_the_common_form():
 def test_advantages_by_hand():
     assert advantages([0.5, 0.5, 0.5]) is None
     assert advantages([0.0, 1.0, 0.0, 1.0]) == [-1.0, 1.0, -1.0, 1.0]
-    assert advantages([0.50, 0.52]) == pytest.approx([-0.2, 0.2])  # 0.01 / 0.05, not 1
+    assert advantages([0.50, 0.52]) == pytest.approx([-0.05, 0.05])  # 0.01 / 0.2, not 1
 
 
 def test_the_loss_by_hand():
     log_p, old, ref = torch.log(torch.tensor([0.5, 0.2])), torch.log(torch.tensor([0.25, 0.4])), torch.log(torch.tensor([0.5, 0.1]))
     kl = 0.5 - math.log(0.5) - 1  # of the second token; the first is as likely for both
-    loss, shown = grpo_loss(log_p, old, ref, 1.0, 0.2, 0.1)  # ratios 2 and 0.5: the first is clipped to 1.2
-    assert loss.item() == pytest.approx(0.1 * kl - 1.2 - 0.5, abs=1e-5) and shown.item() == pytest.approx(kl, abs=1e-5)
-    loss, _ = grpo_loss(log_p, old, ref, -1.0, 0.2, 0.0)  # for a bad completion the worse of both counts
+    loss = grpo_loss(log_p, old, ref, 1.0, 0.2, 0.1)  # ratios 2 and 0.5: the first is clipped to 1.2
+    assert loss.item() == pytest.approx(0.1 * kl - 1.2 - 0.5, abs=1e-5)
+    loss = grpo_loss(log_p, old, ref, -1.0, 0.2, 0.0)  # for a bad completion the worse of both counts
     assert loss.item() == pytest.approx(2.0 + 0.8, abs=1e-5)
+
+
+def test_the_kl_is_exact_where_it_is_small():
+    for d in (1e-4, 1e-3, 0.1, -2.0):
+        one, two = torch.tensor([-1.0]), torch.tensor([-1.0 + d])
+        d = (two - one).item()  # as float32 has it
+        assert dart.k3(one, two).item() == pytest.approx(math.expm1(d) - d, rel=2e-3)  # exp(d) - d - 1 in float32 is off by 100 % at 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -178,25 +124,70 @@ def naive_log_probs(model, ids, n):
     return [logits[t - 1].log_softmax(-1)[ids[t]] for t in range(n, len(ids))]
 
 
-def test_an_update_follows_the_policy_gradient_computed_naively(small_demonstrations):
-    """The ratio is 1; token by token, sum A * grad log p, over all tokens of the batch, plus beta times the KL's, whatever the micro-batches."""
-    student = with_adapter(small_demonstrations)
-    pairs, a, beta = some_pairs(student), [1.0, -0.5, 2.0, -1.5], 0.3
-    weights, n_tokens = [p for p in student.model.parameters() if p.requires_grad], sum(len(ids) - n for ids, n in pairs)
-    total, total_kl = 0.0, 0.0
-    for (ids, n), advantage in zip(pairs, a, strict=True):
+def completions(args, student, pairs, a):
+    old, _, ref = dart.policy(args, student, pairs)
+    return [dart.Completion(*pair, *rest) for pair, *rest in zip(pairs, old, ref, a, strict=True)]
+
+
+def naive_gradient(student, pairs, a, beta, old=None, clip=0.2):
+    """Token by token, the mean over all tokens of -min(ratio A, clipped ratio A) + beta KL; old None: of these very weights."""
+    weights, n_tokens, total, kl_sum = [p for p in student.model.parameters() if p.requires_grad], sum(len(ids) - n for ids, n in pairs), 0.0, 0.0
+    for i, ((ids, n), advantage) in enumerate(zip(pairs, a, strict=True)):
         with torch.no_grad(), student.model.disable_adapter():
             base = naive_log_probs(student.model, ids, n)
-        for log_p, reference in zip(naive_log_probs(student.model, ids, n), base, strict=True):
+        for t, (log_p, reference) in enumerate(zip(naive_log_probs(student.model, ids, n), base, strict=True)):
+            ratio = (log_p - (log_p.detach() if old is None else old[i][t])).exp()
             kl = (reference - log_p).exp() - (reference - log_p) - 1
-            total, total_kl = total + (-advantage * log_p + beta * kl) / n_tokens, total_kl + kl.item() / n_tokens
-    gradient, before = torch.autograd.grad(total, weights), [p.detach().clone() for p in weights]
-    found = dart.update(dart.Args(micro_batch=3, max_grad_norm=1e9), student, torch.optim.SGD(weights, lr=1.0),
-                        [(*pair, advantage) for pair, advantage in zip(pairs, a, strict=True)], beta)
-    assert found == pytest.approx(total_kl, rel=1e-3)
+            gain = min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+            total, kl_sum = total + (beta * kl - gain) / n_tokens, kl_sum + kl.item() / n_tokens
+    return torch.autograd.grad(total, weights), kl_sum
+
+
+def test_an_update_follows_the_policy_gradient_computed_naively(small_demonstrations):
+    """The ratio is 1: sum A * grad log p over all tokens, plus beta times the KL's, whatever the micro-batches."""
+    student = with_adapter(small_demonstrations)
+    pairs, a, args = some_pairs(student), [1.0, -0.5, 2.0, -1.5], dart.Args(micro_batch=3, max_grad_norm=1e9)
+    weights = [p for p in student.model.parameters() if p.requires_grad]
+    gradient, _ = naive_gradient(student, pairs, a, 0.3)
+    before = [p.detach().clone() for p in weights]
+    norm = dart.update(args, student, torch.optim.SGD(weights, lr=1.0), completions(args, student, pairs, a), 0.3)
     for old, new, naive in zip(before, weights, gradient, strict=True):
         assert torch.allclose(old - new, naive, atol=2e-5, rtol=1e-3)
     assert max(one.abs().max() for one in gradient) > 1e-3
+    assert norm == pytest.approx(math.sqrt(sum(one.square().sum().item() for one in gradient)), rel=1e-3)
+
+
+def test_after_an_update_the_ratio_is_not_1_and_the_clip_acts(small_demonstrations):
+    student = with_adapter(small_demonstrations)
+    pairs, a, args = some_pairs(student), [1.0, -0.5, 2.0, -1.5], dart.Args(micro_batch=4, max_grad_norm=1e9)
+    weights = [p for p in student.model.parameters() if p.requires_grad]
+    made = completions(args, student, pairs, a)
+    dart.update(args, student, torch.optim.SGD(weights, lr=0.1), made, 0.0)
+    now = dart.token_log_probs(student.model, pairs, student.device)
+    ratios = torch.cat([(x - one.old).exp().detach() for x, one in zip(now, made, strict=True)])
+    assert ((ratios - 1).abs() > 0.2).any()
+    gradient, _ = naive_gradient(student, pairs, a, 0.0, [one.old for one in made])
+    plain, _ = naive_gradient(student, pairs, a, 0.0)
+    before = [p.detach().clone() for p in weights]
+    dart.update(args, student, torch.optim.SGD(weights, lr=1.0), made, 0.0)
+    moved = [old - new.detach() for old, new in zip(before, weights, strict=True)]
+    for one, naive in zip(moved, gradient, strict=True):
+        assert torch.allclose(one, naive, atol=2e-5, rtol=1e-3)
+    assert not all(torch.allclose(one, naive, atol=2e-5, rtol=1e-3) for one, naive in zip(moved, plain, strict=True))
+
+
+def test_mini_batches_are_updates_with_the_first_log_probs(small_demonstrations, monkeypatch):
+    rows = common.load(str(small_demonstrations), "train")[:4]
+    seen = []
+    for minibatch in (None, 2, 1):
+        student = with_adapter(small_demonstrations)
+        args, n = dart.Args(group=2, max_new_tokens=5, minibatch=minibatch), []
+        monkeypatch.setattr(dart, "update", lambda args, student, optimizer, signal, beta, n=n: n.append(signal) or 1.0)
+        row, _ = dart.grpo_step(args, student, None, task([float(i % 2) for i in range(8)]), rows, 0.0, 1)
+        assert [len(signal) for signal in n] == {None: [8], 2: [4, 4], 1: [2] * 4}[minibatch] and row["signal"] == 1
+        seen.append([one for signal in n for one in signal])
+    for one, two in itertools.pairwise(seen):
+        assert [x.ids for x in one] == [x.ids for x in two] and all(torch.equal(x.old, y.old) for x, y in zip(one, two, strict=True))
 
 
 def test_what_is_sampled_has_the_log_probs_that_are_trained(small_demonstrations):
@@ -204,7 +195,8 @@ def test_what_is_sampled_has_the_log_probs_that_are_trained(small_demonstrations
     student = with_adapter(small_demonstrations)._replace(stop_ids=frozenset({-1}))
     prompts = [common.prompt_ids(student.tokenizer, dart.question(text))
                for text in ("What is 3+4?", "Let t be 12+7. Find the digit sum of t.", "Go")]
-    drawn = [out["tokens"] for out in common.sample(student, prompts, 1.0, 6, seed=3)]
+    outs = common.sample(student, prompts, 1.0, 6, seed=3, log_probs=True)
+    drawn = [out["tokens"] for out in outs]
     generator, log_probs = torch.Generator().manual_seed(3), []
     for t in range(6):
         with torch.no_grad():
@@ -216,23 +208,58 @@ def test_what_is_sampled_has_the_log_probs_that_are_trained(small_demonstrations
         pairs = [(prompt + tokens, len(prompt)) for prompt, tokens in zip(prompts, drawn, strict=True)]
         found = dart.token_log_probs(student.model, pairs, student.device)
     assert torch.allclose(torch.stack(found, 1), torch.stack(log_probs), atol=5e-4)
+    assert torch.allclose(torch.tensor([out["log_probs"] for out in outs]).T, torch.stack(log_probs), atol=5e-4)
+
+
+def task(rewards):
+    return dart.Task("step", lambda row: dart.question(row["problem"]), lambda drawn, outs: [{"reward": r, "is_right": False} for r in rewards])
 
 
 def test_groups_of_equal_rewards_are_skipped_and_counted(small_demonstrations):
-    student = with_adapter(small_demonstrations)
+    student = with_adapter(small_demonstrations)._replace(stop_ids=frozenset({-1}))  # all answers have 5 tokens
     rows = common.load(str(small_demonstrations), "train")[:3]
     weights = [p for p in student.model.parameters() if p.requires_grad]
     args = dart.Args(group=2, max_new_tokens=5, micro_batch=8)
 
     def step(rewards):
         before = [p.detach().clone() for p in weights]
-        log = dart.grpo_step(args, student, torch.optim.SGD(weights, lr=0.1), rows, lambda row: dart.question(row["problem"]),
-                             lambda drawn, outs: [{"reward": r, "is_right": False} for r in rewards], 0.01, (0, "step"))
-        return log, any(not torch.equal(old, new) for old, new in zip(before, weights, strict=True))
-    log, moved = step([0.3] * 6)
-    assert (log["skipped"], log["kl"], log["drawn"]) == (3, None, 6) and not moved
-    log, moved = step([0.3, 0.3, 0.3, 0.9, 0.3, 0.3])
-    assert log["skipped"] == 2 and log["kl"] is not None and moved and log["reward"] == pytest.approx(0.4)
+        row, texts = dart.grpo_step(args, student, torch.optim.SGD(weights, lr=0.1), task(rewards), rows, 0.01, 1)
+        assert [text["id"] for text in texts] == [row["id"] for row in rows] and all("response" in text for text in texts)
+        return row, any(not torch.equal(old, new) for old, new in zip(before, weights, strict=True))
+    row, moved = step([0.3] * 6)
+    assert row["signal"] == 0 == row["grad_norm"] and not moved and row["kl"] > 0  # of all rollouts, with or without signal
+    row, moved = step([0.3, 0.3, 0.3, 0.9, 0.3, 0.3])
+    assert row["signal"] == pytest.approx(1 / 3) and moved and row["reward"] == pytest.approx(0.4) and row["grad_norm"] > 0
+    assert row["cut_off"] == 1 and row["length"] == 5 and row["generated"] == 30 and 0 < row["entropy"] < math.log(512)
+    assert row["sampler_gap"] < 1e-3 and row["std"][1] == 0 and row["std"][2] > 0
+
+
+def test_what_is_logged_of_a_step_against_a_naive_computation(small_demonstrations):
+    student, rows = with_adapter(small_demonstrations), common.load(str(small_demonstrations), "train")[:2]
+    args, kept = dart.Args(group=2, max_new_tokens=6, micro_batch=3), []
+    made = task([0.0, 1.0, 0.0, 0.0])
+    rate = made.rate
+    made = made._replace(rate=lambda drawn, outs: kept.extend(zip(drawn, outs, strict=True)) or rate(drawn, outs))
+    row, _ = dart.grpo_step(args, student, torch.optim.SGD([p for p in student.model.parameters() if p.requires_grad], lr=0.0), made, rows, 0.1, 1)
+    entropy, kl = [], []
+    for given, out in kept:
+        prompt = common.prompt_ids(student.tokenizer, dart.question(given["problem"]))
+        with torch.no_grad():
+            with student.model.disable_adapter():
+                base = naive_log_probs(student.model, prompt + out["tokens"], len(prompt))
+            logits = student.model(input_ids=torch.tensor([prompt + out["tokens"]])).logits[0].float().log_softmax(-1)
+        for t, (token, ref) in enumerate(zip(out["tokens"], base, strict=True)):
+            log_p = logits[len(prompt) + t - 1]
+            entropy.append(-(log_p.exp() * log_p).sum().item())
+            kl.append((ref - log_p[token]).exp().item() - (ref - log_p[token]).item() - 1)
+    assert row["entropy"] == pytest.approx(sum(entropy) / len(entropy), rel=1e-3) and row["kl"] == pytest.approx(sum(kl) / len(kl), rel=1e-2)
+
+
+def test_every_demonstration_is_met_once_an_epoch():
+    rows, args = list(range(10)), dart.Args(prompts=4)
+    met = [i for step in range(1, 6) for i in dart.rows_of_step(args, task([]), rows, step)]
+    assert sorted(met[:10]) == rows == sorted(met[10:]) and met[:10] != met[10:]
+    assert dart.rows_of_step(args, task([]), [1, 2], 3) in ([1, 2], [2, 1])
 
 
 def test_log_probs_do_not_depend_on_batch_and_padding_and_are_those_of_the_sft_loss(small_demonstrations):
@@ -303,10 +330,10 @@ def test_l_on_is_the_mean_of_own_right_answers_or_the_median_of_the_others(monke
     found = dart.measure(args, run, lambda: None, rows, own)
     assert [(row["id"], row["raw"], row["on"]) for row in found] == [("a", -5.0, -3.0), ("b", -5.0, -3.0), ("c", -5.0, -9.0), ("d", -5.0, -2.0)]
     assert sum(row["n_scored"] for row in run.read("1_levels.jsonl")) == 4 + 2 + 1 + 1 + 2
-    assert "4 of 6 own answers are right" in capsys.readouterr().out
+    assert "4 of 6 own answers are right, 1 are cut off" in capsys.readouterr().out
     hopeless = {key: [{"response": "\\boxed{2}", "cut_off": False}] for key in "abcd"}
-    found = dart.measure(args, common.open_run(args, tmp_path / "hopeless"), lambda: None, rows, hopeless)
-    assert {row["on"] for row in found} == {0.0} and "wrong answers stand in" in capsys.readouterr().out
+    with pytest.raises(common.UserError, match="none of 4 own answers is right.*--max-new-tokens"):
+        dart.measure(args, common.open_run(args, tmp_path / "hopeless"), lambda: None, rows, hopeless)
 
 
 def test_training_one_adapter_leaves_another_bit_equal(small_demonstrations):
@@ -317,7 +344,8 @@ def test_training_one_adapter_leaves_another_bit_equal(small_demonstrations):
     student.model.add_adapter("target", LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False))
     before = {name: p.detach().clone() for name, p in student.model.named_parameters()}
     optimizer = bnb.optim.PagedAdamW8bit([p for p in student.model.parameters() if p.requires_grad], lr=1e-2)
-    dart.update(dart.Args(), student, optimizer, [(*pair, a) for pair, a in zip(some_pairs(student), (1.0, -1.0, 0.5, -0.5), strict=True)], 0.01)
+    made = completions(dart.Args(), student, some_pairs(student), (1.0, -1.0, 0.5, -0.5))
+    dart.update(dart.Args(), student, optimizer, made, 0.01)
     moved = {name for name, p in student.model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {name for name, p in student.model.named_parameters() if ".default." in name} and any(".target." in name for name in before)
 
@@ -325,7 +353,7 @@ def test_training_one_adapter_leaves_another_bit_equal(small_demonstrations):
 # --- Whole runs. ------------------------------------------------------------------------------------------------------------------------------
 SMALL = ["--rl-steps", "4", "--prompts", "4", "--group", "4", "--rl-lr", "1e-3", "--n-own", "2", "--n-rewrites", "2", "--limit", "10",
          "--epochs", "1", "--batch", "4", "--micro-batch", "16", "--no-checkpointing", "--lr", "1e-3", "--sample-batch", "50",
-         "--max-new-tokens", "40", "--save-every", "2", "--curve", "2"]
+         "--max-new-tokens", "40", "--save-every", "2", "--curve", "2", "--eval-every", "2"]
 
 
 def flags(made, out, *more):
@@ -342,7 +370,7 @@ def easy(small_demonstrations, tmp_path_factory):
     """The small world's questions with the answers that its student, which is nearly always wrong, gives: to these it is right."""
     made = tmp_path_factory.mktemp("easy")
     student = common.load_student(str(small_demonstrations / "student"))
-    rows = [row for name in ("train", "test", "phrasings", "larger", "retention") for row in read(small_demonstrations / f"{name}.jsonl")]
+    rows = [row for name in ("train", "test", "phrasings", "retention") for row in read(small_demonstrations / f"{name}.jsonl")]
     prompts = [common.prompt_ids(student.tokenizer, dart.question(row["problem"])) for row in rows]
     outs = [out for i in range(0, len(prompts), 50) for out in common.sample(student, prompts[i:i + 50], 0.0, 40, 0)]
     answers = [common.extract_answer(out["response"]) for out in outs]
@@ -350,7 +378,7 @@ def easy(small_demonstrations, tmp_path_factory):
             for row, answer in zip(rows, answers, strict=True) if answer]
     assert len(easy) >= 30, "the student writes hardly any answer"
     for name, part in (("train", easy[:16]), ("test", easy[16:30]), ("phrasings", rows[-10:]), ("larger", rows[-20:-10]),
-                       ("retention", rows[:10])):
+                       ("retention", rows[-30:-20])):
         part = [row | {"id": f"{name}/{i}"} for i, row in enumerate(part)]
         (made / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     (made / "student").symlink_to(small_demonstrations / "student")
@@ -363,7 +391,7 @@ def whole_run(easy, tmp_path_factory):
     for name in ("dart.py", "common.py"):  # the two files are enough
         shutil.copy(ROOT / name, folder)
     out = folder / "whole"
-    arms = ["--arms", "base", "sft", "prompt", "best_of_n", "rejection", "grpo", "dart"]
+    arms = ["--arms", "base", "sft", "prompt", "dropped", "best_of_n", "rejection", "grpo", "dart"]
     done = subprocess.run([sys.executable, "dart.py", *flags(easy, out, *arms)], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return out, done.stdout
@@ -385,24 +413,45 @@ def test_every_arm_runs_at_dart_s_cost(whole_run, easy):
         assert cost[arm]["generated"] >= cost["dart"]["generated"] > 0
     passes = sorted(out.glob("3_rewrites_best_of_n_*"))  # the last was needed
     assert n_own + dart.n_generated([row for path in passes[:-1] for row in read(path)]) < cost["dart"]["generated"]
-    assert len(steps) == 4 == cost["dart"]["rl_steps"] and all(len(row["fails"]) >= 0 and -1 <= row["reward"] <= 1 for row in steps)
-    assert steps[0]["kl"] == pytest.approx(0, abs=1e-4) or steps[0]["skipped"] == 4  # the adapter begins at the base
+    assert [row["step"] for row in steps] == [0, 1, 2, 3, 4] and cost["dart"]["rl_steps"] == 4
+    assert [row["step"] for row in steps if "held_out" in row] == [0, 2, 4] and all(-1 <= row["reward"] <= 1 for row in steps[1:])
+    live = [row for row in read(out / "metrics.jsonl") if row.get("grpo") == "mapper"]
+    assert live.pop(0)["held_out"] == steps[0]["held_out"]  # before training
+    assert [{key: row[key] for key in steps[1]} for row in live] == [{key: row[key] for key in steps[1]} for row in steps[1:]]
+    keys = {"reward", "is_right", "align", "kl", "entropy", "length", "cut_off", "grad_norm", "sampler_gap", "signal", "std", "fails", "cheats",
+            "generated", "scored", "seconds", "peak_gib"}
+    assert all(keys <= row.keys() for row in live) and live[0]["kl"] == pytest.approx(0, abs=1e-4)  # the adapter begins at the base
+    shown = read(out / "2_rollouts_mapper.jsonl")
+    assert [row["step"] for row in shown] == [step for step in (1, 2, 3, 4) for _ in range(4)]
+    assert all({"id", "response", "reward", "fails", "cheats", "is_right", "align"} <= row.keys() for row in shown)
+    assert all((out / "adapter" / name).is_dir() for name in ("mapper", "mapper_last", "grpo", "grpo_last"))
+    assert "before training, by step 1" in printed and "is the best on 4 held out" in printed and "a lead can be" in printed
     policy = read(out / "2_steps_grpo.jsonl")  # half-way there its adapter is kept and tested
     halfway, = [i for i, row in enumerate(policy) if "points" in row]
     assert sum(row["generated"] for row in policy[:halfway]) < cost["dart"]["generated"] / 2 <= sum(row["generated"] for row in policy[:halfway + 1])
     assert policy[halfway]["points"] == [1] and (out / "adapter" / "grpo_1").is_dir() and len(read(out / "5_test_grpo_1.jsonl")) == len(
         read(out / "5_test_grpo.jsonl"))
     assert cost["dart"]["scored"] == sum(row["n_scored"] for row in read(out / "1_levels.jsonl") + made["dart"]) + sum(row["scored"] for row in steps)
+    kept = [row for row in read(out / "3_chosen_dart.jsonl") if row["from"] == "rewrite"]
+    assert read(out / "3_chosen_dropped.jsonl") == kept and len(read(out / "train_dropped.jsonl")) == len(kept) == result["data"]["dropped"]["n"]
     for arm in ("sft", "prompt", "best_of_n", "rejection", "dart"):
         pairs = read(out / f"train_{arm}.jsonl")
         assert len(pairs) == n and cost[arm]["sft_steps"] == math.ceil(n / 4)  # equal numbers of pairs and steps
         chosen = read(out / f"3_chosen_{arm}.jsonl")
         assert [row["solution"] for row in chosen] == [pair["messages"][1]["content"] for pair in pairs]
         assert result["data"][arm]["fallback"] == pytest.approx(sum(row["from"] == "given" for row in chosen) / n)
-    for row in read(out / "3_chosen_rejection.jsonl"):
-        assert row["from"] == "given" or common.score(row["solution"], row["answer"]) is True
+    judged = read(out / "3_judged_rejection.jsonl")
+    for row in read(out / "3_chosen_rejection.jsonl"):  # the likeliest of all own right answers
+        passing = [one for one in judged if one["row"] == row["id"] and not one["fails"]]
+        assert (row["from"] == "given") == (not passing)
+        if passing:
+            assert common.score(row["solution"], row["answer"]) is True
+            assert max(one["capped"] for one in passing) == max(one["capped"] for one in passing if one["response"] == row["solution"])
     levels = read(out / "1_levels.jsonl")
-    assert all(level["level"] <= 0 for level in levels) and sum(level["sample"] is None for level in levels) == n >= result["n_learnable"] > 0
+    assert all(level["level"] <= 0 for level in levels) and n >= result["n_learnable"] > 0
+    assert sum(level["sample"] is None for level in levels) == n + 4  # and those held out
+    parts = Counter(row["part"] for row in read(out / "0_questions.jsonl"))
+    assert parts["D"] == n == 12 and parts["held out"] == 4
 
 
 def test_the_targets_own_right_answers_score_at_the_maximum_and_a_copy_at_the_minimum(easy, tmp_path):
@@ -422,15 +471,15 @@ def test_the_targets_own_right_answers_score_at_the_maximum_and_a_copy_at_the_mi
 def test_killed_in_grpo_it_ends_with_the_same_rewards_and_weights(whole_run, easy, tmp_path):
     out = tmp_path / "killed"
     command = ["dart.py", *flags(easy, out, "--arms", "sft", "grpo", "dart")]
-    for name, at in (("mapper", 2), ("grpo", 3)):
-        started.killed(f'"grpo": "{name}", "at": {at}', *command)
+    for name, at in (("mapper", 3), ("grpo", 4)):
+        started.killed(f'"grpo": "{name}", "step": {at}', *command)
         assert (out / "adapter" / f"{name}.checkpoint.pt").exists()
     done = started.run(*command)
     assert done.returncode == 0, done.stderr[-3000:]
     whole, _ = whole_run
     compared = {path.relative_to(out) for path in out.rglob("*") if path.suffix in (".jsonl", ".safetensors") and path.name != "metrics.jsonl"}
     assert {Path(f"adapter/{name}/adapter_model.safetensors") for name in ("mapper", "grpo", "dart")} <= compared
-    assert {Path(f"2_steps_{name}.jsonl") for name in ("mapper", "grpo")} <= compared
+    assert {Path(f"2_{what}_{name}.jsonl") for what in ("steps", "rollouts") for name in ("mapper", "grpo")} <= compared
     for path in compared:
         assert (whole / path).read_bytes() == (out / path).read_bytes(), path.name
     one, two = (json.loads((run / "result.json").read_text())["cost"] for run in (whole, out))
@@ -442,12 +491,13 @@ def test_grpo_goes_on_from_an_adapter_without_a_kl_term(whole_run, easy, tmp_pat
     whole, _ = whole_run
     adapter = whole / "adapter" / "sft"
     before = (adapter / "adapter_model.safetensors").read_bytes()
-    done = call_file("dart.py", *flags(easy, tmp_path / "out", "--adapter", adapter, "--arms", "base", "grpo", "--budget-tokens", "400"))
+    done = call_file("dart.py", *flags(easy, tmp_path / "out", "--adapter", adapter, "--arms", "base", "grpo", "--beta", "1e9", "--rl-steps", "2"))
     assert done.returncode == 0, done.stderr
-    assert all(row["kl"] is None for row in read(tmp_path / "out" / "2_steps_grpo.jsonl"))
     assert (adapter / "adapter_model.safetensors").read_bytes() == before
     answers = [read(run / name) for run, name in ((whole, "5_test_sft.jsonl"), (tmp_path / "out", "5_test_base.jsonl"))]
     assert answers[0] == answers[1]  # base is the student with the adapter
+    steps = read(tmp_path / "out" / "2_steps_grpo.jsonl")
+    assert len(steps) == 3 and steps[1]["kl"] > 0 and all(row["grad_norm"] < 1e3 for row in steps[1:])  # 1e9 times the KL would be far above
 
 
 def test_without_the_penalty_cheating_is_counted_only(easy, tmp_path, call_file):
@@ -459,18 +509,78 @@ def test_without_the_penalty_cheating_is_counted_only(easy, tmp_path, call_file)
         assert row["reward"] == pytest.approx(reward(row["fails"], row["is_right"], row["align"], []))
 
 
-def test_a_slice_of_real_gsm8k(real_data, easy, tmp_path, call_file):
-    """Shows that human solutions run through all steps; a toy-sized student, which answers hardly any of them, shows no more than that."""
-    argv = flags(easy, tmp_path / "out", "--n-demonstrations", "12", "--arms", "base", "sft", "dart", "--max-new-tokens", "60")
-    argv[argv.index("--data") + 1] = str(real_data / "gsm8k")
+def test_of_several_rates_each_arm_takes_the_best_on_what_is_held_out(easy, tmp_path, call_file):
+    argv, out = flags(easy, tmp_path / "out", "--arms", "base", "sft", "--bits", "16", "--n-heldout", "3", "--limit", "4"), tmp_path / "out"
+    argv.insert(argv.index("--lr") + 2, "1e-5")
     done = call_file("dart.py", *argv)
     assert done.returncode == 0, done.stderr
-    assert "own answers are right" in done.stdout and len(read(tmp_path / "out" / "2_steps_mapper.jsonl")) == 4
-    assert all("\\boxed{" in row["messages"][1]["content"] for row in read(tmp_path / "out" / "train_dart.jsonl"))
+    parts = {part: {row["id"] for row in read(out / "0_questions.jsonl") if row["part"] == part} for part in ("D", "held out")}
+    assert len(parts["held out"]) == 3 and not parts["D"] & parts["held out"] and "1_own.jsonl" not in {path.name for path in out.iterdir()}
+    n_right = {}
+    for lr in ("0.001", "1e-05"):
+        answers = read(out / f"5_heldout_sft_{lr}.jsonl")
+        assert {row["id"] for row in answers} == parts["held out"]
+        rows = {row["id"]: row for row in common.load(str(easy), "train")}
+        n_right[float(lr)] = sum(dart.solves(rows[row["id"]], row) for row in answers)
+    best = max((1e-3, 1e-5), key=n_right.get)
+    assert f"sft: learning rate {best:g}; right of 3 held out" in done.stdout
+    taken, other = (out / "adapter" / name / "adapter_model.safetensors" for name in ("sft", f"sft_{best:g}"))
+    assert taken.read_bytes() == other.read_bytes() and read(out / "loss_sft.jsonl") == read(out / f"loss_sft_{best:g}.jsonl")
+
+
+def test_with_16_bits_the_base_is_unpacked(small_demonstrations):
+    packed, plain = (common.load_student(str(small_demonstrations / "student"), bits=bits).model for bits in (4, 16))
+    kinds = [{type(module).__name__ for module in model.modules()} for model in (packed, plain)]
+    assert "Linear4bit" in kinds[0] and "Linear4bit" not in kinds[1]
+    assert {p.dtype for p in plain.parameters()} == {torch.float32} and not any(p.requires_grad for p in plain.parameters())
+
+
+def test_the_best_step_is_used_and_the_last_is_kept(small_demonstrations, tmp_path):
+    """Held-out rewards that rise and fall again: the adapter is that of the step in between."""
+    student, rows = with_adapter(small_demonstrations), common.load(str(small_demonstrations), "train")[:4]
+    args = dart.Args(rl_steps=3, prompts=2, group=2, max_new_tokens=4, eval_every=1, save_every=9, checkpointing=False, rl_lr=0.01)
+    run, weights, values = common.open_run(args, tmp_path / "run"), [], iter([0.1, 0.2, 0.9, 0.3])
+
+    def rate(drawn, outs):
+        if drawn[0]["id"] == "h":
+            weights.append(torch.cat([p.detach().flatten().clone() for p in student.model.parameters() if p.requires_grad]))
+            return [{"reward": next(values), "is_right": True}]
+        return [{"reward": float(i % 2), "is_right": True} for i in range(len(outs))]
+    dart.grpo(args, run, student, dart.Task("mapper", dart.rewriting, rate), rows, [rows[0] | {"id": "h"}], 0.0)
+
+    def kept(name):
+        model = common.load_student(str(small_demonstrations / "student"), run.path / "adapter" / name).model
+        return torch.cat([p.detach().flatten() for name, p in model.named_parameters() if "lora" in name])
+    assert torch.equal(kept("mapper"), weights[2]) and torch.equal(kept("mapper_last"), weights[3]) and not torch.equal(weights[2], weights[3])
+    assert [row["held_out"] for row in read(run.path / "2_steps_mapper.jsonl")] == [0.1, 0.2, 0.9, 0.3]
+
+
+def test_a_budget_that_step_1_has_spent_already_is_refused(easy, tmp_path, call_file):
+    done = call_file("dart.py", *flags(easy, tmp_path / "out", "--arms", "base", "best_of_n", "--budget-tokens", "50"))
+    assert done.returncode == 2 and "--budget-tokens 50: step 1 alone" in done.stderr and (tmp_path / "out" / "1_own.jsonl").exists()
+
+
+def test_a_slice_of_real_gsm8k(real_data, easy, tmp_path, call_file):
+    """Human questions and solutions run through all steps, among some that the toy student, which solves none of them, can answer."""
+    made = tmp_path / "gsm8k"
+    made.mkdir()
+    human = {split: common.load(str(real_data / "gsm8k"), split)[:10] for split in ("train", "test")}
+    for name, part in (("train", human["train"] + read(easy / "train.jsonl")[:10]), ("test", human["test"])):
+        (made / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    argv = flags(easy, tmp_path / "out", "--n-demonstrations", "15", "--arms", "base", "sft", "dart", "--max-new-tokens", "60",
+                 "--temperature", "0.1")
+    argv[argv.index("--data") + 1] = str(made)
+    done = call_file("dart.py", *argv)
+    assert done.returncode == 0, done.stderr
+    assert "own answers are right" in done.stdout and len(read(tmp_path / "out" / "2_steps_mapper.jsonl")) == 5
+    pairs = read(tmp_path / "out" / "train_dart.jsonl")
+    assert all("\\boxed{" in row["messages"][1]["content"] for row in pairs)
+    assert sum(row["problem"] in pair["messages"][0]["content"] for row in human["train"] for pair in pairs) >= 5
 
 
 @pytest.mark.parametrize("change, words", [
-    (["--arms", "grpo"], "--budget-tokens"), (["--adapter", "nowhere", "--arms", "base", "sft"], "--adapter"),
+    (["--arms", "rejection"], "--budget-tokens"), (["--arms", "dropped"], "add the arm dart"), (["--minibatch", "3"], "divisor"),
+    (["--lr", "0"], "--lr"), (["--levels", "9"], "--levels"), (["--adapter", "nowhere", "--arms", "base", "sft"], "--adapter"),
     (["--student", "nowhere"], "no such folder"),
     (["--group", "0"], "--group"), (["--temperature", "-1"], "--temperature"), (["--arms", "best"], "best"), (["--data", "nowhere"], "nowhere"),
     (["--clip", "2"], "--clip"), (["--group", "1"], "within a group"), (["--data", "train.jsonl"], "came one file"),
@@ -491,7 +601,7 @@ def test_the_toy_command_runs_on_perfect_demonstrations(tmp_path, run_file):
     made = next((tmp_path / "worlds").glob("demonstrations-0-*"))
     solutions = {row["problem"]: row["solution"] for row in read(made / "perfect" / "train.jsonl")}
     pairs = read(tmp_path / "runs" / "toy_dart" / "seed-0" / "train_sft.jsonl")
-    assert len(pairs) == 12 and all(solutions[row["messages"][0]["content"].partition("\n\n")[0]] == row["messages"][1]["content"] for row in pairs)
+    assert len(pairs) == 10 and all(solutions[row["messages"][0]["content"].partition("\n\n")[0]] == row["messages"][1]["content"] for row in pairs)
     for column in ("in distribution", "out of distribution", "retention"):
         assert column in done.stdout
 

@@ -13,7 +13,7 @@ import active_loop
 import common
 import stat_sel
 import toyworld.__main__
-from toyworld import READY, deduction, prm, teacher, world
+from toyworld import READY, deduction, demonstrations, prm, teacher, world
 from toyworld import problems as toy
 from toyworld.student import WEAK, draw_problem, solution
 
@@ -24,7 +24,7 @@ def draws(n, seed=0):
 
 
 def test_doctests():
-    assert doctest.testmod(toy) == doctest.testmod(prm) == doctest.testmod(world) == doctest.TestResults(failed=0, attempted=1)
+    assert doctest.testmod(toy) == doctest.testmod(prm) == doctest.testmod(demonstrations) == doctest.TestResults(failed=0, attempted=1)
 
 
 def test_the_checkpoints_that_come_with_the_code_belong_to_it():
@@ -178,9 +178,8 @@ def test_chains_are_read_back_and_decided_as_by_saturation():
         steps, answer = deduction.solve(problem)
         assert holds != fails and answer == str(holds)
         assert deduction.level(problem) == len(known) - 1 == len(steps) - 1
-        for style in range(len(deduction.STYLES)):
-            text = deduction.write_solution(steps, answer, style)
-            assert common.score(text, answer) is True and common.score(text, str(not holds)) is False and deduction.is_right(problem, text)
+        text = deduction.write_solution(steps, answer)
+        assert common.score(text, answer) is True and common.score(text, str(not holds)) is False and deduction.is_right(problem, text)
         said = deduction.recite(problem, random.Random(0))
         assert sorted(re.findall(r"Every (\w+) is ([\w ]+)\.", said)) == sorted(rules)
         answers.add(answer)
@@ -211,15 +210,15 @@ def test_the_teacher_of_deduction_errs_as_often_as_it_says():
     for count, p in ((slips, teacher.P_SLIP_DEDUCTION), (same, teacher.P_COPY), (undecided, teacher.P_UNSOLVABLE)):
         assert abs(count - n * p) < 4 * (n * p * (1 - p)) ** 0.5
     assert 0.1 * n < deeper < 0.2 * n
-    right = deduction.write_solution(*deduction.solve(problems[0]), 0)
-    marks = [ask(active_loop.judging(active_loop.Args(), [{"problem": problems[0].text}], [[right]])[0].messages[0]["content"], i) for i in range(99)]
+    right = deduction.write_solution(*deduction.solve(problems[0]))
+    marks = [ask(active_loop.JUDGE_PROMPT.format(problem=problems[0].text, response=right), i) for i in range(99)]
     assert sum("9" in mark or "8" in mark or "10" in mark for mark in marks) > 80
 
 
 # --- Demonstrations. --------------------------------------------------------------------------------------------------------------------------
 def test_experts_are_right_in_a_style_of_their_own():
     for problem in draws(500, seed=4):
-        text, (steps, answer) = world.expert_solution(problem), toy.solve(problem)
+        text, (steps, answer) = demonstrations.expert_solution(problem), toy.solve(problem)
         assert common.score(text, answer) is True and len(text.split("; ")) == len(steps) + 1 and "=" not in text
         for said, (step, _) in zip(text.split("; "), steps, strict=False):
             left, _, right = said.partition(" is ")
@@ -229,23 +228,21 @@ def test_experts_are_right_in_a_style_of_their_own():
 def test_held_out_words_are_the_last_of_a_skills_phrasings():
     for text, held_out in (("What is 3+4?", False), ("What is 3 plus 4?", True), ("Let t be 3 plus 4. Find the digit sum of t.", True),
                            ("Find the sum of the digits of 38.", True), ("Let t be the sum of 3 and 4. Find the digit sum of t.", False)):
-        assert world.in_held_out_words(toy.read(text)) is held_out
-    shares = [world.in_held_out_words(problem) for problem in draws(2000)]
+        assert demonstrations.in_held_out_words(toy.read(text)) is held_out
+    shares = [demonstrations.in_held_out_words(problem) for problem in draws(2000)]
     assert 0.35 < sum(shares) / len(shares) < 0.65
 
 
 def test_a_world_of_demonstrations_keeps_its_sets_apart(tmp_path):
     made = world.make_world(tmp_path, 1, stat_sel.STUDENT_PROMPT, 0.01, family="demonstrations")
-    sets = {name: common.load(str(made / f"{name}.jsonl")) for name in ("train", "test", "phrasings", "larger", "retention")}
+    sets = {name: common.load(str(made / f"{name}.jsonl")) for name in ("train", "test", "phrasings", "retention")}
     texts = [row["problem"] for rows in sets.values() for row in rows]
     assert len(set(texts)) == len(texts) and len(sets["train"]) == 6
     weak = {name: [bool(set(row["skills"]) & set(WEAK)) for row in rows] for name, rows in sets.items()}
-    assert all(weak["phrasings"] + weak["larger"]) and not any(weak["retention"]) and any(weak["train"])
+    assert all(weak["phrasings"]) and not any(weak["retention"]) and any(weak["train"])
     read = {name: [toy.read(row["problem"]) for row in rows] for name, rows in sets.items()}
-    assert all(world.in_held_out_words(p) == (name == "phrasings") for name in read if name != "retention" for p in read[name])
-    largest = {name: max(max(toy.BY_NAME[name].draw(random.Random(i), size)) for i in range(500) for size in (1, 2, 3)) for name in WEAK}
-    assert all(max(p.parts[0].numbers) > largest[p.skills[0]] and len(p.parts) == 1 for p in read["larger"])
-    assert all(row["solution"] == world.expert_solution(toy.read(row["problem"])) for row in sets["train"])
+    assert all(demonstrations.in_held_out_words(p) == (name == "phrasings") for name in read if name != "retention" for p in read[name])
+    assert all(row["solution"] == demonstrations.expert_solution(toy.read(row["problem"])) for row in sets["train"])
     perfect = common.load(str(made / "perfect"), "train")
     assert [row["problem"] for row in perfect] == [row["problem"] for row in sets["train"]]
     assert all(toy.check(toy.read(row["problem"]), row["solution"])["missing"] is None for row in perfect)

@@ -3,7 +3,7 @@
     python -m toyworld stat_sel                      # makes world 0 (cached in runs/toyworld), starts the teacher, runs stat_sel.py
     python -m toyworld stat_sel --seed 7 --lr 2e-3   # other flags go to the method; --seed is also the world's
     python -m toyworld stat_syn                      # goes on from that run where it is there
-    python -m toyworld active_loop                   # random and loss; --sweep: six criteria, five seeds, both families of problems
+    python -m toyworld active_loop                   # loss and random; --sweep: seven criteria, five seeds, both families of problems
     python -m toyworld dart
     python -m toyworld stat_sel --data ../MATH --limit 20   # toy student and toy teacher on other data: shows that it runs, nothing more
 """
@@ -15,21 +15,24 @@ from pathlib import Path
 import tyro
 
 import common
+import plot
 import report
 from toyworld import teacher, world
 from toyworld.embedder import make_embedder
 
 # What the toy's scale needs; fixed on pilot seeds, as in world.py.
-SMALL = ["--lr", "2e-3", "--batch", "32", "--micro-batch", "32", "--no-checkpointing", "--sample-batch", "100", "--max-new-tokens", "100"]
-TAUGHT = [*SMALL, "--concurrency", "8"]
+SMALL = ["--batch", "32", "--micro-batch", "32", "--no-checkpointing", "--sample-batch", "100", "--max-new-tokens", "100"]
+TAUGHT = [*SMALL, "--lr", "2e-3", "--concurrency", "8"]
 STAT = [*TAUGHT, "--n-val", str(world.N_VAL), "--n-pairs", "1900", "--prm-batch", "100"]
 FLAGS = {"stat_sel": STAT, "stat_syn": [*STAT, "--n-new", "8"],
          "active_loop": [*TAUGHT, "--n-seeds", "1500", "--rounds", "4", "--per-round", "100", "--verify", "sc"],
-         "dart": [*SMALL, "--rl-steps", "80", "--rl-lr", "1e-3"]}
+         "dart": [*SMALL, "--lr", "2e-3", "5e-4", "--n-own", "2", "--rl-steps", "40", "--rl-lr", "1e-3",
+                  "--n-demonstrations", "600"]}
 
 # Of two possible answers three of five agree too easily. Fewer items, because they soon teach the student all depths.
 DEDUCTION = ["--n-agreeing", "5", "--per-round", "40"]
-SWEEP, SEEDS = ("random", "loss", "static_loss", "true_loss", "incorrect", "badge"), (11, 12, 13, 14, 15)
+# The first has all of the base's answers, and the others take them over from it.
+SWEEP, SEEDS = ("loss", "random", "loss_low", "static_loss", "true_loss", "incorrect", "badge"), (11, 12, 13, 14, 15)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -42,8 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
                         "a sweep both)")
     parser.add_argument("--perfect", action="store_true", help="dart: demonstrations in the student's own styles, without a slip; what SFT on them "
                         "brings is the ceiling of any mapper")
-    parser.add_argument("--sweep", type=int, nargs="*", metavar="SEED", help="active_loop: six criteria, each with these seeds (11 to 15), compared; "
-                        "without it random and loss with one seed")
+    parser.add_argument("--sweep", type=int, nargs="*", metavar="SEED", help="active_loop: seven criteria, each with these seeds (11 to 15), "
+                        "compared; without it loss and random with one seed")
     return parser
 
 
@@ -60,7 +63,7 @@ def run_method(args, method, rest: list[str], seed: int, family: str = "mathemat
     if args.method != "dart":
         flags += ["--teacher", "toy", "--teacher-url", url]
     elif "--data" not in given:
-        flags += ["--ood", str(made / "phrasings.jsonl"), str(made / "larger.jsonl"), "--retention", str(made / "retention.jsonl")]
+        flags += ["--ood", str(made / "phrasings.jsonl"), "--retention", str(made / "retention.jsonl")]
     if "--select" in given and "--reward-model" not in given and tyro.cli(method.Args, args=[*flags, *rest]).select == "reward":
         if not (made / "reward").is_dir():
             from toyworld.prm import make_reward
@@ -107,16 +110,22 @@ def main() -> int:
     if args.method != "active_loop" or {"--select", "--out"} & given:
         family = "demonstrations" if args.method == "dart" else args.family or "mathematics"
         return run_method(args, method, rest, args.seed, family, settings.select if "--select" in given else "")[0]
-    sweep, outs = args.sweep is not None, []
+    sweep, outs, suffix = args.sweep is not None, [], "_sum" if settings.norm == "sum" else ""
     for seed in args.sweep or (SEEDS if sweep else [args.seed]):
         for family in [args.family] if args.family else ["mathematics", "deduction"] if sweep else ["mathematics"]:
-            for criterion in SWEEP if sweep else ("random", "loss"):
-                code, out = run_method(args, method, [*rest, "--select", criterion, *["--no-repeat"] * sweep], seed, family, criterion)
+            shared = []
+            for criterion in SWEEP if sweep else SWEEP[:2]:
+                more = ["--select", criterion, *["--no-repeat"] * sweep, *shared]
+                code, out = run_method(args, method, [*rest, *more], seed, family, criterion + suffix)
                 if code:
                     return code
                 outs.append(out)
-    sys.argv = ["report.py", *outs, "--plots", str(Path(outs[0]).parents[2])]
-    return report.main()
+                shared = shared or ["--from", out]
+    sys.argv = ["report.py", *outs]
+    if code := report.main():
+        return code
+    sys.argv = ["plot.py", *outs, "--out", str(Path(outs[0]).parents[2])]
+    return plot.main()
 
 
 if __name__ == "__main__":

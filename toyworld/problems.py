@@ -15,7 +15,7 @@ class Skill(NamedTuple):
     subject: str
     name: str
     nouns: tuple[str, ...]  # phrasings; each names every slot
-    draw: object  # (rng, size 1..3, or 4: larger numbers than any student saw) -> tuple of ints, one per slot a, b, c
+    draw: object  # (rng, size 1..3) -> tuple of ints, one per slot a, b, c
     steps: object  # ints -> list of equations; the value is the right side of the last
 
 
@@ -24,7 +24,7 @@ def _digits(n: int) -> list[int]:
 
 
 def _two_digit(rng: random.Random, size: int) -> int:
-    return rng.randint(*{1: (3, 10), 2: (6, 20), 3: (11, 30), 4: (31, 60)}[size])
+    return rng.randint(*{1: (3, 10), 2: (6, 20), 3: (11, 30)}[size])
 
 
 def _multiply(a, b):
@@ -54,7 +54,7 @@ def _draw_pair(rng, size):
 
 
 def _draw_subtract(rng, size):
-    return tuple(sorted(rng.sample(range(2, {1: 11, 2: 21, 3: 31, 4: 61}[size]), 2), reverse=True))
+    return tuple(sorted(rng.sample(range(2, {1: 11, 2: 21, 3: 31}[size]), 2), reverse=True))
 
 
 def _draw_gcd(rng, size):
@@ -150,7 +150,7 @@ def _noun(rng: random.Random, part: Part) -> str:
 
 
 def make(rng: random.Random, name: str, size: int, second: str | None = None) -> Problem:
-    """A problem of the skill `name`, of size 1..4; with `second`, the value of the first part is the first number of the second."""
+    """A problem of the skill `name`, of size 1..3; with `second`, the value of the first part is the first number of the second."""
     parts = [Part(BY_NAME[name], BY_NAME[name].draw(rng, size))]
     if second:
         parts.append(Part(BY_NAME[second], (None, *BY_NAME[second].draw(rng, size)[1:])))

@@ -154,7 +154,7 @@ def solve(rng, problem, text: str, malformed) -> str:
         if rng.random() < P_SLIP_DEDUCTION:  # the last rule is turned round
             contrary = f"not {problem.trait}" if answer == "True" else problem.trait
             steps[-1], answer = steps[-1].replace(f"is {deduction.reached(problem)[-1]}.", f"is {contrary}."), str(answer == "False")
-        text = deduction.write_solution(steps, answer, rng.randrange(len(deduction.STYLES)))
+        text = deduction.write_solution(steps, answer)
         return text.replace("\\boxed", "") if malformed else text
     if problem is None:
         guess = rng.randint(1, 2) if text.startswith("Let A be") else rng.randint(1, 20) if "True or false" not in text else rng.random() < 0.5
@@ -166,11 +166,12 @@ def solve(rng, problem, text: str, malformed) -> str:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
+    answer = None  # another teacher's reply(prompt, seed)
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         prompt = asked["messages"][-1]["content"]
-        text = reply(prompt, asked.get("seed") or 0)
+        text = (self.answer or reply)(prompt, asked.get("seed") or 0)
         body = json.dumps({
             "id": "toy", "object": "chat.completion", "created": 0, "model": asked["model"],
             "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
@@ -190,8 +191,9 @@ class Server(ThreadingHTTPServer):
     request_queue_size, daemon_threads = 256, True
 
 
-def serve() -> tuple[Server, str]:
-    """Starts the teacher in a thread of this process; returns the server and its base URL."""
-    server = Server(("127.0.0.1", 0), Handler)
+def serve(answer=None) -> tuple[Server, str]:
+    """Starts the teacher, or another one that replies by answer(prompt, seed), in a thread; returns the server and its base URL."""
+    handler = type("Other", (Handler,), {"answer": staticmethod(answer)}) if answer else Handler
+    server = Server(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server, f"http://127.0.0.1:{server.server_port}/v1"
