@@ -13,6 +13,7 @@ import tyro
 
 import report
 from docs import refresh
+from realworld.__main__ import read as read_real
 from tests.conftest import ROOT
 from toyworld.__main__ import FLAGS, make_parser
 
@@ -20,7 +21,8 @@ TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in refresh.FILES
 README = TEXTS["README.md"]
 EVERYTHING = "\n".join(TEXTS.values())
 DOCUMENTED = (
-    "stat_sel", "stat_syn", "active_loop", "dart", "experiments.pairs", "experiments.difficulty", "experiments.labels", "benchmarks.cost")
+    "stat_sel", "stat_syn", "active_loop", "dart", "experiments.pairs", "experiments.difficulty", "experiments.labels", "benchmarks.cost",
+    "report", "plot")
 OTHER_PROGRAMS = ("pip", "export", "vllm", "ollama", "llama-server")  # not ours
 
 
@@ -56,7 +58,9 @@ def take(name: str, words: list[str]) -> None:
     def parse_and_stop(self, args=None, namespace=None):
         parse(self, args, namespace)
         raise Parsed
-    if hasattr(module, "Args"):
+    if words[:1] == ["dart"] and hasattr(module, "DartArgs"):
+        tyro.cli(module.DartArgs, args=words[1:])
+    elif hasattr(module, "Args"):
         tyro.cli(module.Args, args=words)
     else:
         with mock.patch.object(argparse.ArgumentParser, "parse_args", parse_and_stop), \
@@ -80,6 +84,11 @@ def test_every_command_is_one_the_files_take(command):
     elif words[:3] == ["python", "-m", "toyworld"]:
         toy, rest = make_parser().parse_known_args(words[3:])
         take(toy.method, FLAGS[toy.method] + rest)
+    elif words[:3] == ["python", "-m", "realworld"]:
+        if words[3] == "table":
+            take("realworld.table", words[4:])
+        else:
+            read_real(words[3:])
     elif words[:2] == ["python", "docs/refresh.py"]:
         assert len(words) == 2
     elif words[:2] == ["python", "-m"]:
@@ -148,6 +157,8 @@ def test_all_committed_results_are_shown():
         assert f"<!-- results: python -m toyworld.audit results/{path.name} -->" in EVERYTHING
         saved = json.loads(path.read_text())
         assert len(saved["runs"]) >= 5 and saved["command"].startswith("python -m toyworld.audit runs/")
+    for path in (ROOT / "results").glob("real_*.json"):
+        assert f"<!-- results: python -m realworld.table {path.stem.removeprefix('real_')} -->" in TEXTS["docs/real.md"]
 
 
 @pytest.mark.parametrize("page", TEXTS)
