@@ -31,7 +31,7 @@ Change  the reward: judge, reward and choose; the arm grpo's own stands in reinf
         and grpo_loss. Your data: a folder with train.jsonl and test.jsonl, rows problem, solution, answer.
 Run     python dart.py                                            # GSM8K's human solutions, one GPU
         python dart.py --data math --levels 3 4 5 --ood svamp bbh_boolean_expressions bbh_web_of_lies prontoqa
-                       arc_challenge --out runs/dart_math         # the paper's sets that need no code to run
+                       --retention amc23 --out runs/dart_math     # sets of the paper's; arc_challenge too
         python dart.py --no-penalty --arms base dart --out runs/dart_no_penalty   # no rules against cheating
         python dart.py --student Qwen/Qwen2.5-3B --adapter runs/stat_sel/adapter/stat --data math --ood gsm8k
                        --retention amc23 --arms base grpo --n-demonstrations 7500 --prompts 256 --group 4
@@ -139,6 +139,7 @@ MAPPER_PROMPT = """Here are a problem and a worked solution.
 
 Write a complete, self-contained solution in your own way of reasoning. Do not mention the one above. Put the
 final answer in \\boxed{{}}."""
+
 
 # --- The reward: pure functions of texts and numbers. ------------------------------------------------------
 def words(text: str) -> list[str]:

@@ -676,13 +676,14 @@ def gather_dart(paths: list[str]) -> dict:
             if shown_as[arm] in row["arms"]:
                 raise UserError(f"{path}: arm {shown_as[arm]} with seed {seed} came twice; leave out one")
             trained = {"dart": "mapper"}.get(arm, arm)
-            peak = [one["peak_gib"] for one in logged if "peak_gib" in one and (arm == one.get("train") or trained == one.get("grpo"))]
+            peak = [one["peak_gib"] for one in logged if "peak_gib" in one and (is_training(one.get("train"), arm) or trained == one.get("grpo"))]
             row["arms"][shown_as[arm]] = {
                 **outcome(path, arm, result["columns"]), "cost": result["cost"][arm], "data": result["data"].get(arm),
                 "peak_gib": max(peak, default=None), "seconds": round(sum(value for key, value in seconds.items() if belongs(key, arm)), 1)}
             if shown_as[arm] == "dart":
                 row["seconds"] = {"preparing": seconds["1_own.jsonl"] + seconds["1_levels.jsonl"], "mapper": seconds["mapper"],
-                                  "synthesis": seconds["3_rewrites_dart.jsonl"], "SFT": seconds["dart"]}
+                                  "synthesis": seconds["3_rewrites_dart.jsonl"],
+                                  "SFT": sum(value for step, value in seconds.items() if is_training(step, "dart"))}
             if shown_as[arm] in ("dart", "no penalty", "grpo"):
                 row["steps"][shown_as[arm]] = [one for one in read_rows(path / f"2_steps_{trained}.jsonl") if one["step"] > 0]
             if arm == "grpo":
@@ -704,10 +705,17 @@ def outcome(path: Path, arm: str, columns: dict[str, str]) -> dict[str, dict[str
 
 def belongs(step: str, arm: str) -> bool:
     """Whether a logged step is part of what an arm costs; testing and describing are not. Own answers are DART's cost, and of who uses them."""
-    shared = {"dart": ("1_own.jsonl", "1_levels.jsonl", "mapper"), "prompt": ("1_own.jsonl", "1_levels.jsonl"), "rejection": ("1_own.jsonl",),
-              "best_of_n": ("1_own.jsonl", "1_levels.jsonl")}.get(arm, ())
-    return step == arm or step in shared or bool(re.fullmatch(rf"3_(rewrites|chosen)_{arm}(_\d+)?\.jsonl", step)) or (
-        arm == "rejection" and step.startswith("3_own_"))
+    if arm == "dropped":  # DART's rewrites
+        return is_training(step, arm) or belongs(step, "dart") and not is_training(step, "dart")
+    prepared = ("1_own.jsonl", "1_levels.jsonl") if arm in ("dart", "prompt", "best_of_n", "rejection") else ()
+    is_rl = step == {"dart": "mapper", "grpo": "grpo"}.get(arm)
+    made = re.fullmatch(rf"3_(rewrites|chosen|judged)_{arm}(_\d+)?\.jsonl", step) or arm == "rejection" and step.startswith("3_own_")
+    return is_training(step, arm) or is_rl or step in prepared or bool(made)
+
+
+def is_training(step: str | None, arm: str) -> bool:
+    """Whether a logged step is an arm's SFT, at one of several rates perhaps."""
+    return bool(re.fullmatch(rf"{re.escape(arm)}(_[\d.]+(e-?\d+)?)?", step or ""))
 
 
 def level_with(points: list[tuple[float, float]], target: float) -> float | None:

@@ -1,11 +1,12 @@
 """How often DART's rules fire on human solutions, and how many false steps they find.
 
-Alarms  of every rule but "copy"; all count, also human errors.
+Alarms  of every rule but "copy", on the even and the odd rows of a set; all count, also human errors.
 Catch   one marked result of a GSM8K solution gets another last digit.
-Run     python experiments/cheating.py
-        (--gsm8k data/gsm8k --math data/math for folders)
+Run     python experiments/cheating.py --gsm8k data/gsm8k --math data/math --save results/cheating.json
+        python -m experiments.cheating --saved results/cheating.json
 """
 import dataclasses
+import json
 import random
 import re
 import sys
@@ -25,6 +26,8 @@ class Args:
     math: str = "math"
     n: int = 1000  # GSM8K solutions that get a false step
     seed: int = 0
+    save: str | None = None  # file for the counts
+    saved: str | None = None  # print the tables of such a file
 
 
 def wilson(k: int, n: int) -> str:
@@ -32,7 +35,7 @@ def wilson(k: int, n: int) -> str:
     z2, p = 1.96 ** 2, k / n
     middle, half = p + z2 / (2 * n), (z2 * (p * (1 - p) / n + z2 / (4 * n * n))) ** 0.5
     low, high = (100 * (middle + sign * half) / (1 + z2 / n) for sign in (-1, 1))
-    return f"{k}/{n} = {100 * p:.2f} % [{low:.2f}, {high:.2f}]"
+    return f"{100 * p:.2f} % [{low:.2f}, {high:.2f}]"
 
 
 def alarms(rows: list[dict]) -> Counter:
@@ -64,25 +67,48 @@ def falsify(answer: str, rng: random.Random) -> tuple[str, str] | None:
     return re.sub(r"<<[^<>]*>>", "", false).split("\n####")[0], kind
 
 
-def main(args: Args) -> None:
-    common.check_args(args)
-    for name in (args.gsm8k, args.math):
-        rows = [dart.prepare(row) for row in common.load(name, "train")]
-        print(f"\nfalse alarms on {name}")
-        for rule, k in sorted(alarms(rows).items()):
-            print(f"  {rule:<24}{wilson(k, len(rows))}")
+def count(args: Args) -> dict:
+    """{"alarms": {set: {"n": [even, odd], rule: [even, odd]}}, "false steps": {kind: [found, of]}}"""
+    found = {"alarms": {}, "false steps": {}}
+    for name, source in (("GSM8K", args.gsm8k), ("MATH", args.math)):
+        rows = [dart.prepare(row) for row in common.load(source, "train")]
+        halves = rows[::2], rows[1::2]
+        fired = [alarms(half) for half in halves]
+        found["alarms"][name] = {"n": list(map(len, halves))} | {
+            rule: [one[rule] for one in fired] for rule in sorted(fired[0] | fired[1])}
     path = Path(args.gsm8k) / "train.jsonl"
     raw = common.read_rows(path) if path.exists() else common._from_hub(args.gsm8k, "train")
-    rng, total, caught = random.Random(args.seed), Counter(), Counter()
+    rng, steps = random.Random(args.seed), {}
     made = [falsify(row["answer"], rng) for _, row in rng.sample(raw, len(raw))]
     for text, kind in list(filter(None, made))[:args.n]:
         for name in (kind, "all"):
-            total[name] += 1
-            caught[name] += bool(dart.false_equations(text))
-    print("\nfalse steps found")
-    for kind in sorted(total):
-        print(f"  {kind:<24}{wilson(caught[kind], total[kind])}")
+            steps.setdefault(name, [0, 0])
+            steps[name][0] += bool(dart.false_equations(text))
+            steps[name][1] += 1
+    return found | {"false steps": dict(sorted(steps.items()))}
+
+
+def run(args: Args) -> None:
+    found = common.read_json(args.saved) if args.saved else count(args)
+    sets = found["alarms"]
+    print("| rule | " + " | ".join(f"{name}: even, odd rows | all" for name in sets) + " |")
+    print("|---|" + "---|---|" * len(sets))
+    for rule in sorted(set().union(*sets.values()) - {"n"}):
+        cells = [rule]
+        for one in sets.values():
+            fired = one.get(rule, [0, 0])
+            cells += [f"{fired[0]}, {fired[1]}", wilson(sum(fired), sum(one["n"]))]
+        print(f"| {' | '.join(cells)} |")
+    print("\n| false steps | found | |\n|---|---|---|")
+    for kind, (k, n) in found["false steps"].items():
+        print(f"| {kind} | {k} of {n} | {wilson(k, n)} |")
+    if args.save:
+        Path(args.save).write_text(json.dumps(found, indent=1) + "\n")
+
+
+def main() -> None:
+    common.cli(run, Args, __doc__)
 
 
 if __name__ == "__main__":
-    common.cli(main, Args, __doc__)
+    main()

@@ -1,7 +1,6 @@
 """DART's rules against cheating: cheats of every kind, and beside each an honest text that breaks none."""
 import random
 import time
-from collections import Counter
 
 import pytest
 
@@ -9,6 +8,7 @@ import common
 import dart
 from dart import cheats, false_equations, hard_fails
 from experiments import cheating
+from tests.conftest import ROOT
 from toyworld import demonstrations
 from toyworld.student import draw_problem, solution
 
@@ -202,22 +202,20 @@ def test_long_texts_take_no_time(unit):
     assert time.process_time() - start < 2, unit  # a second where nothing else runs
 
 
-def test_limits_on_human_solutions(real_data):
-    """Of every eighth: at most 0.5 % of GSM8K's and 1 % of MATH's, and three standard errors of so few."""
-    for name, limit in (("gsm8k", 0.005), ("math", 0.01)):
-        rows = [dart.prepare(row) for row in common.load(str(real_data / name), "train")]
-        rows = rows[::16] + rows[1::16]
-        found = cheating.alarms(rows)
-        most = limit * len(rows) + 3 * (limit * len(rows)) ** 0.5
-        assert len(rows) > 900 and all(n < most for n in found.values()), found
+SAVED = common.read_json(ROOT / "results" / "cheating.json")
 
 
-def test_false_steps_in_human_solutions_are_found(real_data):
-    rng, total, caught = random.Random(0), Counter(), Counter()
-    rows = common.read_rows(real_data / "gsm8k" / "train.jsonl")
-    for _, row in rows[::16] + rows[1::16]:
-        if made := cheating.falsify(row["answer"], rng):
-            total[made[1]] += 1
-            caught[made[1]] += bool(false_equations(made[0]))
-    assert total.total() > 850 and caught.total() > 0.92 * total.total(), (caught, total)
-    assert len(total) == 7 and all(caught[kind] > 0.85 * total[kind] for kind in total if total[kind] > 50)
+def test_limits_on_human_solutions_and_false_steps():
+    """Of all human solutions under 0.5 % of GSM8K's and 1 % of MATH's for every rule; 90 % of false steps are found, of each kind too."""
+    for name, limit in (("GSM8K", 0.005), ("MATH", 0.01)):
+        found = {rule: sum(k) for rule, k in SAVED["alarms"][name].items()}
+        n = found.pop("n")
+        assert n > 7000 and {"false equation", "padding", "repetition"} <= found.keys()
+        assert all(k < limit * n for k in found.values()), found
+    steps = SAVED["false steps"]
+    assert steps["all"][1] == 1000 == sum(n for _, n in steps.values()) - 1000 and len(steps) == 8
+    assert all(k >= (0.92 if kind == "all" else 0.9) * n for kind, (k, n) in steps.items()), steps
+
+
+def test_the_counts_are_those_of_the_present_rules(real_data):
+    assert cheating.count(cheating.Args(str(real_data / "gsm8k"), str(real_data / "math"))) == SAVED

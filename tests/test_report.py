@@ -462,7 +462,8 @@ def write_dart(path, seed, arms, penalty=True, **args):
               {"grpo": "mapper", "step": 1, "seconds": 9, "peak_gib": 1.0}, {"grpo": "mapper", "step": 1, "seconds": 2, "peak_gib": 1.5},
               {"grpo": "mapper", "step": 2, "seconds": 3, "peak_gib": 1.25},
               {"step": "3_rewrites_dart.jsonl", "seconds": 4}, {"step": "3_chosen_dart.jsonl", "seconds": 1},
-              {"train": "dart", "epoch": 1, "seconds": 20, "peak_gib": 1.0}, {"train": "sft", "epoch": 1, "seconds": 21, "peak_gib": 1.0},
+              {"train": "dart_0.002", "epoch": 1, "seconds": 12, "peak_gib": 1.0}, {"train": "dart_5e-05", "epoch": 1, "seconds": 8, "peak_gib": 1.0},
+              {"train": "dart_0.002", "epoch": 1, "seconds": 12, "peak_gib": 1.0}, {"train": "sft", "epoch": 1, "seconds": 21, "peak_gib": 1.0},
               {"step": "5_test_dart.jsonl", "seconds": 99}]
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in logged))
     return str(path)
@@ -476,7 +477,7 @@ def test_darts_tables_by_hand(tmp_path):
     results = report.gather(paths)
     assert [set(run["arms"]) for run in results["runs"]] == [{"base", "sft", "dart", "dart, rejecting", "no penalty", "perfect"}] * 2
     shown = report.tables(json.loads(json.dumps(results)))
-    # 10 own answers + 5 levels + 2 and 3 for the two steps (the later of two lines counts) + 4 + 1 + 20; testing does not count
+    # 10 own answers + 5 levels + 2 and 3 for the two steps (the later of two lines counts) + 4 + 1 + 12 + 8 at two rates; testing does not count
     assert "| dart | 80.0 [80.0, 80.0] | 65.0 [1.5, 128.5] | 90.0 [90.0, 90.0] | 6 | 100 | 50 | 2 | 0 | 45 | 1.50 |" in shown
     assert "preparing 34 %, mapper 11 %, synthesis 9 %, SFT 45 %; of its generated tokens: mapper 160 %." in shown  # 15, 5, 4, 20 s; 2 x 80 of 100
     same = "holds: +40.0 [+40.0, +40.0]"
