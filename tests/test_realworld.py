@@ -23,7 +23,7 @@ needs_package = pytest.mark.skipif(not BOTH, reason="not installed: pip install 
 
 
 def test_doctests():
-    assert doctest.testmod(data) == doctest.TestResults(failed=0, attempted=6)
+    assert doctest.testmod(data) == doctest.TestResults(failed=0, attempted=9)
 
 
 @pytest.mark.parametrize("formula, answer, steps", [
@@ -58,6 +58,19 @@ def test_a_formula_is_worked_out(formula, answer, steps):
     ("1, 2", "2"), ("2^(1/2)=2", "2")])
 def test_what_does_not_come_to_the_answer_keeps_its_formula(formula, answer):
     assert data.work_out(formula, answer) == ([formula], False)
+
+
+@pytest.mark.parametrize("step, worked", [
+    ("47+38=85", "47+38: 47+30=77, 77+8=85"), ("47+30=77", "47+30=77"), ("5+47=52", "5+47=52"),
+    ("52-38=14", "52-38: 52-30=22, 22-8=14"), ("1000-7=993", "1000-7=993"),
+    ("7.5-0.25=7.25", "7.5-0.25: 7.5-0.2=7.3, 7.3-0.05=7.25"),
+    ("8*47=376", "8*47: 40*8=320, 7*8=56, 320+56=376"), ("20*30=600", "20*30=600"),
+    ("23*45=1035", "23*45: 20*45=900, 3*45=135, 900+135=1035"),
+    ("306/6=51", "306/6: 300/6=50, 6/6=1, 50+1=51"), ("44/5=8 r4", "44/5=8 r4"), ("72:40=9:5", "72:40=9:5"),
+    ("3*12345=37035", "3*12345=37035"),  # six lines would be too long
+    ("1/3=1/3", "1/3=1/3"), ("137/3 is about 45.7", "137/3 is about 45.7")])
+def test_long_calculations_are_worked_out_by_places(step, worked):
+    assert data.expand(step) == worked
 
 
 def test_kinds_with_few_problems_are_merged():
@@ -123,9 +136,10 @@ def test_the_questions_follow_from_the_seed(made, real_data, tmp_path):
     def ids(seed):
         path = tmp_path / str(seed)
         data.make_data(path, tmp_path, *sources(real_data), seed)
-        return [row["id"] for row in common.load(str(path), "train")]
-    here = [row["id"] for row in common.load(str(made), "train")]
-    assert ids(100) == here and ids(101) != here
+        return [[row["id"] for row in common.load(str(path), split)] for split in ("train", "test")]
+    pool, tests = ([row["id"] for row in common.load(str(made), split)] for split in ("train", "test"))
+    assert ids(100) == [pool, tests] and ids(101)[0] == pool  # one P, and one student, for all seeds
+    assert ids(101)[1] != tests
 
 
 def test_the_oracle_answers_the_methods_own_prompts(made):
@@ -235,14 +249,14 @@ def test_a_whole_run_leaves_a_record_without_a_question(run, capsys):
 
 
 def test_the_code_of_a_run_is_that_which_made_it(run, tmp_path, monkeypatch):
-    made, finished = next(run.glob("world/seed-*")), run / "runs" / "real_stat_sel" / "seed-100"
-    first, new = realworld.codes_of(finished, made, "stat_sel"), tmp_path / "seed-1"
-    assert realworld.codes_of(new, made, "stat_sel") == first and len(first) == 12
+    tuned, finished = next(run.glob("world/student-*/tuned")), run / "runs" / "real_stat_sel" / "seed-100"
+    first, new = realworld.codes_of(finished, tuned, "stat_sel"), tmp_path / "seed-1"
+    assert realworld.codes_of(new, tuned, "stat_sel") == first and len(first) == 12
     monkeypatch.setattr(realworld, "RUN_FILES", ("common.py",))  # as if a file had changed
-    assert realworld.codes_of(finished, made, "stat_sel") == first  # it is finished
-    assert realworld.codes_of(new, made, "stat_sel").startswith(f"{first}+")
+    assert realworld.codes_of(finished, tuned, "stat_sel") == first  # it is finished
+    assert realworld.codes_of(new, tuned, "stat_sel").startswith(f"{first}+")
     monkeypatch.setattr(realworld, "STUDENT_FILES", ("common.py",))
-    assert realworld.codes_of(tmp_path / "seed-2", made, "stat_sel").count("+") == 1
+    assert realworld.codes_of(tmp_path / "seed-2", tuned, "stat_sel").count("+") == 1
 
 
 def test_the_table_puts_equal_code_together(run, tmp_path, monkeypatch, capsys):
