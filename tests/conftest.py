@@ -38,6 +38,15 @@ def real_data():
     return Path(path)
 
 
+@pytest.fixture(scope="session")
+def math_slice(real_data, tmp_path_factory):
+    """Every tenth question of MATH: what is shown with it is that real questions run through."""
+    made = tmp_path_factory.mktemp("math")
+    for split in ("train.jsonl", "test.jsonl"):
+        (made / split).write_text("".join((real_data / "math" / split).read_text().splitlines(keepends=True)[::10]))
+    return made
+
+
 def shared_world(tmp_path_factory, *args, **kwargs) -> Path:
     """A world that the first of the suite's processes makes, and all use."""
     from toyworld import world

@@ -1,7 +1,7 @@
 """Starts files of this project as processes of their own, forked from one that has imported the libraries: ten seconds sooner each.
 
-What starts so is a real process with its own memory, which a test may kill; only the imports are shared. Where the start itself is tested, and
-where a copied common.py must be found, the fixture run_file starts a new interpreter instead.
+What starts so is a real process with its own memory, which a test may kill; only the imports are shared. A file in another folder finds nothing
+of the project's. Where the start itself is tested, the fixture run_file starts a new interpreter instead.
 
 killed() kills one with -9 at a sign of what it does, on any machine at the same place: a file that it writes, a reply that it keeps.
 """
@@ -21,17 +21,18 @@ forks.set_forkserver_preload(["torch", "transformers.models.auto.modeling_auto",
                               "transformers.integrations.bitsandbytes", "peft", "openai", "tyro", "tqdm", "filelock"])
 
 
-def as_main(argv: list[str], environment: dict, out: str) -> None:
+def as_main(argv: list[str], environment: dict, out: str, cwd: Path) -> None:
     for fd, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(f"{out}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
     os.environ.clear()
     os.environ.update(environment)
-    os.chdir(ROOT)
-    sys.argv[:] = argv
-    sys.path.insert(0, str(Path(argv[0]).parent))
+    os.chdir(cwd)
+    is_module = argv[0] == "-m"
+    sys.argv[:] = argv[is_module:]
+    sys.path[:] = [str(ROOT if is_module else Path(argv[0]).parent), *(p for p in sys.path if Path(p).resolve() != ROOT)]
     if sign := os.environ.pop("KILL_AT", ""):
         kill_at(sign, int(os.environ.pop("KILL_NTH")))
-    runpy.run_path(argv[0], run_name="__main__")
+    runpy.run_module(argv[1], run_name="__main__", alter_sys=True) if is_module else runpy.run_path(argv[0], run_name="__main__")
 
 
 def kill_at(sign: str, nth: int) -> None:
@@ -55,12 +56,12 @@ def kill_at(sign: str, nth: int) -> None:
     common.append, common.Teacher._save = counted_append, counted_save
 
 
-def start(*argv, **environment):
-    """A process that runs argv[0], a path or a name in the project's folder: start("stat_sel.py", "--plan")."""
-    argv = [str(ROOT / argv[0]), *map(str, argv[1:])]
+def start(*argv, cwd=ROOT, **environment):
+    """A process that runs argv[0], a path or a name in the project's folder, or a module: start("-m", "toyworld", "dart")."""
+    argv = [*map(str, argv)] if argv[0] == "-m" else [str(ROOT / argv[0]), *map(str, argv[1:])]
     env = {k: v for k, v in os.environ.items() if k not in ("OPENAI_API_KEY", "OPENAI_BASE_URL")} | environment
     out = tempfile.mktemp(prefix="started-")
-    process = forks.Process(target=as_main, args=(argv, env, out))
+    process = forks.Process(target=as_main, args=(argv, env, out, cwd))
     process.start()
     process.out = out
     return process
@@ -78,8 +79,8 @@ def finish(process) -> SimpleNamespace:
     return SimpleNamespace(returncode=process.exitcode, **texts)
 
 
-def run(*argv, **environment) -> SimpleNamespace:
-    return finish(start(*argv, **environment))
+def run(*argv, cwd=ROOT, **environment) -> SimpleNamespace:
+    return finish(start(*argv, cwd=cwd, **environment))
 
 
 def killed(sign: str, *argv, nth: int = 1) -> None:

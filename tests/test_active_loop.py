@@ -15,7 +15,7 @@ import active_loop
 import common
 from active_loop import by_gap, by_gradient, by_score, spearman
 from tests import started
-from tests.conftest import ROOT, read_cache
+from tests.conftest import read_cache
 from toyworld import teacher as toy_teacher
 
 
@@ -496,20 +496,20 @@ def test_warm_start_sampling_and_the_budget(small_world, tmp_path, teacher_url, 
 
 
 @pytest.mark.parametrize("data, more", [("gsm8k", []), ("math", ["--levels", "1", "2", "3"])])
-def test_a_slice_of_real_data(data, more, real_data, small_world, tmp_path, teacher_url, call_file):
+def test_a_slice_of_real_data(data, more, real_data, math_slice, small_world, tmp_path, teacher_url, call_file):
     """Shows that it runs on GSM8K and on MATH's levels 1 to 3; a toy student and a toy teacher show no more than that."""
     argv = flags(small_world, teacher_url, tmp_path / "out", "--n-seeds", "30", "--per-round", "6", "--rounds", "1", "--limit", "12",
                  "--max-new-tokens", "100", *more)
-    argv[argv.index("--data") + 1] = str(real_data / data)
+    argv[argv.index("--data") + 1] = str(math_slice if data == "math" else real_data / data)
     done = call_file("active_loop.py", *argv)
     assert done.returncode == 0, done.stderr
     assert [row["items"] for row in json.loads((tmp_path / "out" / "result.json").read_text())["curve"]][1] > 0
 
 
-def test_the_toy_command_compares_loss_with_random(tmp_path, run_file):
+def test_the_toy_command_compares_loss_with_random(tmp_path):
     """On deduction; on mathematics the other tests of this file run."""
-    done = run_file("-m", "toyworld", "active_loop", "--family", "deduction", "--scale", "0.04", "--n-seeds", "30", "--limit", "10", "--rounds", "1",
-                    "--per-round", "6", "--epochs", "1", cwd=tmp_path, env={"TOYWORLD_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)})
+    done = started.run("-m", "toyworld", "active_loop", "--family", "deduction", "--scale", "0.04", "--n-seeds", "30", "--limit", "10",
+                       "--rounds", "1", "--per-round", "6", "--epochs", "1", cwd=tmp_path, TOYWORLD_DIR=str(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "**deduction**" in done.stdout and "A1: loss > random" in done.stdout and "Warning" not in done.stderr
     assert (tmp_path / "runs" / "toy_active_loop" / "active_curve.png").exists()

@@ -4,8 +4,6 @@ import itertools
 import json
 import math
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -392,7 +390,7 @@ def whole_run(easy, tmp_path_factory):
         shutil.copy(ROOT / name, folder)
     out = folder / "whole"
     arms = ["--arms", "base", "sft", "prompt", "dropped", "best_of_n", "rejection", "grpo", "dart"]
-    done = subprocess.run([sys.executable, "dart.py", *flags(easy, out, *arms)], cwd=folder, capture_output=True, text=True)
+    done = started.run(folder / "dart.py", *flags(easy, out, *arms), cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return out, done.stdout
 
@@ -470,7 +468,7 @@ def test_the_targets_own_right_answers_score_at_the_maximum_and_a_copy_at_the_mi
 
 def test_killed_in_grpo_it_ends_with_the_same_rewards_and_weights(whole_run, easy, tmp_path):
     out = tmp_path / "killed"
-    command = ["dart.py", *flags(easy, out, "--arms", "sft", "grpo", "dart")]
+    command = ["dart.py", *flags(easy, out, "--arms", "grpo", "dart")]
     for name, at in (("mapper", 3), ("grpo", 4)):
         started.killed(f'"grpo": "{name}", "step": {at}', *command)
         assert (out / "adapter" / f"{name}.checkpoint.pt").exists()
@@ -483,7 +481,7 @@ def test_killed_in_grpo_it_ends_with_the_same_rewards_and_weights(whole_run, eas
     for path in compared:
         assert (whole / path).read_bytes() == (out / path).read_bytes(), path.name
     one, two = (json.loads((run / "result.json").read_text())["cost"] for run in (whole, out))
-    assert all(one[arm] == two[arm] for arm in two) and {"sft", "grpo", "dart"} <= two.keys()
+    assert all(one[arm] == two[arm] for arm in two) and two.keys() == {"grpo", "dart"}
     assert not list(out.rglob("*.checkpoint.pt")) + list(out.rglob("*.tmp")) + list(out.rglob("*.part"))
 
 
@@ -564,18 +562,18 @@ def test_a_slice_of_real_gsm8k(real_data, easy, tmp_path, call_file):
     """Human questions and solutions run through all steps, among some that the toy student, which solves none of them, can answer."""
     made = tmp_path / "gsm8k"
     made.mkdir()
-    human = {split: common.load(str(real_data / "gsm8k"), split)[:10] for split in ("train", "test")}
-    for name, part in (("train", human["train"] + read(easy / "train.jsonl")[:10]), ("test", human["test"])):
+    human = {split: common.load(str(real_data / "gsm8k"), split)[:6] for split in ("train", "test")}
+    for name, part in (("train", human["train"] + read(easy / "train.jsonl")[:6]), ("test", human["test"])):
         (made / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
-    argv = flags(easy, tmp_path / "out", "--n-demonstrations", "15", "--arms", "base", "sft", "dart", "--max-new-tokens", "60",
-                 "--temperature", "0.1")
+    argv = flags(easy, tmp_path / "out", "--n-demonstrations", "9", "--arms", "base", "dart", "--max-new-tokens", "60",
+                 "--temperature", "0.1", "--rl-steps", "2")
     argv[argv.index("--data") + 1] = str(made)
     done = call_file("dart.py", *argv)
     assert done.returncode == 0, done.stderr
-    assert "own answers are right" in done.stdout and len(read(tmp_path / "out" / "2_steps_mapper.jsonl")) == 5
+    assert "own answers are right" in done.stdout and len(read(tmp_path / "out" / "2_steps_mapper.jsonl")) == 3
     pairs = read(tmp_path / "out" / "train_dart.jsonl")
     assert all("\\boxed{" in row["messages"][1]["content"] for row in pairs)
-    assert sum(row["problem"] in pair["messages"][0]["content"] for row in human["train"] for pair in pairs) >= 5
+    assert sum(row["problem"] in pair["messages"][0]["content"] for row in human["train"] for pair in pairs) >= 3
 
 
 @pytest.mark.parametrize("change, words", [
@@ -594,9 +592,9 @@ def test_a_mistake_gets_one_sentence(change, words, easy, tmp_path, call_file):
     assert done.returncode == 2 and words in done.stderr and done.stderr.count("error:") == 1 and not (tmp_path / "out").exists(), done.stderr
 
 
-def test_the_toy_command_runs_on_perfect_demonstrations(tmp_path, run_file):
-    done = run_file("-m", "toyworld", "dart", "--scale", "0.02", "--perfect", "--arms", "sft", "--limit", "5", "--epochs", "1", cwd=tmp_path,
-                    env={"PYTHONPATH": str(ROOT), "TOYWORLD_DIR": str(tmp_path / "worlds")})
+def test_the_toy_command_runs_on_perfect_demonstrations(tmp_path):
+    done = started.run("-m", "toyworld", "dart", "--scale", "0.02", "--perfect", "--arms", "sft", "--limit", "5", "--epochs", "1", cwd=tmp_path,
+                       TOYWORLD_DIR=str(tmp_path / "worlds"))
     assert done.returncode == 0, done.stderr[-2000:]
     made = next((tmp_path / "worlds").glob("demonstrations-0-*"))
     solutions = {row["problem"]: row["solution"] for row in read(made / "perfect" / "train.jsonl")}

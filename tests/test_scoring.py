@@ -364,17 +364,14 @@ def mutated(n: int) -> list[str]:
 
 def test_hostile_input_is_answered_in_time():
     assert is_equiv("x+1", "1+x")  # the algebra's process is up
-    cases = hostile() + mutated(2000)
-    slow, begin, n = [], time.monotonic(), 0
-    for text in cases:
-        if time.monotonic() - begin > 40:
-            break
-        start, n = time.monotonic(), n + 1
-        verdict = is_equiv(text, "5" if n % 2 else "x+1")
+    slow = []
+    for i, text in enumerate(hostile() + mutated(300)):
+        start = time.monotonic()
+        verdict = is_equiv(text, "x+1" if i % 2 else "5")
         assert isinstance(verdict, bool)
         if time.monotonic() - start > 3:  # 2 on a machine that does nothing else
             slow.append((time.monotonic() - start, text[:80]))
-    assert slow == [] and n > 400
+    assert slow == []
     assert is_equiv("x+2", "2+x")
 
 

@@ -151,11 +151,12 @@ def test_a_rerun_asks_for_nothing(whole_run, sel_run, small_world):
     assert {path.name: path.read_bytes() for path in out.glob("*.jsonl")} == before
 
 
-def test_alone_it_makes_the_same_profile_and_the_same_pairs(whole_run, small_world, tmp_path, teacher_url, run_file):
+def test_alone_it_makes_the_same_profile_and_the_same_pairs(whole_run, small_world, tmp_path, teacher_url):
     """Steps 1 to 4 are those of stat_sel.py: without its run they come out the same, and so does all that follows. Two files are enough."""
     for name in ("stat_syn.py", "common.py"):
         shutil.copy(ROOT / name, tmp_path)
-    done = run_file("stat_syn.py", *flags(small_world, teacher_url, tmp_path / "out", "--arms", "base", "stat", "--writer", "scribe"), cwd=tmp_path)
+    argv = flags(small_world, teacher_url, tmp_path / "out", "--arms", "base", "stat", "--writer", "scribe")
+    done = started.run(tmp_path / "stat_syn.py", *argv, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     for name in (*STAGES_1_TO_4, "7_test_base.jsonl"):
         assert (tmp_path / "out" / name).read_bytes() == (whole_run[0] / name).read_bytes(), name
@@ -275,29 +276,29 @@ def test_a_writers_price_counts_under_the_cap(small_world, sel_run, tmp_path, te
     assert 0.01 < sum(row["usd"] for row in spent) <= 0.02 and {row["model"] for row in spent if row["usd"]} == {"scribe"}
 
 
-def test_a_slice_of_real_math(real_data, small_world, tmp_path, teacher_url, call_file):
+def test_a_slice_of_real_math(real_data, math_slice, small_world, tmp_path, teacher_url, call_file):
     """Shows that it runs on MATH with the built-in skill list; a toy student and a toy teacher show no more than that."""
-    done = call_file("stat_syn.py", "--data", real_data / "math", "--student", small_world / "student", "--teacher", "toy",
+    done = call_file("stat_syn.py", "--data", math_slice, "--student", small_world / "student", "--teacher", "toy",
                     "--prm", small_world / "prm", "--embedder", small_world / "embedder", "--teacher-url", teacher_url, "--out", tmp_path / "out",
-                    "--limit", "20",
+                    "--limit", "20", "--n-val", "100",
                     "--arms", "base", "stat", "embed", "--epochs", "1", "--max-new-tokens", "8", "--n-pairs", "24",
                     "--no-checkpointing", "--ood", real_data / "gsm8k" / "test.jsonl")
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(read(tmp_path / "out" / "train_stat.jsonl")) == 24 and len(read(tmp_path / "out" / "5_written.jsonl")) >= 20
-    problems = {row["id"]: row["problem"] for row in common.load(str(real_data / "math"), "train")}
+    problems = {row["id"]: row["problem"] for row in common.load(str(math_slice), "train")}
     for row in read(tmp_path / "out" / "5_written.jsonl")[:20]:
         assert any(problems[i] in (row["problem"] or "") for i in row["references"]) or row["fault"]  # the toy teacher writes around a given one
     assert set(json.loads((tmp_path / "out" / "result.json").read_text())["arms"]["stat"]) == {"MATH", "gsm8k/test"}
 
 
-def test_the_toy_command_goes_on_from_stat_sels(tmp_path, run_file, small_world):
-    env = {"TOYWORLD_DIR": str(small_world.parent), "PYTHONPATH": str(ROOT)}
+def test_the_toy_command_goes_on_from_stat_sels(tmp_path, small_world):
+    how = {"TOYWORLD_DIR": str(small_world.parent), "cwd": tmp_path}
     common_flags = ["--scale", "0.1", "--limit", "12", "--epochs", "1"]
     for method in ("stat_sel", "stat_syn"):
-        done = run_file("-m", "toyworld", method, *common_flags, "--arms", "stat", cwd=tmp_path, env=env)
+        done = started.run("-m", "toyworld", method, *common_flags, "--arms", "stat", **how)
         assert done.returncode == 0, done.stderr[-2000:]
     assert world.make_world(small_world.parent, 0, stat_syn.STUDENT_PROMPT, 0.1) == small_world  # the command took the one that was there
     result = json.loads(Path(tmp_path, "runs/toy_stat_syn/seed-0/result.json").read_text())
     assert list(result["arms"]) == ["stat", "sel"] and "goes on from STAT-Sel's run: --profile-from" in done.stdout
-    other = run_file("-m", "toyworld", "stat_syn", *common_flags, "--arms", "stat", "--n-val", "50", "--plan", "--out", "b", cwd=tmp_path, env=env)
+    other = started.run("-m", "toyworld", "stat_syn", *common_flags, "--arms", "stat", "--n-val", "50", "--plan", "--out", "b", **how)
     assert other.returncode == 0 and "makes its own profile" in other.stdout and "n_val was 100, is 50" in other.stdout, other.stderr
