@@ -524,6 +524,8 @@ def evaluate(args, run, t, student, tests: list[dict]) -> list[int]:
 # --- A run to share the base's answers with. ----------------------------------------------------------------
 def check_base(args, digests: dict[str, str]) -> None:
     """Refuse a --from of another student or of other questions."""
+    if not Path(args.from_, "0_fingerprint.json").is_file():
+        raise UserError(f"--from {args.from_}: expected the directory of a run, found none there; check it")
     there, here = common.read_json(Path(args.from_, "args.json")), asdict(args)
     odd = [f"{name} was {there.get(name)}" for name in BASE_BY if there.get(name) != here[name]]
     if common.read_json(Path(args.from_, "0_fingerprint.json")) != digests:

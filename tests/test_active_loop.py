@@ -538,7 +538,7 @@ def test_verification_keeps_what_most_answers_agree_on(small_world, tmp_path, te
     (["--rounds", "0"], "--rounds"), (["--levels", "9"], "0 questions to draw from"), (["--student", "nowhere"], "no such folder"),
     (["--sampling", "-1"], "--sampling"), (["--sampling", "1", "--select", "badge"], "no scores to draw by"),
     (["--no-repeat", "--rounds", "9"], "need more seeds than the 60"), (["--norm", "median"], "median"),
-    (["--from", "nowhere"], "nowhere/args.json")])
+    (["--from", "nowhere"], "--from nowhere: expected")])
 def test_a_mistake_gets_one_sentence(change, words, small_world, tmp_path, call_file):
     argv = flags(small_world, "http://127.0.0.1:9/v1", tmp_path / "out")
     if change[0] in argv:
