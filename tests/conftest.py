@@ -71,7 +71,8 @@ def small_world(tmp_path_factory):
 
 def pytest_collection_modifyitems(items):
     """Whole runs first: a long file that begins last would keep one worker busy alone."""
-    long = ("test_run_end_to_end", "test_dart", "test_stat_syn_end_to_end", "test_active_loop", "test_scoring", "test_models", "test_teacher")
+    long = ("test_run_end_to_end", "test_dart", "test_stat_syn_end_to_end", "test_active_loop", "test_walkthrough", "test_scoring",
+            "test_models", "test_teacher")
     items.sort(key=lambda item: long.index(item.path.stem) if item.path.stem in long else len(long))
 
 
