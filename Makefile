@@ -8,13 +8,13 @@ DART_RUNS = $(foreach seed,21 22 23 24 25,$(foreach part,all no_penalty rejectin
 # One thread each for the tests: two torch processes with two threads each slow one another down many times.
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test real results clean
+.PHONY: demo test real results clean help
 
 demo: .venv  ## STAT-Sel in the toy world, three arms, half the questions: no GPU, no network, no key
 	$(BIN)/python -m toyworld stat_sel --limit 700 --n-pairs 1000 --arms base augment stat --out runs/demo
 
 test: .venv  ## the whole suite
-	$(BIN)/ruff check . && $(BIN)/ruff check --line-length 110 common.py stat_sel.py stat_syn.py active_loop.py dart.py plot.py experiments realworld tests/test_plot.py tests/test_realworld.py
+	$(BIN)/ruff check . && $(BIN)/ruff check --line-length 110 common.py stat_sel.py stat_syn.py active_loop.py dart.py plot.py experiments realworld tests/test_plot.py tests/test_realworld.py tests/test_walkthrough.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 real: .venv  ## SmolLM2-135M on human word problems: one seed of STAT-Sel, about an hour on two cores
@@ -64,5 +64,8 @@ results: .venv  ## the runs behind results/toy_*.json, their tables and plots
 	$(BIN)/pip install --quiet -r requirements.txt
 	touch .venv
 
-clean:
+clean:  ## remove .venv and runs/
 	rm -rf .venv runs
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*  ## /\1: /p' $(MAKEFILE_LIST)

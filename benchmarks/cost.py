@@ -1,10 +1,11 @@
-"""GPU hours and teacher dollars of a run of stat_sel.py on MATH, or of dart.py, before it is started.
+"""GPU hours and teacher dollars of a run of stat_sel.py on MATH, of dart.py or of active_loop.py, ahead.
 
 Counts   follow from the method's own flags; the sizes of the sets are SIZES.
 Steps    of sampling are simulated with the rounds of common.answer on drawn lengths: log-normal about
          --median tokens, and a share --run-ons of answers that reach the length limit.
 Rates    are flags. Their defaults are stated for a 3B student on one 24 GB card, not measured.
 Run      python benchmarks/cost.py dart --n-demonstrations 2000
+         python benchmarks/cost.py active_loop --select loss --usd-per-m-in 0.15 --usd-per-m-out 0.6
          python benchmarks/cost.py --ood gsm8k amc23 aime24 aime25 --usd-per-m-in 0.15 --usd-per-m-out 0.6
 """
 import random
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import active_loop  # noqa: E402
 import common  # noqa: E402
 import dart  # noqa: E402
 import stat_sel  # noqa: E402
@@ -46,6 +48,11 @@ class Args(Rates, stat_sel.Args):
 @dataclass(frozen=True)
 class DartArgs(Rates, dart.Args):
     step_ms: float = 90.0  # one token for a batch of 128, without an adapter
+
+
+@dataclass(frozen=True)
+class ActiveArgs(Rates, active_loop.Args):
+    pass
 
 
 def draw_lengths(args, n: int) -> list[int]:
@@ -164,10 +171,43 @@ def estimate_dart(args: DartArgs) -> None:
     print(f"\nRates are stated, not measured. Rollouts {n_rollouts:,}, tests {n_tests:,} an arm.")
 
 
+def estimate_active(args: ActiveArgs) -> None:
+    """Every round at its full size; no item is dropped. A pass over a text costs a third of training on it."""
+    if args.data not in SIZES:
+        raise UserError(f"--data {args.data}: expected one of {', '.join(SIZES)}, whose sizes are known here")
+    if args.select in ("reward", "judge", "lion"):
+        raise UserError(f"--select {args.select}: its scores are not estimated here; see active_loop.py --plan")
+    n_test, n_rounds, m = min(args.limit or SIZES[args.data], SIZES[args.data]), args.rounds, args.per_round
+
+    def sampling(n: int, t: int) -> float:
+        factor = args.adapter_factor if t > 0 else 1.0
+        return n_steps(draw_lengths(args, n), args.sample_batch) * args.step_ms / 1000 * factor
+    read = {"random": 0, "true_loss": 0, "static_loss": 1}.get(args.select, n_rounds)  # rounds of own answers
+    scored = {"random": 0, "incorrect": 0, "static_loss": 1}.get(args.select, n_rounds)  # rounds of losses
+    compared = scored if args.select != "true_loss" else 0  # rounds whose items are answered and scored too
+    pair_tokens = args.median + 150  # and its prompt
+    pass_s = pair_tokens / args.train_tokens_per_s / 3
+    n_learned = args.epochs * m * n_rounds * (n_rounds + 1) // 2  # each time on all items so far
+    say_hours({
+        "answer D_0": sum(sampling(args.n_seeds, t) for t in range(read)),
+        "score": (args.n_seeds * scored + m * compared) * pass_s,
+        "answer new items": sum(sampling(m, t) for t in range(compared)),
+        "train": n_learned * pair_tokens / args.train_tokens_per_s,
+        "test": sum(sampling(n_test, t) for t in range(n_rounds + 1)),
+        "load": args.load_s * (2 * n_rounds + 1)})
+    calls = m * n_rounds * (1 + (args.n_solutions if args.verify == "sc" else 1))
+    prices = args.usd_per_m_in or 0, args.usd_per_m_out or 0
+    usd = calls * (args.prompt_tokens * prices[0] + args.reply_tokens * prices[1]) / 1e6
+    print(f"\nRates are stated, not measured. Tests {n_test:,} a round, teacher calls {calls:,}, usd {usd:.2f}.")
+
+
 def main() -> None:
     if sys.argv[1:2] == ["dart"]:
         del sys.argv[1]
         common.cli(estimate_dart, DartArgs, __doc__)
+    elif sys.argv[1:2] == ["active_loop"]:
+        del sys.argv[1]
+        common.cli(estimate_active, ActiveArgs, __doc__)
     else:
         common.cli(estimate, Args, __doc__)
 

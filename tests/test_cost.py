@@ -6,7 +6,7 @@ import pytest
 
 import common
 import stat_sel
-from benchmarks.cost import Args, DartArgs, count_tests, draw_lengths, estimate, estimate_dart, n_steps
+from benchmarks.cost import ActiveArgs, Args, DartArgs, count_tests, draw_lengths, estimate, estimate_active, estimate_dart, n_steps
 
 
 def test_steps_by_hand():
@@ -69,3 +69,26 @@ def test_a_run_of_dart_by_hand(capsys):
     expected = {"own answers": 4, "GRPO: sampling": (18 * 2 + 3) * 2, "GRPO: updates": 0, "rewrites of dart": 6 * 2, "rewrites of prompt": 0,
                 "arms at DART's cost": 0, "SFT": 0, "test": 6 * (1 + 2), "load": 0}  # batches of 100 seconds
     assert hours == {name: pytest.approx(n * 100 / 3600, abs=0.006) for name, n in (expected | {"all": sum(expected.values())}).items()}
+
+
+@pytest.mark.parametrize("select, answered, scored, children", [
+    ("loss", 2 * (1 + 2 + 2), 3 * 250, 1 + 2 + 2), ("random", 0, 0, 0), ("static_loss", 2, 250, 1), ("incorrect", 2 * (1 + 2 + 2), 0, 0),
+    ("true_loss", 0, 3 * 200, 0)])
+def test_a_run_of_the_active_loop_by_hand(select, answered, scored, children, capsys):
+    """Batches of 100 answers take 100 s, with an adapter 200 s; a pair has 1,000 tokens, a thousand are trained on in a second."""
+    rates = {"median": 850, "run_ons": 1.0, "max_new_tokens": 100, "step_ms": 1000.0, "train_tokens_per_s": 1000.0, "load_s": 0.0, "prompt_tokens": 0}
+    args = ActiveArgs(**rates, select=select, n_seeds=200, rounds=3, per_round=50, sample_batch=100, limit=100, epochs=3, usd_per_m_in=1.0,
+                      usd_per_m_out=4.0)
+    estimate_active(args)
+    out = capsys.readouterr().out
+    hours = {name: float(x) for name, x in re.findall(r"\| (.+) \| (\d+\.\d\d) \|", out)}
+    expected = {"answer D_0": 100 * answered, "score": scored / 3, "answer new items": 100 * children,
+                "train": 3 * 50 * (1 + 2 + 3), "test": 100 * (1 + 2 + 2 + 2), "load": 0}
+    assert hours == {name: pytest.approx(s / 3600, abs=0.006) for name, s in (expected | {"all": sum(expected.values())}).items()}
+    assert "teacher calls 300, usd 0.30." in out  # 300 x 250 x 4 / 1e6
+
+
+@pytest.mark.parametrize("wrong", [{"select": "judge"}, {"data": "nowhere"}])
+def test_what_is_not_estimated_of_the_active_loop_is_refused(wrong):
+    with pytest.raises(common.UserError):
+        estimate_active(ActiveArgs(**wrong))
