@@ -25,7 +25,7 @@ def test_t_quantile_equals_the_printed_tables(p, df, table):
 
 def test_one_run_has_no_interval():
     one = report.t_interval([5.0])
-    assert report.shown(one) == "+5.0" and report.verdict(one) == "is open: one run says nothing of others"
+    assert report.shown(one) == "+5.0" and report.verdict(one) == "not told by one run"
     assert report.shown(report.t_interval([2.0, 2.0]), "") == "2.0 [2.0, 2.0]" and report.verdict(report.t_interval([2.0, 2.0])) == "holds"
 
 
@@ -228,7 +228,7 @@ def test_stat_syns_claims_stand_beside_stat_sels(tmp_path):
             ("C2: STAT-Syn > MATH-Augment", "+25.0 [+25.0, +25.0]", "+5.0, +2.8, +6.7"), ("C1: STAT-Sel > MATH-Augment", "+25.0", "+6.3, +1.8, +4.6"),
             ("C2 on MATH^D: STAT-Syn > MATH-Augment", "+50.0", "+7.8, +3.6, +4.1"),
             ("C4 on MATH^D: STAT-Syn > STAT-Sel", "+0.0", "+5.1, +1.6, +2.7"),
-            ("beside C3: STAT-Syn > Embed-Syn", "+0.0", "+1.4 (the first alone)"), ("C3: STAT-Syn > Embed-Sel", "+0.0", "+4.2 (the first alone)"),
+            ("beside C3: STAT-Syn > Embed-Syn", "+0.0", "+1.4, +3.0, +6.1"), ("C3: STAT-Syn > Embed-Sel", "+0.0", "+4.2, +1.9, +7.1"),
             ("control on the ten most-missed skills: STAT-Syn > shuffled STAT-Syn", "+0.0", "not run there")):
         assert re.search(rf"\| {re.escape(claim)} \| [^|]* \| {re.escape(difference)}[^|]* \| {re.escape(paper)} \|", shown), claim
     assert "STAT-Sel > shuffled" not in shown and "MATH-Train" not in shown
@@ -238,19 +238,19 @@ def test_stat_syns_claims_stand_beside_stat_sels(tmp_path):
 
 
 def test_c3_is_judged_with_an_embedder_only(gathered, tmp_path):
-    row = r"\| C3: STAT-Sel > Embed-Sel \| (.*?) \| (.*?) points \| \+5\.5 \(the first alone\) \|"
+    row = r"\| C3: STAT-Sel > Embed-Sel \| (.*?) \| (.*?) points \| \+5\.5, \+0\.9, \+5\.0 \|"
     without = re.search(row, report.tables(gathered(arms=("embed", "stat"), embedder=None)))  # an older run
     assert without[1].startswith("not testable here: the student's own hidden states") and without[2] == "+0.0 [+0.0, +0.0]"
     one = write_run(tmp_path / "with", arms=("embed", "stat"), embedder="gte-Qwen2-7B-instruct")
-    assert re.search(row, report.tables(report.gather([one])))[1].startswith("is open")
+    assert re.search(row, report.tables(report.gather([one])))[1] == "not told by one run"
 
 
 def test_claims_show_the_papers_differences_and_unequal_numbers_of_pairs(gathered):
     shown = report.tables(gathered(arms=ARMS))
     assert re.search(r"C1: STAT-Sel > MATH-Augment \| holds \| .* points \| \+6\.3, \+1\.8, \+4\.6 \|", shown)
     assert re.search(r"C1 on MATH\^D: .* \| \+2\.7, \+2\.0, \+1\.4 \|", shown)
-    assert re.search(r"MATH-Train \| .* points \| \+6\.7 \(", shown)
-    assert re.search(r"MATH-Hard \| .* points, with 3 pairs against 1 \| \+5\.9 \(the first alone\) \|", shown)
+    assert re.search(r"MATH-Train \| .* points \| \+6\.7, ", shown)
+    assert re.search(r"MATH-Hard \| .* points, with 3 pairs against 1 \| \+5\.9, \+1\.7, \+4\.0 \|", shown)
     assert len(re.findall(r"control: .* \| not run there \|", shown)) == 2
 
 
