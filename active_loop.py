@@ -1,44 +1,63 @@
-r"""Active loop: the student's own scores choose the seeds of the data it is trained on next.
+r"""Active loop: the student's own scores choose the seeds of the data it is
+trained on next.
 
-Re-implemented from the abstract, the project page and public reviews: the paper's body could not be read.
-What these do not say is marked ours.
-Paper   Kessler, Xia, Madrigal Diaz, Han, Hashemi, Rajmohan, Ruehle, Ash, "Towards Active Synthetic Data
-        Generation for Finetuning Language Models", arXiv 2512.00884
-Steps   of each round t = 0 .. T-1, on fixed seed questions D_0; new questions never join them:
-        1 answer  the student answers every seed               r<t>_answers.jsonl
+Re-implemented from the abstract, the project page and public reviews: the
+paper's body could not be read. What these do not say is marked ours.
+Paper   Kessler, Xia, Madrigal Diaz, Han, Hashemi, Rajmohan, Ruehle, Ash,
+        "Towards Active Synthetic Data Generation for Finetuning Language
+        Models", arXiv 2512.00884
+Steps   of each round t = 0 .. T-1, on fixed seed questions D_0; new questions
+        never join them:
+        1 answer  the student answers every seed: r<t>_answers.jsonl
         2 score   by --select: what the answer, or its loss, says of the seed
-        3 select  the m seeds with the highest scores          r<t>_selected.json
-        4 write   the teacher makes one item of each in two calls: a new question from the seed's alone, then
-                  a worked answer to it                        r<t>_items.json
-        5 train   the base anew on all items so far, by QLoRA  train_r<t+1>.jsonl adapter/r<t+1>/
-        6 test    accuracy on the test questions               r<t+1>_test_answers.jsonl r<t+1>_test.jsonl
-Names   D_0 = seeds, T = rounds, m = per_round. item = new question with answer; own answer = the student's
-        answer to a seed; base = the student before the first round.
-Select  random       no scores: static generation, since neither seeds nor teacher know the student
-        loss         high loss of the student on its own answer: the paper's choice
-        loss_low     the same loss, lowest first: do hard seeds help, or easy ones? (ours)
-        static_loss  the base's loss, ranked once and walked down; loss - static_loss is what the closed loop
-                     adds, static_loss - random what hard seeds add (ours)
+        3 select  the m seeds with the highest scores: r<t>_selected.json
+        4 write   the teacher makes one item of each in two calls: a new
+                  question from the seed's alone, then a worked answer to it:
+                  r<t>_items.json
+        5 train   the base anew on all items so far, by QLoRA:
+                  train_r<t+1>.jsonl adapter/r<t+1>/
+        6 test    accuracy on the test questions: r<t+1>_test_answers.jsonl
+                  r<t+1>_test.jsonl
+Names   D_0 = seeds, T = rounds, m = per_round. item = new question with
+        answer; own answer = the student's answer to a seed; base = the student
+        before the first round.
+Select  random       no scores: static generation, since neither seeds nor
+                     teacher know the student
+        loss         high loss of the student on its own answer: the paper's
+                     choice
+        loss_low     the same loss, lowest first: do hard seeds help, or easy
+                     ones? (ours)
+        static_loss  the base's loss, ranked once and walked down; loss -
+                     static_loss is what the closed loop adds, static_loss -
+                     random what hard seeds add (ours)
         true_loss    high loss of the student on the seed's own solution
         reward       low score of the own answer by a reward model
         judge        low mark of the own answer by the teacher
-        lion         in turn a seed whose teacher's answer is marked higher, and another (LION)
-        badge        k-means++ over sketches of the loss's gradient on the own answer (BADGE)
-        incorrect    seeds answered wrongly, then the others (LLM2LLM, 2403.15042)
-Ours    An own answer cut off at --max-new-tokens has no score, since what runs on looks certain: its seed
-        comes after all others, is counted, and not judged. An item that is malformed, repeats a seed or an
-        item, or leaks a test question is dropped, and the next seed asked: so all criteria train on equally
-        many items.
-Budget  --budget-tokens N: no further round begins once the teacher has read and written N tokens. Judging,
-        verification, dropped items and cached replies count. A round that has begun is finished.
-Share   --from RUN copies the base's answers and test from another criterion's run on the same questions.
-Run     python active_loop.py --data gsm8k --teacher gpt-4o-mini     # the small run: 4 rounds of 250
-        python active_loop.py --data math --levels 1 2 3 --n-seeds 7500 --per-round 1000 --rounds 10
-        python active_loop.py --plan            # calls, tokens, one prompt of each kind; sends nothing
-        python -m toyworld active_loop          # no GPU, no key, minutes
-Writes  runs/active_loop/  args.json env.json 0_fingerprint.json 0_questions.jsonl, the files above, the
-        student on the items r<t>_child_answers.jsonl r<t>_child_losses.json, teacher_answers.json (lion),
-        loss_r<t>.jsonl teacher.sqlite metrics.jsonl result.json
+        lion         in turn a seed whose teacher's answer is marked higher,
+                     and another (LION)
+        badge        k-means++ over sketches of the loss's gradient on the own
+                     answer (BADGE)
+        incorrect    seeds answered wrongly, then the others (LLM2LLM,
+                     2403.15042)
+Ours    An own answer cut off at --max-new-tokens has no score, since what runs
+        on looks certain: its seed comes after all others, is counted, and not
+        judged. An item that is malformed, repeats a seed or an item, or leaks
+        a test question is dropped, and the next seed asked: so all criteria
+        train on equally many items.
+Budget  --budget-tokens N: no further round begins once the teacher has read
+        and written N tokens. Judging, verification, dropped items and cached
+        replies count. A round that has begun is finished.
+Share   --from RUN copies the base's answers and test from another criterion's
+        run on the same questions.
+Run     python active_loop.py --data gsm8k          # 4 rounds of 250
+        python active_loop.py --data math --levels 1 2 3 --n-seeds 7500 \
+            --per-round 1000 --rounds 10
+        python active_loop.py --plan                # sends nothing
+        python -m toyworld active_loop              # no GPU, no key, minutes
+Writes  runs/active_loop/ args.json env.json 0_fingerprint.json
+        0_questions.jsonl, the files above, the student on the items
+        r<t>_child_answers.jsonl r<t>_child_losses.json, teacher_answers.json
+        (lion), loss_r<t>.jsonl teacher.sqlite metrics.jsonl result.json
 """
 import bisect
 import functools
@@ -68,30 +87,19 @@ BASE_BY = ("student", "chat_template_kwargs", "max_new_tokens")  # and by the qu
 
 @dataclass(frozen=True)
 class Args:
+    # Model:
     student: str = "Qwen/Qwen2.5-3B"  # model to improve: Hub name or folder
     chat_template_kwargs: str | None = None  # JSON for the student's template, as {"enable_thinking": false}
+    reward_model: str | None = None  # sequence-classification model, for --select reward
+    max_new_tokens: int = 1024  # length limit of an answer
+
+    # Data:
     data: str = "gsm8k"  # "gsm8k", "math", or a folder with train.jsonl (for D_0) and test.jsonl
     levels: tuple[int, ...] = ()  # only questions of these levels; the paper's Math1-3: 1 2 3
     n_seeds: int = 2000  # size of D_0, drawn from the train split (ours: for one GPU and an evening)
     limit: int | None = None  # test on so many questions only: a quick look
-    out: str = "runs/active_loop"  # run directory; the same command goes on where it stopped
-    from_: Annotated[str | None, tyro.conf.arg(name="from")] = None  # see Share
-    seed: int = 0  # moves everything that is drawn
 
-    select: Literal["random", "loss", "loss_low", "static_loss", "true_loss", "reward", "judge", "lion",
-                    "badge", "incorrect"] = "loss"  # see Select
-    norm: Literal["mean", "sum"] = "mean"  # of losses over an answer's tokens (the paper's is not known)
-    rounds: int = 4  # T (ours; the paper's 10,000 items are 10 rounds of 1,000)
-    per_round: int = 250  # m, items of a round (ours)
-    no_repeat: bool = False  # no seed is selected twice, whatever the criterion
-    warm_start: bool = False  # train on from the last round's student, not from the base (ablation)
-    sampling: float = 0.0  # above 0: draw seeds with probability ~ exp(score / sampling) (ablation)
-    verify: Literal["none", "sc"] = "none"  # sc: keep an item if n_agreeing of n_solutions answers agree
-    n_solutions: int = 5  # worked answers to a new question under --verify sc
-    n_agreeing: int = 3  # so many must agree; where answers are True or False, ask for all
-    budget_tokens: int | None = None  # see Budget
-    reward_model: str | None = None  # sequence-classification model, for --select reward
-
+    # Teacher:
     teacher: str = "gpt-4o-mini"  # model that writes the items, and judges
     teacher_url: str | None = None  # OpenAI-compatible server; default: OpenAI, key from OPENAI_API_KEY
     teacher_max_tokens: int = 2048  # length limit of a reply; raise it for a model that thinks aloud
@@ -104,7 +112,21 @@ class Args:
     max_usd: float | None = None  # stop cleanly before spending more; needs both prices
     plan: bool = False  # print the teacher calls ahead, one prompt of each kind, and stop
 
-    max_new_tokens: int = 1024  # length limit of an answer
+    # Method:
+    select: Literal["random", "loss", "loss_low", "static_loss", "true_loss", "reward", "judge", "lion",
+                    "badge", "incorrect"] = "loss"  # see Select
+    norm: Literal["mean", "sum"] = "mean"  # of losses over an answer's tokens (the paper's is not known)
+    rounds: int = 4  # T (ours; the paper's 10,000 items are 10 rounds of 1,000)
+    per_round: int = 250  # m, items of a round (ours)
+    no_repeat: bool = False  # no seed is selected twice, whatever the criterion
+    warm_start: bool = False  # train on from the last round's student, not from the base (ablation)
+    sampling: float = 0.0  # above 0: draw seeds with probability ~ exp(score / sampling) (ablation)
+    verify: Literal["none", "sc"] = "none"  # sc: keep an item if n_agreeing of n_solutions answers agree
+    n_solutions: int = 5  # worked answers to a new question under --verify sc
+    n_agreeing: int = 3  # so many must agree; where answers are True or False, ask for all
+    budget_tokens: int | None = None  # see Budget
+
+    # Training:
     lr: float = 1e-4  # peak (ours, untuned)
     epochs: int = 3  # (ours)
     batch: int = 8  # pairs in an optimiser step (ours)
@@ -117,6 +139,11 @@ class Args:
     max_grad_norm: float = 0.3  # gradient clip
     warmup: float = 0.03  # share of the steps, then cosine to zero
     checkpointing: bool = True  # gradient checkpointing: less memory, a third more time
+
+    # Running:
+    out: str = "runs/active_loop"  # run directory; the same command goes on where it stopped
+    from_: Annotated[str | None, tyro.conf.arg(name="from")] = None  # see Share
+    seed: int = 0  # moves everything that is drawn
     sample_batch: int = 32  # answers generated at once: lower it if memory is short
 
 

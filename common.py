@@ -11,6 +11,7 @@ import functools
 import gc
 import hashlib
 import importlib.metadata
+import inspect
 import io
 import itertools
 import json
@@ -1853,11 +1854,15 @@ def check_args(args, **tops: float) -> None:
 def cli(main, Args, description: str) -> None:
     """Call main(Args from the command line). What a user can mend ends in one sentence and exit code 2."""
     import tyro
-    box = io.StringIO()
+    box, told = io.StringIO(), io.StringIO()
+    is_help = {"-h", "--help"} & set(sys.argv)
     try:
-        with contextlib.redirect_stderr(box):
-            args = tyro.cli(Args, description=description.replace("\n", "\n "))  # else tyro joins the lines
+        with contextlib.redirect_stderr(box), contextlib.redirect_stdout(told if is_help else sys.stdout):
+            # a space before each line, or tyro joins them
+            args = tyro.cli(Args, description=description.replace("\n", "\n "))
     except SystemExit as stop:
+        if text := told.getvalue():
+            print(grouped(text, Args), end="")
         if stop.code:  # tyro drew a box: title, message, rule, similar flags
             lines = [line.strip("╭│╰─╮╯ ") for line in box.getvalue().splitlines()]
             message = " ".join(itertools.takewhile(bool, lines[1:]))
@@ -1875,6 +1880,18 @@ def cli(main, Args, description: str) -> None:
             raise
         print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
+
+
+def grouped(text: str, Args) -> str:
+    """tyro's --help with the names of groups: comments such as "# Model:" above the first of their fields."""
+    above = {}
+    for name, field in re.findall(r"^ +# (\w+):\n +(\w+):", inspect.getsource(Args), re.MULTILINE):
+        above[field.rstrip("_").replace("_", "-")] = name
+
+    def heading(line: re.Match) -> str:
+        name = above.get(line[1])
+        return f"\n{name}\n{line[0]}" if name else line[0]
+    return re.sub(r"^  --([\w-]+).*$", heading, text, flags=re.MULTILINE)
 
 
 def what_to_mend(error: Exception, args) -> str | None:

@@ -1,48 +1,64 @@
-r"""DART: a mapper, trained by RL, rewrites fixed demonstrations into ones the target can learn from.
+r"""DART: a mapper, trained by RL, rewrites fixed demonstrations into ones the
+target can learn from.
 
-Re-implemented from the abstract and third-party summaries: the paper's body could not be read. What these do
-not say is marked ours. A component called "logical density filtering" is not built: only its name is known.
-Paper   Sun, Wang, Zhang, Wu, Zhang, Peng, Wu, "Learning to Adapt SFT Data for Better Reasoning
-        Generalization", arXiv 2605.26924v1 (not DART-Math)
-Steps   1 prepare    how likely the target finds each demonstration, L_raw, and its own right answers, L_on
-        2 map        the mapper is trained by GRPO to rewrite: right, likely under the target, no cheating
-        3 synthesise K rewrites of each demonstration; of those that pass the likeliest is taken, the
-                     demonstration itself where none passes
+Re-implemented from the abstract and third-party summaries: the paper's body
+could not be read. What these do not say is marked ours. A component called
+"logical density filtering" is not built: only its name is known.
+Paper   Sun, Wang, Zhang, Wu, Zhang, Peng, Wu, "Learning to Adapt SFT Data for
+        Better Reasoning Generalization", arXiv 2605.26924v1 (not DART-Math)
+Steps   1 prepare    how likely the target finds each demonstration, L_raw, and
+                     its own right answers, L_on
+        2 map        the mapper is trained by GRPO to rewrite: right, likely
+                     under the target, no cheating
+        3 synthesise K rewrites of each demonstration; of those that pass the
+                     likeliest is taken, the demonstration itself where none
+                     passes
         4 train      the target, by plain SFT (QLoRA) on the result
-        5 test       in distribution, out of distribution, and retention: what the target could do before
-Names   D = {(x, y, a)} = demonstrations: problem, solution, answer; y' = rewrite, of the mapper M;
-        pi_T = the target before training; L(y') = mean log-probability of a token of y' under pi_T, which is
-        shown x alone, as in training and testing; G = group, K = n_rewrites.
-Adapters  One 4-bit base is in memory, with one LoRA adapter or none. Switched on: the mapper where it samples
-        and learns, the target's where it is trained and tested. Switched off, or not there: the base, which
-        is pi_T (L_raw, L_on, L(y'), uplift) and GRPO's reference policy (KL).
+        5 test       in distribution, out of distribution, and retention: what
+                     the target could do before
+Names   D = {(x, y, a)} = demonstrations: problem, solution, answer; y' =
+        rewrite, of the mapper M; pi_T = the target before training; L(y') =
+        mean log-probability of a token of y' under pi_T, which is shown x
+        alone, as in training and testing; G = group, K = n_rewrites.
+Adapters  One 4-bit base is in memory, with one LoRA adapter or none. Switched
+        on: the mapper where it samples and learns, the target's where it is
+        trained and tested. Switched off, or not there: the base, which is pi_T
+        (L_raw, L_on, L(y'), uplift) and GRPO's reference policy (KL).
 Arms    base       the target as it is
         sft        SFT on y
-        prompt     SFT on rewrites of the mapper before any training, verified and chosen in the same way
+        prompt     SFT on rewrites of the mapper before any training, verified
+                   and chosen in the same way
         dart       DART
-        dropped    SFT on DART's rewrites alone: demonstrations without one are left out
-        best_of_n  as prompt, with as many rewrites as DART's generated tokens buy
-        rejection  SFT on the likeliest of the target's own right answers, y where there is none (near STaR)
+        dropped    SFT on DART's rewrites alone: demonstrations without one are
+                   left out
+        best_of_n  as prompt, with as many rewrites as DART's generated tokens
+                   buy
+        rejection  SFT on the likeliest of the target's own right answers, y
+                   where there is none (near STaR)
         grpo       GRPO on the target itself, reward 1 for a right answer
-Budget  best_of_n, rejection and grpo may generate as many tokens as DART did in steps 1, 2 and 3, or
-        --budget-tokens. They stop after the pass over D, or the GRPO step, that reaches it. Step 1 counts for
-        each arm that uses it; tests, and what is only scored, do not count.
-Change  the reward: judge, reward and choose; the arm grpo's own stands in reinforce. The RL loss: advantages
-        and grpo_loss. Your data: a folder with train.jsonl and test.jsonl, rows problem, solution, answer.
-Run     python dart.py                                            # GSM8K's human solutions, one GPU
-        python dart.py --data math --levels 3 4 5 --ood svamp bbh_boolean_expressions bbh_web_of_lies prontoqa
-                       --retention amc23 --out runs/dart_math     # sets of the paper's; arc_challenge too
-        python dart.py --no-penalty --arms base dart --out runs/dart_no_penalty   # no rules against cheating
-        python dart.py --student Qwen/Qwen2.5-3B --adapter runs/stat_sel/adapter/stat --data math --ood gsm8k
-                       --retention amc23 --arms base grpo --n-demonstrations 7500 --prompts 256 --group 4
-                       --minibatch 64 --rl-lr 5e-7 --rl-steps 176 --out runs/grpo   # the STAT paper's +GRPO
-        python plot.py runs/dart                                  # curves of a run, also while it runs
-        python -m toyworld dart                                   # no GPU, minutes
-Writes  runs/dart/  args.json env.json 0_fingerprint.json 0_questions.jsonl 1_own.jsonl 1_levels.jsonl
-        2_steps_<mapper, grpo>.jsonl 2_rollouts_<mapper, grpo>.jsonl  3_rewrites_<arm>.jsonl 3_own_<i>.jsonl
-        3_judged_rejection.jsonl 3_chosen_<arm>.jsonl 4_data_<arm>.json train_<arm>.jsonl loss_<arm>.jsonl
-        adapter/<mapper, mapper_last, arm, grpo_1, ...>/ 5_heldout_<arm>_<lr>.jsonl
-        5_answers_<arm>_<set>.jsonl 5_test_<arm>.jsonl metrics.jsonl result.json
+Budget  best_of_n, rejection and grpo may generate as many tokens as DART did
+        in steps 1, 2 and 3, or --budget-tokens. They stop after the pass over
+        D, or the GRPO step, that reaches it. Step 1 counts for each arm that
+        uses it; tests, and what is only scored, do not count.
+Change  the reward: judge, reward and choose; the arm grpo's own stands in
+        reinforce. The RL loss: advantages and grpo_loss. Your data: a folder
+        with train.jsonl and test.jsonl, rows problem, solution, answer.
+Run     python dart.py                              # GSM8K, one GPU
+        python dart.py --data math --levels 3 4 5 --ood svamp prontoqa \
+            bbh_boolean_expressions bbh_web_of_lies arc_challenge \
+            --retention amc23 --out runs/dart_math  # sets of the paper's
+        python dart.py --no-penalty --arms base dart --out runs/no_penalty
+        python plot.py runs/dart                    # also while it runs
+        python -m toyworld dart                     # no GPU, minutes
+        The STAT paper's +GRPO: docs/stat.md has the command.
+Writes  runs/dart/ args.json env.json 0_fingerprint.json 0_questions.jsonl
+        1_own.jsonl 1_levels.jsonl 2_steps_<mapper, grpo>.jsonl
+        2_rollouts_<mapper, grpo>.jsonl 3_rewrites_<arm>.jsonl 3_own_<i>.jsonl
+        3_judged_rejection.jsonl 3_chosen_<arm>.jsonl 4_data_<arm>.json
+        train_<arm>.jsonl loss_<arm>.jsonl loss_<arm>_<lr>.jsonl
+        adapter/<mapper, arm, mapper_last, grpo_last, grpo_1, ...>/
+        5_heldout_<arm>_<lr>.jsonl 5_answers_<arm>_<set>.jsonl
+        5_test_<arm>.jsonl metrics.jsonl result.json
 """
 import contextlib
 import functools
@@ -74,10 +90,14 @@ ORDER = ("base", "sft", "prompt", "dart", "dropped", "best_of_n", "rejection", "
 
 @dataclass(frozen=True)
 class Args:
+    # Model:
     student: str = "Qwen/Qwen2.5-3B-Instruct"  # target, and mapper: Hub name or folder of a chat model
     adapter: str | None = None  # LoRA adapter that arms base and grpo start from; then without a KL term
     chat_template_kwargs: str | None = None  # JSON for the chat template, such as {"enable_thinking": false}
     bits: Literal[4, 16] = 4  # of the base; 16 (32 on a CPU) is faster, for models up to 1.5B
+    max_new_tokens: int = 512  # length limit of answers and rewrites (ours: for one night)
+
+    # Data:
     data: str = "gsm8k"  # a name, or a folder with train.jsonl (D) and test.jsonl (in distribution)
     levels: tuple[int, ...] = ()  # only these levels, in D and in distribution; the paper's: MATH's 3 4 5
     ood: tuple[str, ...] = ("math_perturb_hard",)  # test sets out of distribution: names, or .jsonl files
@@ -85,10 +105,9 @@ class Args:
     n_demonstrations: int = 1000  # size of D, drawn from the train split (ours: for a night on one GPU)
     n_heldout: int = 50  # further ones, in no arm's data: they choose the GRPO step, and between several --lr
     limit: int | None = None  # test on so many questions of each set only: a quick look
-    out: str = "runs/dart"  # run directory; the same command goes on where it stopped
-    seed: int = 0  # moves everything that is drawn
-    arms: tuple[Literal[ORDER], ...] = ("base", "sft", "prompt", "dart")  # see Arms
 
+    # Method:
+    arms: tuple[Literal[ORDER], ...] = ("base", "sft", "prompt", "dart")  # see Arms
     rl_steps: int = 100  # of GRPO (ours, untuned on real models)
     prompts: int = 16  # demonstrations of a step (ours: some groups hold equal rewards and give no signal)
     group: int = 8  # G, rewrites of each (ours: fewer seldom hold right ones and wrong ones together)
@@ -100,14 +119,13 @@ class Args:
     reject_cheats: bool = False  # take no rewrite that cheats (ours: off, to see what the reward does)
     min_gap: float = 0.1  # no RL where L_on - L_raw is below (ours: these are in distribution already)
     eval_every: int | None = 20  # GRPO steps between tests on the held-out part; None: the last is used
-    save_every: int = 10  # GRPO steps between checkpoints
     n_own: int = 4  # own answers sampled for L_on (ours: because the likelihood of one is noise)
     n_rewrites: int = 4  # K (ours: because one of four mostly passes)
     temperature: float = 0.7  # of rewrites and own answers (ours: because at 1 more of them slip)
     budget_tokens: int | None = None  # see Budget; default: as many as DART generates
     curve: int = 4  # equal parts of grpo's way, at whose ends it is tested
 
-    max_new_tokens: int = 512  # length limit of answers and rewrites (ours: for one night)
+    # Training:
     lr: tuple[float, ...] = (1e-4,)  # peak, of SFT; of several each arm takes the best on the held-out part
     epochs: int = 3  # (ours, with all that follows of training: the STAT paper's, and all arms' alike)
     batch: int = 8  # pairs in an optimiser step
@@ -120,6 +138,11 @@ class Args:
     max_grad_norm: float = 0.3  # gradient clip, of SFT and of GRPO
     warmup: float = 0.03  # share of the steps, then cosine to zero
     checkpointing: bool = True  # gradient checkpointing: less memory, a third more time
+
+    # Running:
+    out: str = "runs/dart"  # run directory; the same command goes on where it stopped
+    seed: int = 0  # moves everything that is drawn
+    save_every: int = 10  # GRPO steps between checkpoints
     sample_batch: int = 128  # answers generated at once: lower it if memory is short
 
 

@@ -1,47 +1,66 @@
-r"""STAT-Sel: redraw the training set towards the skills a student lacks, then fine-tune the student on it.
+r"""STAT-Sel: redraw the training set towards the skills a student lacks, then
+fine-tune the student on it.
 
-Paper   He, Panigrahi, Lin, Arora, "Skill-Targeted Adaptive Training", arXiv 2510.10023v1: data, no code.
-Steps   1 answer    the student answers Q_val and Q_test, 0-shot, T = 0.1                       (§2.1)
-        2 grade     a process reward model scores each step; which answers are difficult        (§2.1, Eq. 1)
-        3 label     the teacher names up to five skills a question of P: the Skill-Map          (§2, §C.3.1)
-        4 diagnose  the teacher names the skills that each difficult answer of Q_val lacks: the
-                    Missing-Skill-Profile                                                     (§2.2, §C.3.2)
-        5 draw      five questions of P for every (question, missing skill), three answers each (§2.3, §B.2)
-        6 train     QLoRA on the draw, and on as many pairs drawn otherwise                     (§C.1, §C.2)
-        7 test      accuracy on Q_test, on MATH^D and on other sets                             (§3.1)
-Names   P = pool, S = skills, Q_val = val, Q_test = tests, r_q,i = rewards, Skill-Map = skill_map,
-        Missing-Skill-Profile = profile; MATH^D = the questions of Q_test that step 2 finds difficult.
-        A skill is the pair (subject, name), written "subject: name": names repeat across subjects.
+Paper   He, Panigrahi, Lin, Arora, "Skill-Targeted Adaptive Training", arXiv
+        2510.10023v1: data, no code.
+Steps   1 answer    the student answers Q_val and Q_test, 0-shot, T = 0.1
+                    (§2.1)
+        2 grade     a process reward model scores each step; which answers are
+                    difficult (§2.1, Eq. 1)
+        3 label     the teacher names up to five skills a question of P: the
+                    Skill-Map (§2, §C.3.1)
+        4 diagnose  the teacher names the skills that each difficult answer of
+                    Q_val lacks: the Missing-Skill-Profile (§2.2, §C.3.2)
+        5 draw      five questions of P for every (question, missing skill),
+                    three answers each (§2.3, §B.2)
+        6 train     QLoRA on the draw, and on as many pairs drawn otherwise
+                    (§C.1, §C.2)
+        7 test      accuracy on Q_test, on MATH^D and on other sets (§3.1)
+Names   P = pool, S = skills, Q_val = val, Q_test = tests, r_q,i = rewards,
+        Skill-Map = skill_map, Missing-Skill-Profile = profile; MATH^D = the
+        questions of Q_test that step 2 finds difficult. A skill is the pair
+        (subject, name), written "subject: name": names repeat across subjects.
 Arms    base      the student as it is
         train     P with its own solutions: MATH-Train (§C.2)
         augment   rewritten answers to any question of P: MATH-Augment
         hard      the same to questions of levels 4 and 5: MATH-Hard
-        embed     the five questions of P nearest to each difficult one: Embed-Sel
+        embed     the five questions of P nearest to each difficult one:
+                  Embed-Sel
         stat      STAT-Sel
-        shuffled  STAT-Sel with each skill of the profile replaced by another that has about as many
-                  questions: does the targeting help, or any redraw? (ours)
-        accuracy  skills weighted by 1 / the student's accuracy on them, no diagnosis: does it help to ask
-                  what an answer lacks? (ours, after arXiv 2601.10109)
-Calls   of the teacher at the paper's sizes, for the arms base, augment, stat and shuffled: up to 7,500
-        labels, 521 diagnoses (Qwen2.5-3B, Table 12), some 20,000 rewrites, never more than 22,500.
-Resume  The same command goes on after a kill. A step with a file is not done again. Lost are at most one
-        batch of answers or rewards, the embeddings, one epoch of a training, and the teacher calls in flight;
+        shuffled  STAT-Sel with each skill of the profile replaced by another
+                  that has about as many questions: does the targeting help, or
+                  any redraw? (ours)
+        accuracy  skills weighted by 1 / the student's accuracy on them, no
+                  diagnosis: does it help to ask what an answer lacks? (ours,
+                  after arXiv 2601.10109)
+Calls   of the teacher at the paper's sizes, for the arms base, augment, stat
+        and shuffled: up to 7,500 labels, 521 diagnoses (Qwen2.5-3B, Table 12),
+        some 20,000 rewrites, never more than 22,500.
+Resume  The same command goes on after a kill. A step with a file is not done
+        again. Lost are at most one batch of answers or rewards, the
+        embeddings, one epoch of a training, and the teacher calls in flight;
         what the teacher has answered stays in teacher.sqlite.
-Differs MATH^D is picked by one draw of the base's answers and the base is tested on another: else it would
-        rise by regression to the mean. All difficult questions are profiled (--max-difficult 500 is the other
-        reading of §B.2). Answers and step rewards come from 4-bit weights, unless --test-weights or
-        --student-url says otherwise. The 112 skills of Tables 5 and 6; the text says 128. A rewrite without
-        the gold answer is dropped. So is a question of P that gives a test question away. An answer is cut
-        where it goes on to invent a next question. Batches of similar length, no packing. The reward model
-        sees the final answer as a last step, as in AdaptMI.
-Run     python stat_sel.py --teacher gpt-4o-mini             # the paper's sizes, one GPU
-        python stat_sel.py --teacher gpt-4o-mini --plan      # calls, tokens, prompts; sends nothing
-        python stat_sel.py --teacher MODEL --teacher-url http://localhost:8000/v1 --limit 100
-        python -m toyworld stat_sel                          # no GPU, no key, minutes
-Writes  runs/stat_sel/  args.json env.json 0_fingerprint.json 0_questions.jsonl 1_answers.jsonl
-        2_rewards.jsonl 2_graded.jsonl 2_nearest.json 3_skill_map.jsonl 4_profile.jsonl 5_rewrites.jsonl
-        train_<arm>.jsonl loss_<arm>.jsonl adapter/<arm>/ 7_answers_<arm>_<set>.jsonl 7_test_<arm>.jsonl
-        teacher.sqlite metrics.jsonl result.json
+Differs MATH^D is picked by one draw of the base's answers and the base is
+        tested on another: else it would rise by regression to the mean. All
+        difficult questions are profiled (--max-difficult 500 is the other
+        reading of §B.2). Answers and step rewards come from 4-bit weights,
+        unless --test-weights or --student-url says otherwise. The 112 skills
+        of Tables 5 and 6; the text says 128. A rewrite without the gold answer
+        is dropped. So is a question of P that gives a test question away. An
+        answer is cut where it goes on to invent a next question. Batches of
+        similar length, no packing. The reward model sees the final answer as a
+        last step, as in AdaptMI.
+Run     python stat_sel.py --teacher gpt-4o-mini           # one GPU
+        python stat_sel.py --teacher gpt-4o-mini --plan    # sends nothing
+        python stat_sel.py --teacher MODEL \
+            --teacher-url http://localhost:8000/v1
+        python -m toyworld stat_sel                 # no GPU, no key, minutes
+Writes  runs/stat_sel/ args.json env.json 0_fingerprint.json 0_questions.jsonl
+        1_answers.jsonl 2_rewards.jsonl 2_graded.jsonl 2_nearest.json
+        3_skill_map.jsonl 4_profile.jsonl 5_rewrites.jsonl train_<arm>.jsonl
+        loss_<arm>.jsonl adapter/<arm>/ 6_heldout_<arm>_<lr>.jsonl
+        7_answers_<arm>_<set>.jsonl 7_test_<arm>.jsonl teacher.sqlite
+        metrics.jsonl result.json
 """
 import functools
 import importlib.util
@@ -70,21 +89,26 @@ HOW = tuple((  # may differ between the starts of one run; batch sizes move the 
 
 @dataclass(frozen=True)
 class Args:
+    # Model:
     student: str = "Qwen/Qwen2.5-3B"  # model to improve: Hub name or folder (§3.1)
     adapter: str | None = None  # LoRA adapter to go on from, with its LoRA settings (§3.3)
     chat_template_kwargs: str | None = None  # JSON for the student's template, as {"enable_thinking": false}
+    prm: str = "RLHFlow/Llama3.1-8B-PRM-Mistral-Data"  # process reward model: marks steps + or - (§C.1)
+    max_new_tokens: int = 2048  # length limit of an answer (ours: because MATH's go up to 6,767 characters)
+    embedder: str = "Qwen/Qwen3-Embedding-0.6B"  # sentence-transformers model (§C.2: gte-Qwen2-7B-instruct)
+    trust_remote_code: bool = False  # run the embedder's own code, where it has some
+
+    # Data:
     data: str = "math"  # "math", or a folder with train.jsonl (P) and test.jsonl (Q_val and Q_test)
     val: str | None = None  # profile on half of this set at most, and test on the rest of it (§3.3)
     ood: tuple[str, ...] = ()  # other sets to test on, such as gsm8k amc23 aime24, or .jsonl files (§3.1)
     samples: int = 64  # answers at T = 1 to each question of a set with fewer than 100 (§3.1: AMC23, AIME)
     skills: str | None = None  # JSON file {subject: [skill, ...]} instead of the paper's list (Tables 5, 6)
     skill_map: str | None = None  # JSON file {question id: [skill, ...]} instead of the teacher's labels
-    out: str = "runs/stat_sel"  # run directory; the same command goes on where it stopped
-    seed: int = 0  # moves everything that is drawn (paper: 0, §C.1)
     limit: int | None = None  # only so many questions of Q_val, of P and of each test set: a quick look
-    arms: tuple[Arm, ...] = ("base", "augment", "stat", "shuffled")  # see Arms
-    until: Literal["grade", "label", "diagnose", "draw", "train"] | None = None  # stop after this step
+    n_val: int = 1000  # size of Q_val; the rest of the test split is Q_test (§3.1)
 
+    # Teacher:
     teacher: str = "gpt-4o-mini"  # model that labels, diagnoses and rewrites (§C.3)
     teacher_url: str | None = None  # OpenAI-compatible server; default: OpenAI, key from OPENAI_API_KEY
     teacher_max_tokens: int = 2048  # length limit of a reply; raise it for a model that thinks aloud
@@ -97,20 +121,18 @@ class Args:
     max_usd: float | None = None  # stop cleanly before spending more; needs both prices
     plan: bool = False  # print the teacher calls ahead, one prompt of each kind, and stop
 
-    n_val: int = 1000  # size of Q_val; the rest of the test split is Q_test (§3.1)
+    # Method:
+    arms: tuple[Arm, ...] = ("base", "augment", "stat", "shuffled")  # see Arms
     difficulty: Literal["prm", "answer"] = "prm"  # by rewards (Eq. 1), or what is answered wrong (ours)
     max_difficult: int | None = None  # profile so many difficult questions at most
-    prm: str = "RLHFlow/Llama3.1-8B-PRM-Mistral-Data"  # process reward model: marks steps + or - (§C.1)
     tau1: float = 0.85  # difficult if the last or the mean step reward is no higher (Eq. 1, §C.1)
     tau2: float = 0.7  # or that of an earlier step (Eq. 1, §C.1)
     temperature: float = 0.1  # of the student's answers (§3.1)
-    max_new_tokens: int = 2048  # length limit of an answer (ours: because MATH's go up to 6,767 characters)
     questions_per_skill: int = 5  # drawn for each missing skill (§B.2; Algorithm 1: 3), and by embed (§C.2)
-    embedder: str = "Qwen/Qwen3-Embedding-0.6B"  # sentence-transformers model (§C.2: gte-Qwen2-7B-instruct)
-    trust_remote_code: bool = False  # run the embedder's own code, where it has some
     n_rewrites: int = 3  # rewritten answers to choose from for a drawn question (§B.2)
     n_pairs: int = 9500  # question-answer pairs in every trained arm but train (§B.2)
 
+    # Training:
     lr: tuple[float, ...] = (1e-4,)  # peak; of several the best for each arm (§C.1: from 2e-5 to 5e-4)
     n_heldout: int = 300  # questions of P held out to find it (ours: because Q_test decides nothing)
     epochs: int = 3  # (§C.1)
@@ -124,6 +146,11 @@ class Args:
     max_grad_norm: float = 0.3  # gradient clip (§C.1)
     warmup: float = 0.03  # share of the steps, then cosine to zero (§C.1)
     checkpointing: bool = True  # gradient checkpointing: less memory, a third more time
+
+    # Running:
+    out: str = "runs/stat_sel"  # run directory; the same command goes on where it stopped
+    seed: int = 0  # moves everything that is drawn (paper: 0, §C.1)
+    until: Literal["grade", "label", "diagnose", "draw", "train"] | None = None  # stop after this step
     student_url: str | None = None  # server that answers for the student; loads adapters as vLLM does
     test_weights: Literal["nf4", "merged"] = "nf4"  # answer in 4 bits, or faster, unpacked to 16 bits
     sample_batch: int = 48  # answers generated at once (ours: because 24 GB should hold 48 of a 3B model)

@@ -1,34 +1,51 @@
-r"""STAT-Syn: the teacher writes new problems for the skills a student lacks; the student is trained on them.
+r"""STAT-Syn: the teacher writes new problems for the skills a student lacks;
+the student is trained on them.
 
-Paper   He, Panigrahi, Lin, Arora, "Skill-Targeted Adaptive Training", arXiv 2510.10023v1: data, no code.
-Steps   1 answer, 2 grade, 3 label, 4 diagnose: the Missing-Skill-Profile, as in stat_sel.py      (§2.1, §2.2)
-        5 write     for every (question, missing skill) the teacher reads three questions of P with that
-                    skill and writes new ones                                                   (§2.3, §B.2)
-          screen    out go copies of a question read but for numbers and names, questions of P, earlier
-                    new ones, and what gives a test question away
-          solve     the teacher solves each new question three times                            (§2.3, §B.2)
-          keep      questions on whose answer two solutions agree, with these                   (§2.3, §B.2)
-        6 train     QLoRA on the new pairs, and on as many made otherwise                       (§C.1, §C.2)
-        7 test      accuracy on Q_test, on MATH^D and on other sets                             (§3.1)
-Names   As in stat_sel.py. The size of a question's agreeing() group is its consistency score (§2.3).
+Paper   He, Panigrahi, Lin, Arora, "Skill-Targeted Adaptive Training", arXiv
+        2510.10023v1: data, no code.
+Steps   1 answer, 2 grade, 3 label, 4 diagnose: the Missing-Skill-Profile, as
+        in stat_sel.py (§2.1, §2.2)
+        5 write     for every (question, missing skill) the teacher reads three
+                    questions of P with that skill and writes new ones (§2.3,
+                    §B.2)
+          screen    out go copies of a question read but for numbers and
+                    names, questions of P, earlier new ones, and what gives a
+                    test question away
+          solve     the teacher solves each new question three times (§2.3,
+                    §B.2)
+          keep      questions on whose answer two solutions agree, with these
+                    (§2.3, §B.2)
+        6 train     QLoRA on the new pairs, and on as many made otherwise
+                    (§C.1, §C.2)
+        7 test      accuracy on Q_test, on MATH^D and on other sets (§3.1)
+Names   As in stat_sel.py. The size of a question's agreeing() group is its
+        consistency score (§2.3).
 Arms    base      the student as it is
         augment   rewritten answers to any question of P: MATH-Augment
         stat      STAT-Syn
-        shuffled  STAT-Syn with each skill of the profile replaced by another that has about as many
-                  questions: does the targeting help, or any new problem? (ours)
-        embed     new questions from those of P nearest to each difficult one: Embed-Syn (§C.2)
-        sel, embed_sel  not trained here: STAT-Sel and Embed-Sel of the run that --profile-from names
-Calls   of the teacher at the paper's sizes, for arm stat: stat_sel.py's labels and diagnoses, some 2,600 to
-        write (521 questions, 2.5 skills each, twice), and three for each question that passes the screen.
+        shuffled  STAT-Syn with each skill of the profile replaced by another
+                  that has about as many questions: does the targeting help, or
+                  any new problem? (ours)
+        embed     new questions from those of P nearest to each difficult one:
+                  Embed-Syn (§C.2)
+        sel, embed_sel  not trained here: STAT-Sel and Embed-Sel of the run
+                  that --profile-from names
+Calls   of the teacher at the paper's sizes, for arm stat: stat_sel.py's labels
+        and diagnoses, some 2,600 to write (521 questions, 2.5 skills each,
+        twice), and three for each question that passes the screen.
 Resume  As in stat_sel.py.
-Differs What stat_sel.py says. The paper asks the teacher for novel questions; here what is not novel is
-        dropped. One question a writer's call. The default writer is the teacher. The paper does not say how
-        many questions Embed-Syn writes: here as many as STAT-Syn, or n_new for each difficult question.
-Run     python stat_syn.py --teacher gpt-4o-mini --writer gpt-4o       # the paper's sizes and models, one GPU
-        python stat_syn.py --profile-from runs/stat_sel --cache runs/stat_sel/teacher.sqlite
-        python stat_syn.py --plan                    # calls, tokens, a prompt of each kind; sends nothing
-        python -m toyworld stat_syn                  # no GPU, no key, minutes
-Writes  runs/stat_syn/  as stat_sel.py, and 5_written.jsonl 5_solutions.jsonl dropped.jsonl
+Differs What stat_sel.py says. The paper asks the teacher for novel questions;
+        here what is not novel is dropped. One question a writer's call. The
+        default writer is the teacher. The paper does not say how many
+        questions Embed-Syn writes: here as many as STAT-Syn, or n_new for each
+        difficult question.
+Run     python stat_syn.py --teacher gpt-4o-mini --writer gpt-4o
+        python stat_syn.py --profile-from runs/stat_sel \
+            --cache runs/stat_sel/teacher.sqlite
+        python stat_syn.py --plan                   # sends nothing
+        python -m toyworld stat_syn                 # no GPU, no key, minutes
+Writes  runs/stat_syn/ as stat_sel.py, and 5_written.jsonl 5_solutions.jsonl
+        dropped.jsonl
 """
 import dataclasses
 import functools
@@ -63,22 +80,26 @@ TAKEN = {"stat": "sel", "embed": "embed_sel"}  # arms of that run, and their nam
 
 @dataclass(frozen=True)
 class Args:
+    # Model:
     student: str = "Qwen/Qwen2.5-3B"  # model to improve: Hub name or folder (§3.1)
     adapter: str | None = None  # LoRA adapter to go on from, with its LoRA settings (§3.3)
     chat_template_kwargs: str | None = None  # JSON for the student's template, as {"enable_thinking": false}
+    prm: str = "RLHFlow/Llama3.1-8B-PRM-Mistral-Data"  # process reward model: marks steps + or - (§C.1)
+    max_new_tokens: int = 2048  # length limit of an answer (ours: because MATH's go up to 6,767 characters)
+    embedder: str = "Qwen/Qwen3-Embedding-0.6B"  # sentence-transformers model (§C.2: gte-Qwen2-7B-instruct)
+    trust_remote_code: bool = False  # run the embedder's own code, where it has some
+
+    # Data:
     data: str = "math"  # "math", or a folder with train.jsonl (P) and test.jsonl (Q_val and Q_test)
     val: str | None = None  # profile on half of this set at most, and test on the rest of it (§3.3)
     ood: tuple[str, ...] = ()  # other sets to test on, such as gsm8k amc23 aime24, or .jsonl files (§3.1)
     samples: int = 64  # answers at T = 1 to each question of a set with fewer than 100 (§3.1: AMC23, AIME)
-    profile_from: str | None = None  # run of stat_sel.py to take steps 1 to 4 over from
     skills: str | None = None  # JSON file {subject: [skill, ...]} instead of the paper's list (Tables 5, 6)
     skill_map: str | None = None  # JSON file {question id: [skill, ...]} instead of the teacher's labels
-    out: str = "runs/stat_syn"  # run directory; the same command goes on where it stopped
-    seed: int = 0  # moves everything that is drawn (paper: 0, §C.1)
     limit: int | None = None  # only so many questions of Q_val, of P and of each test set: a quick look
-    arms: tuple[Arm, ...] = ("base", "augment", "stat")  # see Arms
-    until: Literal["grade", "label", "diagnose", "draw", "train"] | None = None  # stop after this step
+    n_val: int = 1000  # size of Q_val; the rest of the test split is Q_test (§3.1)
 
+    # Teacher:
     teacher: str = "gpt-4o-mini"  # model that labels, diagnoses, rewrites and solves (§C.3)
     teacher_url: str | None = None  # OpenAI-compatible server; default: OpenAI, key from OPENAI_API_KEY
     teacher_max_tokens: int = 2048  # length limit of a reply; raise it for a model that thinks aloud
@@ -95,24 +116,22 @@ class Args:
     max_usd: float | None = None  # stop cleanly before spending more; needs both prices
     plan: bool = False  # print the teacher calls ahead, one prompt of each kind, and stop
 
-    n_val: int = 1000  # size of Q_val; the rest of the test split is Q_test (§3.1)
+    # Method:
+    arms: tuple[Arm, ...] = ("base", "augment", "stat")  # see Arms
     difficulty: Literal["prm", "answer"] = "prm"  # by rewards (Eq. 1), or what is answered wrong (ours)
     max_difficult: int | None = None  # profile so many difficult questions at most
-    prm: str = "RLHFlow/Llama3.1-8B-PRM-Mistral-Data"  # process reward model: marks steps + or - (§C.1)
     tau1: float = 0.85  # difficult if the last or the mean step reward is no higher (Eq. 1, §C.1)
     tau2: float = 0.7  # or that of an earlier step (Eq. 1, §C.1)
     temperature: float = 0.1  # of the student's answers (§3.1)
-    max_new_tokens: int = 2048  # length limit of an answer (ours: because MATH's go up to 6,767 characters)
     n_references: int = 3  # questions of P that the teacher reads before it writes (§B.2)
     n_new: int = 2  # questions that it then writes, one a call (§B.2)
     n_solutions: int = 3  # solutions of each (§B.2)
     min_agreeing: int = 2  # a question is kept if so many of them agree on the answer (§B.2)
     n_nearest: int = 5  # questions retrieved for a difficult one by Embed-Syn, which reads 3 (§C.2)
-    embedder: str = "Qwen/Qwen3-Embedding-0.6B"  # sentence-transformers model (§C.2: gte-Qwen2-7B-instruct)
-    trust_remote_code: bool = False  # run the embedder's own code, where it has some
     n_rewrites: int = 3  # rewritten answers to choose from for a question of MATH-Augment (§B.2)
     n_pairs: int = 9500  # question-answer pairs in every trained arm (§B.2)
 
+    # Training:
     lr: tuple[float, ...] = (1e-4,)  # peak; of several the best for each arm (§C.1: from 2e-5 to 5e-4)
     n_heldout: int = 300  # questions of P held out to find it (ours: because Q_test decides nothing)
     epochs: int = 3  # (§C.1)
@@ -126,6 +145,12 @@ class Args:
     max_grad_norm: float = 0.3  # gradient clip (§C.1)
     warmup: float = 0.03  # share of the steps, then cosine to zero (§C.1)
     checkpointing: bool = True  # gradient checkpointing: less memory, a third more time
+
+    # Running:
+    profile_from: str | None = None  # run of stat_sel.py to take steps 1 to 4 over from
+    out: str = "runs/stat_syn"  # run directory; the same command goes on where it stopped
+    seed: int = 0  # moves everything that is drawn (paper: 0, §C.1)
+    until: Literal["grade", "label", "diagnose", "draw", "train"] | None = None  # stop after this step
     student_url: str | None = None  # server that answers for the student; loads adapters as vLLM does
     test_weights: Literal["nf4", "merged"] = "nf4"  # answer in 4 bits, or faster, unpacked to 16 bits
     sample_batch: int = 48  # answers generated at once (ours: because 24 GB should hold 48 of a 3B model)

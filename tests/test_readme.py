@@ -28,7 +28,8 @@ DOCUMENTED = (
     "stat_sel", "stat_syn", "active_loop", "dart", "experiments.pairs", "experiments.difficulty", "experiments.labels", "experiments.cheating",
     "benchmarks.cost",
     "report", "plot")
-OTHER_PROGRAMS = ("pip", "export", "vllm", "ollama", "llama-server")  # not ours
+OTHER_PROGRAMS = ("pip", "export", "vllm", "ollama", "llama-server", "git", "hf", "torchrun")  # not ours
+DEVELOPMENT = (".venv/bin/ruff check .", ".venv/bin/python -m pytest -q ")  # commands of CONTRIBUTING.md
 
 
 def commands(text: str) -> list[str]:
@@ -43,7 +44,7 @@ def commands(text: str) -> list[str]:
 
 def documented(name: str) -> list[str]:
     """The commands in the docstring of a file."""
-    lines = re.sub(r"\n +--", " --", importlib.import_module(name).__doc__).splitlines()
+    lines = re.sub(r" \\\n +|\n +(?=--)", " ", importlib.import_module(name).__doc__).splitlines()
     return [line[line.index("python "):].split("  #")[0].strip() for line in lines if "python " in line]
 
 
@@ -65,6 +66,8 @@ def take(name: str, words: list[str]) -> None:
         raise Parsed
     if words[:1] == ["dart"] and hasattr(module, "DartArgs"):
         tyro.cli(module.DartArgs, args=words[1:])
+    elif words[:1] == ["active_loop"] and hasattr(module, "ActiveArgs"):
+        tyro.cli(module.ActiveArgs, args=words[1:])
     elif hasattr(module, "Args"):
         tyro.cli(module.Args, args=words)
     else:
@@ -116,6 +119,8 @@ def test_every_command_is_one_the_files_take(command):
             read_real(words[3:])
     elif words[:2] == ["python", "docs/refresh.py"]:
         assert len(words) == 2
+    elif command.startswith(DEVELOPMENT):
+        assert all((ROOT / word).is_file() for word in words if word.startswith("tests/"))
     elif words[:2] == ["python", "-m"]:
         take(words[2], words[3:])
     elif words[0] == "python":
@@ -129,6 +134,14 @@ def test_a_wrong_command_would_be_seen():
     for command in ("python stat_sel.py --compare", "python report.py --breif x", "python -m toyworld dart --frist 1"):
         with pytest.raises((SystemExit, pytest.fail.Exception)):
             test_every_command_is_one_the_files_take(command)
+
+
+def test_make_help_names_every_target():
+    text = (ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: (.+)$", text, re.MULTILINE)[1].split()
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert sorted(line.split(": ")[0] for line in shown) == sorted(targets) and all(len(line.split(": ", 1)[1]) > 5 for line in shown)
+    assert re.search(r"^(\w+):", text, re.MULTILINE)[1] == "demo"  # what plain make does
 
 
 def test_the_readme_is_light():
@@ -242,7 +255,7 @@ def test_the_criteria_that_were_run_once_are_those_of_the_committed_results():
     end = {name: report.mean_shown([report.percent(curve)[-1]]) for name, curve in runs.items()}
     used = ", ".join(f"{report.tokens(curve[-1]):,}" for curve in runs.values())
     assert (f"after 400 items reward {end['reward']}, judge {end['judge']}, lion {end['lion']} %, random {end['random']}, loss {end['loss']} %; "
-            f"teacher tokens {used}.") in TEXTS["docs/active.md"]
+            f"teacher tokens {used}.") in " ".join(TEXTS["docs/active.md"].split())
 
 
 def test_what_is_read_from_stats_tables_is_in_the_committed_results():
@@ -307,3 +320,35 @@ def test_the_scorers_table_is_that_of_the_committed_results():
     sets = results("scorer")["sets"]
     assert next(iter(sets)).startswith("replies") and len(sets) == 6
     assert "\n".join(scorer_rows(sets)) in TEXTS["docs/scoring.md"]
+
+
+METHODS = {"stat_sel": "stat", "stat_syn": "stat", "active_loop": "active", "dart": "dart"}  # file: page
+
+
+def files_of(docstring: str) -> set[str]:
+    """The files that a method's docstring says it writes, behind "Writes" or by the round; what stands in <> differs from run to run."""
+    writes = docstring[docstring.index("\nWrites"):] + " ".join(re.findall(r"(?<!\w)r<t[^ ]+", docstring))
+    return {re.sub("<[^>]*>", "<>", name) for name in re.findall(r"(?:\w|<[^>]*>)+\.(?:jsonl|json|sqlite)\b|adapter/(?:\w|<[^>]*>)+/", writes)}
+
+
+@pytest.mark.parametrize("method, page", METHODS.items())
+def test_a_page_lists_every_file_that_its_method_writes(method, page):
+    files = files_of(importlib.import_module(method).__doc__)
+    rows = "\n".join(line for line in TEXTS[f"docs/{page}.md"].splitlines() if line.startswith("|"))
+    listed = {re.sub("<[^>]*>", "<>", name) for name in re.findall(r"`([^`]+)`", rows)}
+    assert len(files) >= 3 and files <= listed, files - listed
+    assert files_of("\nWrites 1_x.jsonl 2_<a, b>_c.json adapter/<arm>/") == {"1_x.jsonl", "2_<>_c.json", "adapter/<>/"}
+
+
+def functions_in_details(text: str, method: str) -> list[str]:
+    """The functions that open the numbered items of a page's section on the details of a method's file."""
+    section = text.split(f"# Implementation details of {method}.py\n")[1].split("\n#")[0]
+    items = re.findall(r"^\d+\. ((?:`\w+`(?:, )?)+): ", section, re.MULTILINE)
+    assert len(items) == len(re.findall(r"^\d+\. ", section, re.MULTILINE))
+    return re.findall(r"`(\w+)`", " ".join(items)) + re.findall(r"`(\w+)`: ", section)
+
+
+@pytest.mark.parametrize("method, page", METHODS.items())
+def test_every_function_of_the_numbered_details_exists(method, page):
+    names, module = functions_in_details(TEXTS[f"docs/{page}.md"], method), importlib.import_module(method)
+    assert len(names) >= 8 and [name for name in names if not callable(getattr(module, name, None))] == []

@@ -358,6 +358,16 @@ def test_flags_and_help(tmp_path):
     assert all(w in out for w in ["Does things.", "--tau1", "difficult below this (Eq. 1)", "0.85", "rows at once", "--no-plot"])
 
 
+@pytest.mark.parametrize("name", ["stat_sel.py", "stat_syn.py", "active_loop.py", "dart.py"])
+def test_help_is_grouped_and_fits_a_terminal(name, call_file, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = call_file(name, "--help").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    groups = [line for line in lines if line in ("Model", "Data", "Teacher", "Method", "Training", "Running")]
+    assert groups == ["Model", "Data", *["Teacher"] * (name != "dart.py"), "Method", "Training", "Running"]
+    assert lines[lines.index("Data") + 1].startswith("  --data ")
+
+
 def test_ctrl_c(tmp_path):
     process = script(tmp_path, APP, "--what", "sleep")
     wait_for(tmp_path / "ready", 1)
