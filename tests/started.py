@@ -1,7 +1,7 @@
 """Starts files of this project as processes of their own, forked from one that has imported the libraries: ten seconds sooner each.
 
-What starts so is a real process with its own memory, which a test may kill; only the imports are shared. A file in another folder finds nothing
-of the project's. Where the start itself is tested, the fixture run_file starts a new interpreter instead.
+What starts so is a real process with its own memory, which a test may kill; only the imports are shared. A file that is copied with its
+common.py finds nothing of the project's. Where the start itself is tested, the fixture run_file starts a new interpreter instead.
 
 killed() kills one with -9 at a sign of what it does, on any machine at the same place: a file that it writes, a reply that it keeps.
 """
@@ -29,7 +29,9 @@ def as_main(argv: list[str], environment: dict, out: str, cwd: Path) -> None:
     os.chdir(cwd)
     is_module = argv[0] == "-m"
     sys.argv[:] = argv[is_module:]
-    sys.path[:] = [str(ROOT if is_module else Path(argv[0]).parent), *(p for p in sys.path if Path(p).resolve() != ROOT)]
+    folder = ROOT if is_module else Path(argv[0]).parent
+    has_its_own = (folder / "common.py").exists()  # a copy: then nothing of the project's may be found
+    sys.path[:] = [str(folder), *(p for p in sys.path if not has_its_own or Path(p).resolve() != ROOT)]
     if sign := os.environ.pop("KILL_AT", ""):
         kill_at(sign, int(os.environ.pop("KILL_NTH")))
     runpy.run_module(argv[1], run_name="__main__", alter_sys=True) if is_module else runpy.run_path(argv[0], run_name="__main__")
