@@ -228,9 +228,12 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def accuracy(run: dict, arm: str, *part: str) -> float | None:
-    """% right on Q_test, or on a part of what was tested: "math_d" (MATH^D); "missed" or "other" (the test questions that need one of the run's
-    ten most-missed skills, or none of them); "by_skill", skill; "sets", name, "avg" or "pass". None where there is no such question."""
+    """% right on Q_test, or on a part of what was tested: "math_d" (MATH^D) or "rest"; "missed" or "other" (the test questions that
+    need one of the run's ten most-missed skills, or none of them); "by_skill", skill; "sets", name, "avg" or "pass". None of no questions."""
     value = run["arms"][arm]
+    if part == ("rest",):  # the questions that are not difficult
+        k, n = value["math_d"]
+        value, part = {"k": value["k"] - k, "n": value["n"] - n}, ()
     for key in part:
         value = value.get(key, {})
     if isinstance(value, float):
@@ -272,10 +275,12 @@ NAMES = {  # the paper's name of an arm -> how each method file calls it
     "stat_syn": {"base": "base", "MATH-Augment": "augment", "STAT-Syn": "stat", "Embed-Syn": "embed", "shuffled STAT-Syn": "shuffled",
                  "STAT-Sel": "sel", "Embed-Sel": "embed_sel"}}
 PAPER_DETECTION = {"prm": "accuracy 78.0; precision 70, recall 92, F1 80", "consistency": "accuracy 79.8", "length": "accuracy 74.2"}  # §E.1
-PARTS = {"": "", "math_d": " on MATH^D", "missed": " on the ten most-missed skills"}
+PARTS = {"": "", "math_d": " on MATH^D", "rest": " off MATH^D", "missed": " on the ten most-missed skills"}
 COMPARISONS = (
     ("C1", "STAT-Sel", "MATH-Augment", ""), ("C1", "MATH-Augment", "base", ""), ("C1", "STAT-Sel", "MATH-Augment", "math_d"),
+    ("beside C1", "STAT-Sel", "MATH-Augment", "rest"),
     ("C2", "STAT-Syn", "MATH-Augment", ""), ("C2", "STAT-Syn", "MATH-Augment", "math_d"),
+    ("beside C2", "STAT-Syn", "MATH-Augment", "rest"),
     ("C3", "STAT-Sel", "Embed-Sel", ""), ("C3", "STAT-Syn", "Embed-Sel", ""), ("beside C3", "STAT-Syn", "Embed-Syn", ""),
     ("C4", "STAT-Syn", "STAT-Sel", "math_d"), ("beside C4", "STAT-Syn", "STAT-Sel", ""), ("beside C4", "STAT-Syn", "STAT-Sel", "missed"),
     ("baseline", "STAT-Sel", "MATH-Train", ""), ("baseline", "STAT-Sel", "MATH-Hard", ""), ("control", "STAT-Sel", "shuffled", ""),
@@ -330,9 +335,7 @@ def tables(results: dict) -> str:
     arms = list(runs[0]["arms"])
     trained = [arm for arm in arms if arm != "base"]
     reference = next((arm for arm in ("augment", *trained, *arms) if arm in arms), "")
-    lines = [f"{len(runs)} runs, seeds {', '.join(str(run['seed']) for run in runs)}; accuracy in % with 95 % t-intervals over runs; "
-             f"differences in points, paired within a run. Commit {', '.join(sorted({str(run['commit'])[:10] for run in runs}))}, "
-             f"{', '.join(sorted({run['gpu'] for run in runs}))}."]
+    lines = [head(runs, "")]
     lines += arms_table(runs, arms, reference) + claims(runs)
     calls, tokens_in, tokens_out = (statistics.fmean(sum(step.get(name, 0) for step in run["teacher_totals"].values()) for run in runs)
                                     for name in ("calls", "n_in", "n_out"))
@@ -349,6 +352,12 @@ def tables(results: dict) -> str:
                   + "; ".join(f"{arm} {shown(missed)} and {shown(other)}" for arm, (missed, other) in parts.items()) + "."]
     lines += skills_table(runs, arms, reference) + sets_table(runs, arms, reference)
     return "\n".join(lines + (detection_tables(runs) if runs[0]["method"] == "stat_sel" else [])) + "\n"
+
+
+def head(runs: list[dict], tested: str) -> str:
+    commits = dict.fromkeys(str(commit)[:10] for run in runs for commit in run.get("commits", [run.get("commit")]))
+    return (f"{len(runs)} runs, seeds {', '.join(str(run['seed']) for run in runs)}; accuracy in %{tested} with 95 % t-intervals over runs; "
+            f"differences in points, paired within a run. Commit {', '.join(commits)}, {', '.join(sorted({run['gpu'] for run in runs}))}.")
 
 
 def agreement(hits: int, false_alarms: int, misses: int, rejections: int) -> dict[str, float | None]:
@@ -552,9 +561,8 @@ def active_tables(results: dict) -> str:
     criteria = sorted(runs[0]["criteria"], key=lambda c: (c != "random", c != "loss", c))
     items = [row["items"] for row in runs[0]["criteria"][criteria[0]]]
     equal = all([row["items"] for row in curve] == items for run in runs for curve in run["criteria"].values())
-    lines = [f"{len(runs)} runs of each criterion, seeds {', '.join(str(run['seed']) for run in runs)}; accuracy in % with 95 % t-intervals over "
-             f"seeds; differences in points, paired within a seed. Commit {', '.join(sorted({str(run['commit'])[:10] for run in runs}))}, "
-             f"{', '.join(sorted({run['gpu'] for run in runs}))}."]
+    n = span([curve[0]["right"][1] for run in runs for curve in run["criteria"].values()])
+    lines = [head(runs, f" of {n} test questions")]
     if not equal:
         lines += ["", "The numbers of items differ between criteria or seeds: rounds are compared, not equal numbers of items."]
     lines += table(["criterion", *(f"{n} items" for n in items)], [
@@ -751,10 +759,9 @@ def dart_tables(results: dict) -> str:
     slow = [arm for arm in runs[0]["arms"] if arm.startswith("sft at ")]
     arms = [arm for arm in ("base", "sft", *slow, "prompt", "best_of_n", "rejection", "grpo", "dart", "dropped", "no penalty",
                             "prompt, rejecting", "dart, rejecting", "perfect") if arm in runs[0]["arms"]]
-    lines = [f"{len(runs)} runs, seeds {', '.join(str(run['seed']) for run in runs)}; accuracy in % with 95 % t-intervals over runs; differences in "
-             f"points, paired within a run. Cut off: of all test answers; tokens generated, tokens scored for L, steps and seconds are means. "
-             f"Commits {', '.join(dict.fromkeys(commit for run in runs for commit in run['commits']))}; "
-             f"{', '.join(sorted({run['gpu'] for run in runs}))}."]
+    n = " / ".join(span([run["arms"][arms[0]]["columns"][column][1] for run in runs]) or "0" for column in COLUMNS)
+    lines = [head(runs, f" of {n} questions (in distribution / out of it / retention)") + " Cut off: of all test answers; tokens generated, "
+             "tokens scored for L, steps and seconds are means."]
     rows = []
     for arm in arms:
         found = [run["arms"][arm] for run in runs]
