@@ -28,7 +28,7 @@ DOCUMENTED = (
     "stat_sel", "stat_syn", "active_loop", "dart", "experiments.pairs", "experiments.difficulty", "experiments.labels", "experiments.cheating",
     "benchmarks.cost",
     "report", "plot")
-OTHER_PROGRAMS = ("pip", "export", "vllm", "ollama", "llama-server", "git", "hf", "torchrun")  # not ours
+OTHER_PROGRAMS = (".", "pip", "export", "vllm", "ollama", "llama-server", "git", "hf", "torchrun")  # not ours
 DEVELOPMENT = (".venv/bin/ruff check .", ".venv/bin/python -m pytest -q ")  # commands of CONTRIBUTING.md
 
 
