@@ -1884,8 +1884,8 @@ def cli(main, Args, description: str) -> None:
 
 def grouped(text: str, Args) -> str:
     """tyro's --help with the names of groups: comments such as "# Model:" above the first of their fields."""
-    above = {}
-    for name, field in re.findall(r"^ +# (\w+):\n +(\w+):", inspect.getsource(Args), re.MULTILINE):
+    above, source = {}, "".join(map(inspect.getsource, Args.__mro__[:-1]))
+    for name, field in re.findall(r"^ +# (\w+):\n +(\w+):", source, re.MULTILINE):
         above[field.rstrip("_").replace("_", "-")] = name
 
     def heading(line: re.Match) -> str:

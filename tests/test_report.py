@@ -121,6 +121,7 @@ def test_counts_by_hand(gathered):
     base, augment = run["arms"]["base"], run["arms"]["augment"]
     assert (base["k"], base["n"], base["no_answer"], base["cut_off"]) == (2, 4, 1, 1)  # AMC's null is not MATH's
     assert base["math_d"] == [0, 2] and augment["math_d"] == [1, 2]
+    assert report.accuracy(run, "base", "rest") == 100 and report.accuracy(run, "augment", "rest") == 50  # of the other two questions
     assert base["by_skill"] == {"S: a": [1, 2], "S: b": [0, 2]} and augment["by_skill"] == {"S: a": [1, 2], "S: b": [1, 2]}
     assert (base["missed"], base["other"]) == ([0, 2], [2, 2]) and (augment["missed"], augment["other"]) == ([1, 2], [1, 2])
     assert augment["skills_by_teacher"] == {"S: b": 2, "S: a": 1} and augment["skills_by_data"] == {"S: a": 3, "S: b": 1}
@@ -406,6 +407,25 @@ def test_how_hard_the_first_seeds_are_by_hand(tmp_path):
     results = report.gather([write_active(tmp_path / c, 0, c, [50, 60]) for c in ("loss", "incorrect")])
     assert results["data"]["mathematics"]["runs"][0]["base_wrong"] == {"all seeds": [1, 4], "loss": [1, 2], "incorrect": [1, 2]}
     assert "in the first round: all seeds 25.0; loss 50.0; incorrect 50.0." in report.tables(results)
+
+
+def test_an_answer_that_is_cut_off_counts_as_wrong(tmp_path):
+    path = Path(write_active(tmp_path / "incorrect", 0, "incorrect", [50, 60]))
+    scores = {"s1": 1.0, "s2": 0.0, "s3": 0.0}  # s4's answer is cut off: it has none
+    (path / "r0_selected.json").write_text(json.dumps({"order": ["s1", "s2", "s3", "s4"], "scores": scores}))
+    (run,) = report.gather([str(path)])["data"]["mathematics"]["runs"]
+    assert run["base_wrong"]["all seeds"] == [2, 4]
+
+
+def test_the_papers_numbers_are_those_of_the_page():
+    """report.py's, beside the whole Table 3 in docs/stat.md."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (ROOT / "docs" / "stat.md").read_text().splitlines()
+            if re.match(r"\|[^|]*\| [\w-]+ (\| \d+\.\d ){10}\|$", line)]
+    assert len(rows) == 24
+    for arm, numbers in report.PAPER[""].items():
+        assert numbers == tuple(float(row[2]) for row in rows if row[1] == arm)
+    for arm, numbers in report.PAPER["math_d"].items():
+        assert numbers == tuple(float(row[3]) for row in rows if row[1] == arm)
 
 
 def test_holm_never_lowers_a_later_p(active):

@@ -364,8 +364,9 @@ def mutated(n: int) -> list[str]:
 
 def test_hostile_input_is_answered_in_time():
     assert is_equiv("x+1", "1+x")  # the algebra's process is up
-    slow = []
-    for i, text in enumerate(hostile() + mutated(300)):
+    slow, cases = [], hostile() + mutated(450)
+    assert len(cases) > 400
+    for i, text in enumerate(cases):
         start = time.monotonic()
         verdict = is_equiv(text, "x+1" if i % 2 else "5")
         assert isinstance(verdict, bool)
