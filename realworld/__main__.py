@@ -4,8 +4,8 @@
     python -m realworld dart --seed 1
     python -m realworld table stat_sel       # the table over the seeds in results/real_stat_sel
 
-Other flags go to the method; --seed also draws the test questions. With --teacher NAME --teacher-url URL a real teacher
-takes the oracle's place.
+Other flags go to the method; --seed also draws the test questions. With --teacher NAME --teacher-url URL a
+real teacher takes the oracle's place.
 """
 import argparse
 import hashlib
