@@ -77,6 +77,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
+import torch.utils.checkpoint
 from tqdm import tqdm
 
 import common
@@ -885,15 +886,20 @@ def encode(student: common.Student, messages: list[dict], max_tokens: int) -> tu
 def completion_loss(model, pairs: list[tuple[list[int], int]], device) -> torch.Tensor:
     """Summed cross-entropy of the answers' tokens, the end token among them; logits are computed only there.
 
-    ours: no loss on the prompts, because the student is never asked to write one.
+    ours: no loss on the prompts, because the student is never asked to write one; logits of 512 tokens at a
+    time, made again for the gradient, because those of long answers would be most of the memory.
     """
     ids, mask = common.pad([ids for ids, _ in pairs], device)
     # target[b, t]: token t is one of the answer's; it is predicted at t - 1
     target = [[n <= t < len(row) for t in range(ids.shape[1])] for row, n in pairs]
     target = torch.tensor(target, device=device)  # (B, T)
-    hidden = common.hidden_states(model, ids, mask)  # (B, T, d)
-    logits = model.get_base_model().lm_head(hidden[:, :-1][target[:, 1:]]).float()  # (n_completion, V)
-    return torch.nn.functional.cross_entropy(logits, ids[:, 1:][target[:, 1:]], reduction="sum")
+    hidden, head = common.hidden_states(model, ids, mask), model.get_base_model().lm_head  # (B, T, d)
+    states, wanted = hidden[:, :-1][target[:, 1:]], ids[:, 1:][target[:, 1:]]  # (n, d), (n,)
+
+    def loss(states, wanted):
+        return torch.nn.functional.cross_entropy(head(states).float(), wanted, reduction="sum")
+    parts = zip(states.split(512), wanted.split(512), strict=True)
+    return sum(torch.utils.checkpoint.checkpoint(loss, *part, use_reentrant=False) for part in parts)
 
 
 # Copied from stat_sel.grouped_batches
