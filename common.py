@@ -293,12 +293,14 @@ class Teacher:
 
     def _fits(self, request: Request, in_flight) -> bool:
         """Whether this call may be sent too: --concurrency, and --max-usd if all cost what they can."""
+        if len(in_flight) >= self.concurrency or self.max_usd is None:
+            return len(in_flight) < self.concurrency
         usd = [self._usd(estimate_tokens(one.messages), one.max_tokens) for one in (request, *in_flight)]
-        is_dear = self.max_usd is not None and self.spent + sum(usd) > self.max_usd
+        is_dear = self.spent + sum(usd) > self.max_usd
         if is_dear and not in_flight:
             raise UserError(f"${self.spent:.4f} of --max-usd ${self.max_usd:g} is spent and the next call "
                             f"may cost ${usd[0]:.4f}; a rerun with a higher --max-usd goes on")
-        return len(in_flight) < self.concurrency and not is_dear
+        return not is_dear
 
     def _client(self, tries: int):
         """It tries again after 408, 409, 429, 5xx and broken connections."""
@@ -418,7 +420,7 @@ class Teacher:
             file = self.path if self.write or self.path.exists() else ":memory:"
             self.db = sqlite3.connect(file, timeout=60, check_same_thread=False)
         self._sql("CREATE TABLE IF NOT EXISTS replies (server, key, row)")  # row: JSON
-        if old.is_file() and not self._sql("PRAGMA user_version").fetchone()[0]:
+        if old.is_file() and not self._sql("PRAGMA user_version")[0][0]:
             with self._disk(), self.db, open(old, encoding="utf-8", errors="replace") as lines:
                 self.db.executemany(  # a line that a kill tore is no JSON
                     "INSERT INTO replies SELECT json_extract(?1, '$.model'), json_extract(?1, '$.key'), ?1 "
@@ -431,13 +433,13 @@ class Teacher:
     def _disk(self):
         try:
             yield
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, ValueError, LookupError, TypeError) as error:  # also a damaged row
             raise UserError(f"the cache {self.path} cannot be used: {error}; make room, or name another by "
                             "--cache") from None
 
-    def _sql(self, command: str, *values) -> sqlite3.Cursor:
+    def _sql(self, command: str, *values) -> list[tuple]:
         with self._disk(), self.db:  # commits
-            return self.db.execute(command, values)
+            return self.db.execute(command, values).fetchall()
 
     def _lock(self):
         """While this process asks no other does by the same cache."""
@@ -460,10 +462,11 @@ class Teacher:
         found, todo = {}, {}
         for request in sorted(requests, key=lambda r: r.max_tokens):  # of duplicates the longest stays
             key, earlier = self._keys(request)
-            row = self._sql("SELECT row FROM replies WHERE server = ? AND key IN (?, ?) ORDER BY rowid DESC "
-                            "LIMIT 1", self.url, key, earlier).fetchone()
-            row = json.loads(row[0]) if row else {}
-            found[key] = read_row(row, self.of_student) if row else (None, "not asked")
+            rows = self._sql("SELECT row FROM replies WHERE server = ? AND key IN (?, ?) ORDER BY rowid DESC "
+                             "LIMIT 1", self.url, key, earlier)
+            with self._disk():
+                row = json.loads(rows[0][0]) if rows else {}
+                found[key] = read_row(row, self.of_student) if row else (None, "not asked")
             if not row or found[key][1] == "cut off" and row["max_tokens"] < request.max_tokens:
                 found[key], todo[key] = (None, "not asked"), request
         return found, todo
