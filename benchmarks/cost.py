@@ -3,7 +3,9 @@
 Counts   follow from the method's own flags; the sizes of the sets are SIZES.
 Steps    of sampling are simulated with the rounds of common.answer on drawn lengths: log-normal about
          --median tokens, and a share --run-ons of answers that reach the length limit.
-Rates    are flags. Their defaults are stated for a 3B student on one 24 GB card, not measured.
+Rates    are flags. Their defaults were measured on one H100 (results/bench_gpu.json): a 3B student in 4 bits, an 8B
+         reward model. Answering and training there are bound by the launches of kernels, so by the number of
+         layers and the CPU; a 24 GB card was not measured, and will score more slowly.
 Run      python benchmarks/cost.py dart --n-demonstrations 2000
          python benchmarks/cost.py active_loop --select loss --usd-per-m-in 0.15 --usd-per-m-out 0.6
          python benchmarks/cost.py --ood gsm8k amc23 aime24 aime25 --usd-per-m-in 0.15 --usd-per-m-out 0.6
@@ -31,10 +33,11 @@ SHARE_DIFFICULT, SKILLS_EACH = 0.52, 2.5  # of Qwen2.5-3B (Table 12); "typically
 class Rates:
     median: int = 250  # tokens of an answer
     run_ons: float = 0.05  # share of answers that reach --max-new-tokens
-    step_ms: float = 70.0  # one token for a batch, without an adapter
-    adapter_factor: float = 2.0  # how much longer a step takes with one; 1 with --test-weights merged
-    train_tokens_per_s: float = 1500.0  # with gradient checkpointing
-    prm_tokens_per_s: float = 2000.0  # of an 8B model in 4 bits
+    step_ms: float = 108.0  # one token for a batch, in 4 bits, without an adapter
+    adapter_factor: float = 1.35  # how much longer a step takes with one
+    merged_factor: float = 0.52  # and unpacked: --test-weights merged
+    train_tokens_per_s: float = 1080.0  # with gradient checkpointing, --micro-batch 2
+    prm_tokens_per_s: float = 24000.0  # of an 8B model in 4 bits
     load_s: float = 60.0  # to load a model
     prompt_tokens: int = 400  # of a teacher's prompt, list of skills included
     reply_tokens: int = 250  # of a teacher's reply
@@ -47,7 +50,7 @@ class Args(Rates, stat_sel.Args):
 
 @dataclass(frozen=True)
 class DartArgs(Rates, dart.Args):
-    step_ms: float = 90.0  # one token for a batch of 128, without an adapter
+    pass
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,8 @@ def estimate(args: Args) -> None:
         n_pairs[arm] = min(args.n_pairs, args.n_rewrites * n_drawn)
     pair_tokens = args.median + 150  # and its prompt
 
-    step_s = args.step_ms / 1000
-    factor = 1.0 if args.test_weights == "merged" else args.adapter_factor
+    is_merged = args.test_weights == "merged"
+    step_s, factor = args.step_ms / 1000 * (args.merged_factor if is_merged else 1), 1 if is_merged else args.adapter_factor
 
     def sampling(n: int) -> float:
         return n_steps(draw_lengths(args, n), args.sample_batch) * step_s
@@ -127,7 +130,7 @@ def estimate(args: Args) -> None:
     print("\n| of the teacher | calls | usd |\n|---|---:|---:|")
     for step, n in (calls | {"all": sum(calls.values())}).items():
         print(f"| {step} | {n:,} | {n * price:.2f} |")
-    print(f"\nRates are stated, not measured. Answers an arm: "
+    print(f"\nRates are flags, by default an H100's. Answers an arm: "
           f"{', '.join(f'{name} {n:,}' for name, n in tests.items())}; pairs: "
           f"{', '.join(f'{arm} {n_pairs[arm]:,}' for arm in trained)}.")
 
@@ -140,7 +143,8 @@ def say_hours(hours: dict[str, float]) -> None:
 
 def estimate_dart(args: DartArgs) -> None:
     """best_of_n, rejection and grpo sample as many tokens as DART: each is counted as DART's sampling once more."""
-    step_s, size, with_adapter = args.step_ms / 1000, args.sample_batch, args.adapter_factor
+    unpacked = args.merged_factor if args.bits == 16 else 1  # an adapter adds the same time to either
+    step_s, with_adapter, size = unpacked * args.step_ms / 1000, 1 + (args.adapter_factor - 1) / unpacked, args.sample_batch
     n, arms = args.n_demonstrations, set(args.arms)
     tokens = args.median + args.prompt_tokens
 
@@ -168,7 +172,7 @@ def estimate_dart(args: DartArgs) -> None:
                   ("base" in arms) + with_adapter * (sft + ("grpo" in arms) * args.curve)),
               "load": args.load_s * 3 * len(arms)}
     say_hours(hours)
-    print(f"\nRates are stated, not measured. Rollouts {n_rollouts:,}, tests {n_tests:,} an arm.")
+    print(f"\nRates are flags, by default an H100's. Rollouts {n_rollouts:,}, tests {n_tests:,} an arm.")
 
 
 def estimate_active(args: ActiveArgs) -> None:
@@ -198,7 +202,7 @@ def estimate_active(args: ActiveArgs) -> None:
     calls = m * n_rounds * (1 + (args.n_solutions if args.verify == "sc" else 1))
     prices = args.usd_per_m_in or 0, args.usd_per_m_out or 0
     usd = calls * (args.prompt_tokens * prices[0] + args.reply_tokens * prices[1]) / 1e6
-    print(f"\nRates are stated, not measured. Tests {n_test:,} a round, teacher calls {calls:,}, usd {usd:.2f}.")
+    print(f"\nRates are flags, by default an H100's. Tests {n_test:,} a round, teacher calls {calls:,}, usd {usd:.2f}.")
 
 
 def main() -> None:

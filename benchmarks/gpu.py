@@ -1,119 +1,107 @@
-"""Every method on a GPU: the toy world end to end, then answering, scoring, training and a GRPO step at real models' shapes with random weights.
+"""Training, sampling, a GRPO step and the reward model on one GPU, at real models' shapes, and the real world's STAT-Sel.
 
-    python benchmarks/gpu.py                # 3B student, 8B reward model: about 30 GB of disk and a GPU with 24 GB; no network
-    python benchmarks/gpu.py --shape tiny   # the same steps at toy size, to see that they run
+A stage is a benchmark of its own in another process, beside what users would pick instead where TRL is installed.
+What has been measured is written after each stage; one that would go past --minutes is left out, and said.
+Shapes have random weights, so the times are right and the texts are not.
 
-Prints seconds and peak memory; random weights answer nonsense up to the length limit, so the answering time is that of the longest answers.
+    python benchmarks/gpu.py                # ten minutes on an H100, 40 GB of disk
+    python benchmarks/gpu.py --tiny         # the same stages at toy size, to see that they run
 """
-import argparse
+import json
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks import record  # noqa: E402
 
-import torch  # noqa: E402
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM  # noqa: E402
-
-import common  # noqa: E402
-import dart  # noqa: E402
-import stat_sel  # noqa: E402
-from toyworld import world  # noqa: E402
-
-SHAPES = {  # hidden size, layers, heads, key-value heads, feed-forward size, vocabulary
-    "tiny": (64, 2, 4, 2, 128, 1024),
-    "3b": (2048, 36, 16, 2, 11008, 151936),  # Qwen2.5-3B's, on Llama's architecture
-    "8b": (4096, 32, 32, 8, 14336, 128256),  # Llama-3.1-8B's
-}
-
-
-def make_checkpoint(folder: Path, shape: str, tokenizer) -> Path:
-    """A random checkpoint of that shape with the toy tokenizer; its vocabulary is the real one's size, so the logits cost what they cost there."""
-    width, layers, heads, kv_heads, ff, vocab = SHAPES[shape]
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16 if torch.cuda.is_available() else torch.float32)
-    model = LlamaForCausalLM(LlamaConfig(
-        hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads, intermediate_size=ff,
-        vocab_size=vocab, tie_word_embeddings=shape != "8b", max_position_embeddings=4096, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
-        pad_token_id=tokenizer.pad_token_id))
-    torch.set_default_dtype(torch.float32)
-    model.save_pretrained(folder / shape)
-    tokenizer.save_pretrained(folder / shape)
-    return folder / shape
+BATCH = 32  # of the reward model
+TRAIN = ["--pretend", "--rows", "16"]
+SAMPLE = ["--pretend", "--rows", "48", "--max-new-tokens", "128"]
+GRPO = ["--pretend", "--steps", "1"]
+STAGES = [  # name, script, model, flags; in order of their worth
+    ("3B, training", "training", "3b", [*TRAIN, "--only", "stat_sel"]),
+    ("8B, reward model", "gpu", "8b", ["--who", "prm"]),
+    ("3B, sampling", "sampling", "3b", [*SAMPLE, "--bits", "4", "--only", "common.answer", "with adapter"]),
+    ("3B, sampling merged", "sampling", "3b", [*SAMPLE, "--bits", "16", "--only", "common.answer"]),
+    ("3B, GRPO", "grpo", "3b", [*GRPO, "--only", "dart"]),
+    ("SmolLM2, training", "training", "smollm2", [*TRAIN, "--micro-batch", "8", "--only", "stat_sel", "trl", "trl chunked, by length"]),
+    ("SmolLM2, sampling", "sampling", "smollm2", [*SAMPLE, "--only", "common.answer", "generate", "generate_batch"]),
+    ("SmolLM2, GRPO", "grpo", "smollm2", [*GRPO, "--micro-batch", "8"]),
+    ("8B, training", "training", "8b", [*TRAIN, "--only", "stat_sel"]),
+    ("3B, training with TRL", "training", "3b", [*TRAIN, "--only", "trl", "trl chunked, by length"]),
+    ("8B, sampling", "sampling", "8b", [*SAMPLE, "--bits", "4", "--only", "common.answer"]),
+    ("3B, GRPO with TRL", "grpo", "3b", [*GRPO, "--only", "trl"]),
+    ("8B, GRPO", "grpo", "8b", [*GRPO, "--only", "dart"]),
+    ("0.5B, training", "training", "0.5b", [*TRAIN, "--only", "stat_sel"]),
+    ("0.5B, sampling", "sampling", "0.5b", [*SAMPLE, "--bits", "4", "--only", "common.answer"]),
+    ("0.5B, GRPO", "grpo", "0.5b", [*GRPO, "--only", "dart"]),
+]
 
 
-def timed(label: str, work):
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+def reward_model(args) -> dict:
+    """Tokens/s of stat_sel.score_steps: answers of ten steps, some 30 tokens each."""
+    import common
+    import stat_sel
+    model, tokenizer = common.load_4bit(record.checkpoint(args.model), "--prm")
+    answers = [("What is 3+4? " * 10, ["We add 3 and 4, which are whole numbers, and so the sum of the two is 7."] * 10)] * BATCH
+    tokens = sum(len(stat_sel.chat_of_steps(tokenizer, *answer)[0]) for answer in answers)
+    stat_sel.score_steps(model, tokenizer, answers[:8])  # the first pass also sets up the kernels
+    memory, started = record.Memory(), time.time()
+    for i in range(0, BATCH, 8):
+        stat_sel.score_steps(model, tokenizer, answers[i:i + 8])
+    return {"tokens": tokens, "tokens_per_s": round(tokens / (time.time() - started), 1), **memory.found()}
+
+
+def real_world(seed: int, limit_s: float) -> dict:
+    """One seed of the real world's STAT-Sel: seconds, with the student's training where it is not there yet."""
     started = time.time()
-    value = work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    print(f"{label}: {time.time() - started:.1f} s, peak {common.peak_gib():.2f} GiB", flush=True)
-    return value
+    words = ["stat_sel", "--seed", str(seed), "--micro-batch", "8", "--sample-batch", "256"]
+    try:
+        done = subprocess.run([sys.executable, "-m", "realworld", *words], cwd=record.ROOT, capture_output=True, text=True, timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"not done after {limit_s:.0f} s"}
+    if done.returncode:
+        return {"failed": done.stderr.strip().splitlines()[-1][:300]}
+    return {"seconds": round(time.time() - started, 1)}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, default="3b")
-    parser.add_argument("--prm-shape", choices=SHAPES, default="8b")
-    parser.add_argument("--methods", nargs="*", default=["stat_sel", "stat_syn", "active_loop", "dart"], help="to run in the toy world")
-    parser.add_argument("--new-tokens", type=int, default=512, help="length of every answer")
-    parser.add_argument("--words", type=int, default=500, help="length of a training answer, in words of about two tokens")
-    parser.add_argument("--scale", type=float, default=1.0, help="size of the toy world")
-    parser.add_argument("--limit", type=int, default=1500, help="questions of each kind in the toy run")
+def main() -> None:
+    parser = record.parser(__doc__, "gpu")
+    parser.add_argument("--tiny", action="store_true", help="every shape is the tiny one, with few rows")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--real", type=int, metavar="SEED", help="also this seed of the real world, first")
     args = parser.parse_args()
-    print(f"device: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'}")
-    with tempfile.TemporaryDirectory() as folder:
-        small = args.scale < 1
-        more = {"stat_sel": ["--arms", "base", "stat"], "stat_syn": ["--arms", "base", "stat"],
-                "active_loop": ["--select", "loss"] + ["--n-seeds", "60", "--per-round", "8", "--rounds", "1"] * small,
-                "dart": ["--arms", "base", "dart"] + ["--rl-steps", "2", "--n-own", "1"] * small}
-        for method in args.methods:
-            toy = [sys.executable, "-m", "toyworld", method, "--scale", str(args.scale), "--limit", str(args.limit), "--out", f"{folder}/{method}"]
-            started = time.time()
-            if code := subprocess.call([*toy, *more[method]], cwd=ROOT):
-                return code
-            print(f"{method} in the toy world, end to end: {time.time() - started:.1f} s; its memory stands in the lines above")
-        made = world.make_world(ROOT / world.default_root(), 0, stat_sel.STUDENT_PROMPT, args.scale)
-        checkpoint = make_checkpoint(Path(folder), args.shape, AutoTokenizer.from_pretrained(made / "student"))
-        run_args = stat_sel.Args(student=str(checkpoint), out=f"{folder}/run", epochs=1)
-        student = timed(f"load {args.shape} in 4 bits", lambda: common.load_student(run_args.student))
-        prompts = [common.prompt_ids(student.tokenizer, stat_sel.question("What is 3+4?"))] * run_args.sample_batch
-        timed(f"answer {run_args.sample_batch} questions with {args.new_tokens} tokens each",
-              lambda: common.sample(student._replace(stop_ids=frozenset({-1})), prompts, 0.1, args.new_tokens, seed=0))
-        chat = stat_sel.question("What is 3+4?") + [{"role": "assistant", "content": "seven " * args.words}]
-        rows = [{"messages": chat}] * 32
-        run = common.open_run(run_args, run_args.out)
-        timed(f"train on {len(rows)} pairs of {len(stat_sel.encode(student, chat, 4096)[0])} tokens, batch {run_args.batch} = "
-              f"{run_args.batch // run_args.micro_batch} x {run_args.micro_batch}",
-              lambda: stat_sel.train(run_args, run, student, rows, "arm", run_args.lr[0]))
-        run.lock.release()
-        student = None  # one model at a time
-        student = common.load_student(run_args.student)
-        grpo_args = dart.Args(student=run_args.student, out=f"{folder}/grpo", rl_steps=1, max_new_tokens=args.new_tokens)
-        from peft import LoraConfig, get_peft_model
-        student = student._replace(stop_ids=frozenset({-1}), model=get_peft_model(student.model, LoraConfig(
-            r=grpo_args.lora_rank, lora_alpha=grpo_args.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")))
-        shown = [{"id": str(i), "problem": "What is 3+4?", "solution": "seven " * args.words, "answer": "7", "raw": -2.0, "on": -1.0}
-                 for i in range(grpo_args.prompts)]
-
-        def judge(rows, outs):  # random weights are never right: a reward that differs, so that every rewrite is trained on
-            return [one | {"reward": float(i % 2)} for i, one in enumerate(dart.judge(grpo_args, student, rows, outs))]
-        run = common.open_run(grpo_args, grpo_args.out)
-        timed(f"a GRPO step on {grpo_args.prompts} x {grpo_args.group} rewrites of {args.new_tokens} tokens, judged",
-              lambda: dart.grpo(grpo_args, run, student, dart.Task("mapper", dart.rewriting, judge), shown, [], grpo_args.beta))
-        run.lock.release()
-        student = None  # the reward model needs its place
-        prm = make_checkpoint(Path(folder), args.prm_shape, AutoTokenizer.from_pretrained(made / "prm"))
-        model, tokenizer = timed(f"load the reward model, {args.prm_shape}, in 4 bits", lambda: common.load_4bit(str(prm), "--prm"))
-        answers = [("What is 3+4?", ["seven " * (args.words // 10)] * 10)] * run_args.prm_batch
-        stat_sel.score_steps(model, tokenizer, answers[:1])  # the first pass also sets up the kernels
-        timed(f"score {len(answers)} answers of 10 steps, {args.words} words each", lambda: stat_sel.score_steps(model, tokenizer, answers))
-    return 0
+    if args.who:
+        print("\n" + json.dumps(reward_model(args)))
+        return
+    ends, found = time.time() + 60 * args.minutes, {}
+    if args.real is not None:
+        found["real world, STAT-Sel"] = {"stat_sel": real_world(args.real, ends - time.time())}
+        record.save(args, found)
+    part = Path(tempfile.mkdtemp(prefix="bench-"), "part.json")
+    for name, script, model, words in STAGES:
+        if args.only and name not in args.only:
+            continue
+        model = "tiny" if args.tiny else model
+        words = ["--model", model, *words] + (["--rows", "8"] if args.tiny and "--rows" in words else [])
+        started, left = time.time(), ends - time.time()
+        if left < 20:
+            found[name] = {"failed": "no time left"}
+        elif script == "gpu":
+            found[name] = {"score_steps": record.alone(__file__, words, left)}
+        else:
+            part.unlink(missing_ok=True)
+            argv = [sys.executable, str(Path(__file__).with_name(f"{script}.py")), *words, "--save", str(part)]
+            try:
+                subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=left)
+            except subprocess.TimeoutExpired:
+                print(f"{name}: no time left")
+            found[name] = json.loads(part.read_text())["rows"] if part.exists() else {"failed": "see the script alone"}
+        print(f"{name}: {time.time() - started:.0f} s  {json.dumps(found[name])[:600]}", flush=True)
+        record.save(args, found)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves
 
 import common
 import stat_sel
-from benchmarks import gpu
+from benchmarks import record
 from tests.test_run_end_to_end import flags
 from toyworld import student as toy_student
 from toyworld import world
@@ -98,10 +98,12 @@ def test_merged_weights_are_unpacked_to_float32(small_world):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
-def test_the_gpu_benchmark_makes_its_checkpoint_in_float32(small_world, tmp_path):
-    from transformers import AutoTokenizer
+def test_the_benchmarks_make_their_checkpoint_in_float32(small_world, tmp_path, monkeypatch):
+    (tmp_path / "SmolLM2-135M-Instruct").symlink_to(small_world / "student")
+    monkeypatch.setenv("REALWORLD_DIR", str(tmp_path))
+    monkeypatch.setattr(record, "CACHE", tmp_path)
     with NoHalf():
-        gpu.make_checkpoint(tmp_path, "tiny", AutoTokenizer.from_pretrained(small_world / "student"))
+        record.checkpoint("tiny")
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (24, 8), (8, 24)])

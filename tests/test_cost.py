@@ -61,7 +61,8 @@ def test_without_several_rates_none_is_chosen(capsys):
 
 def test_a_run_of_dart_by_hand(capsys):
     """All answers reach the limit of 100 tokens, a step takes a second, twice as long with an adapter."""
-    rates = {"median": 10**6, "max_new_tokens": 100, "step_ms": 1000.0, "prompt_tokens": 0, "train_tokens_per_s": 1e12, "load_s": 0.0}
+    rates = {"median": 10**6, "max_new_tokens": 100, "step_ms": 1000.0, "prompt_tokens": 0, "train_tokens_per_s": 1e12,
+             "load_s": 0.0, "adapter_factor": 2.0}
     args = DartArgs(**rates, arms=("base", "dart"), n_demonstrations=150, n_heldout=50, n_own=1, n_rewrites=2, rl_steps=18, prompts=10, group=10,
                     sample_batch=50, eval_every=9, limit=100)
     estimate_dart(args)
@@ -76,7 +77,8 @@ def test_a_run_of_dart_by_hand(capsys):
     ("true_loss", 0, 3 * 200, 0)])
 def test_a_run_of_the_active_loop_by_hand(select, answered, scored, children, capsys):
     """Batches of 100 answers take 100 s, with an adapter 200 s; a pair has 1,000 tokens, a thousand are trained on in a second."""
-    rates = {"median": 850, "run_ons": 1.0, "max_new_tokens": 100, "step_ms": 1000.0, "train_tokens_per_s": 1000.0, "load_s": 0.0, "prompt_tokens": 0}
+    rates = {"median": 850, "run_ons": 1.0, "max_new_tokens": 100, "step_ms": 1000.0, "train_tokens_per_s": 1000.0, "load_s": 0.0,
+             "prompt_tokens": 0, "adapter_factor": 2.0}
     args = ActiveArgs(**rates, select=select, n_seeds=200, rounds=3, per_round=50, sample_batch=100, limit=100, epochs=3, usd_per_m_in=1.0,
                       usd_per_m_out=4.0)
     estimate_active(args)
