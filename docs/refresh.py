@@ -12,7 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("stat", "active", "dart", "scoring", "running", "real", "reproduce", "results")
+PAGES = ("stat", "active", "dart", "scoring", "running", "real", "reproduce", "performance", "reliability", "results")
 FILES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs" / f"{name}.md" for name in PAGES))
 SIZE = re.compile(r"(`(\w+\.py)`(, | \| ))\d+ KB")  # "`dart.py` | 53 KB"; "`dart.py`, 148 KB": with common.py
 BLOCK = re.compile(r"(<!-- results: python (?:-m )?(.+?) -->\n).*?(<!-- end of results -->)", re.DOTALL)

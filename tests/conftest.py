@@ -72,7 +72,7 @@ def small_world(tmp_path_factory):
 def pytest_collection_modifyitems(items):
     """Whole runs first: a long file that begins last would keep one worker busy alone. Teacher's, while a worker makes the world of the next."""
     long = ("test_run_end_to_end", "test_dart", "test_teacher", "test_stat_syn_end_to_end", "test_active_loop", "test_walkthrough",
-            "test_scoring", "test_realworld", "test_models", "test_student")
+            "test_scoring", "test_realworld", "test_models", "test_student", "test_fuzz", "test_benchmarks")
     items.sort(key=lambda item: long.index(item.path.stem) if item.path.stem in long else len(long))
 
 

@@ -8,14 +8,18 @@ killed() kills one with -9 at a sign of what it does, on any machine at the same
 import contextlib
 import multiprocessing
 import os
+import random
 import runpy
 import signal
+import sqlite3
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 ROOT = Path(__file__).parent.parent
+KILLS = int(os.environ.get("FAULT_KILLS", "3"))  # of each method; `make faults` takes 25
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(["torch", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama", "bitsandbytes",
                               "transformers.integrations.bitsandbytes", "peft", "openai", "tyro", "tqdm", "filelock"])
@@ -33,19 +37,31 @@ def as_main(argv: list[str], environment: dict, out: str, cwd: Path) -> None:
     has_its_own = (folder / "common.py").exists()  # a copy: then nothing of the project's may be found
     sys.path[:] = [str(folder), *(p for p in sys.path if not has_its_own or Path(p).resolve() != ROOT)]
     if sign := os.environ.pop("KILL_AT", ""):
-        kill_at(sign, int(os.environ.pop("KILL_NTH")))
+        kill_at(sign, int(os.environ.pop("KILL_NTH")), float(os.environ.pop("KILL_AFTER", "0")))
     runpy.run_module(argv[1], run_name="__main__", alter_sys=True) if is_module else runpy.run_path(argv[0], run_name="__main__")
 
 
-def kill_at(sign: str, nth: int) -> None:
-    """SIGKILL to this process right after the nth thing that holds the sign: "file: what is appended", "teacher: step of a reply that is kept"."""
+def kill_at(sign: str, nth: int, after_s: float) -> None:
+    """SIGKILL to this process after_s after the nth thing that holds the sign.
+
+    Things are "file: what is appended", "teacher: step of a reply that is kept", "rename: file".
+    """
     import common
-    append, save, seen = common.append, common.Teacher._save, []
+    append, save, rename, replace, seen = common.append, common.Teacher._save, os.rename, os.replace, []
+
+    def kill():
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def count(event):
         seen.extend([event] if sign in event else [])
-        if len(seen) >= nth:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if len(seen) == nth:
+            threading.Timer(after_s, kill).start() if after_s else kill()
+
+    def counted(move):
+        def moved(old, new, **how):
+            move(old, new, **how)
+            count(f"rename: {new}")
+        return moved
 
     def counted_append(f, text):
         append(f, text)
@@ -56,7 +72,7 @@ def kill_at(sign: str, nth: int) -> None:
         count(f"teacher: {step}")
         return kept
     common.append, common.Teacher._save = counted_append, counted_save
-
+    os.rename, os.replace = counted(rename), counted(replace)
 
 def start(*argv, cwd=ROOT, **environment):
     """A process that runs argv[0], a path or a name in the project's folder, or a module: start("-m", "toyworld", "dart")."""
@@ -89,3 +105,43 @@ def killed(sign: str, *argv, nth: int = 1) -> None:
     """Runs argv until the nth sign (see kill_at), at which it is killed with -9."""
     done = run(*argv, KILL_AT=sign, KILL_NTH=str(nth))
     assert done.returncode == -signal.SIGKILL, f"it ended before {sign!r}: {done.stdout[-500:]}{done.stderr[-3000:]}"
+
+
+def kill_at_random(command, whole: Path, folder: Path, seed: str) -> int:
+    """Starts command(out) again and again, killed at KILLS seeded random moments; every run ends like `whole`. Returns the number of runs.
+
+    A moment is a random time of up to a second behind a random one of the next things that it writes: so it lies inside of whatever it does
+    then. A run takes some eight kills; then another begins.
+    """
+    rng, outs, n_kills, out = random.Random(seed), [], 0, None
+    n_things = len((whole / "metrics.jsonl").read_text().splitlines()) + len(list(whole.rglob("*"))) + len(rows_of_cache(whole))
+    while out or n_kills < KILLS:
+        if not out:
+            outs.append(out := folder / f"killed-{len(outs)}")
+        moment = {"KILL_AT": ":", "KILL_NTH": str(rng.randint(1, 2 * n_things // min(KILLS, 8))), "KILL_AFTER": str(rng.random())}
+        done = run(*command(out), **moment if n_kills < KILLS else {})
+        if done.returncode == -signal.SIGKILL:
+            n_kills += 1
+            continue
+        assert done.returncode == 0, f"{out.name} after {n_kills} kills: {done.stderr[-3000:]}"
+        compare(whole, out)
+        out = None
+    return len(outs)
+
+
+def compare(whole: Path, out: Path) -> None:
+    """The same rows and weights; no half file; no reply that was paid for twice."""
+    for path in out.rglob("*"):
+        assert not path.name.endswith((".tmp", ".part", ".checkpoint.pt")), path
+        if path.suffix in (".jsonl", ".safetensors") and path.name != "metrics.jsonl":
+            assert path.read_bytes() == (whole / path.relative_to(out)).read_bytes(), path
+    keys = rows_of_cache(out)
+    assert len(keys) == len(set(keys)) and set(keys) <= set(rows_of_cache(whole))
+
+
+def rows_of_cache(run: Path) -> list[str]:
+    """The keys of the replies in a run's cache."""
+    if not (run / "teacher.sqlite").exists():
+        return []
+    with contextlib.closing(sqlite3.connect(run / "teacher.sqlite")) as db:
+        return [key for key, in db.execute("SELECT key FROM replies")]

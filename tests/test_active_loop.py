@@ -349,33 +349,10 @@ def test_the_seeds_of_the_highest_loss_are_asked(whole_run):
     assert chosen["scores"] != json.loads((out / "r0_selected.json").read_text())["scores"]  # by the student of that round
 
 
-def test_killed_twice_it_ends_the_same_and_pays_nothing_twice(whole_run, small_world, tmp_path):
-    asked = []
-    reply = toy_teacher.reply
-
-    def counting(prompt, seed):
-        if prompt != "Say yes.":  # of Teacher.check
-            asked.append((prompt, seed))
-        return reply(prompt, seed)
-    toy_teacher.reply = counting
-    server, url = toy_teacher.serve()
-    out = tmp_path / "killed"
-    command = ["active_loop.py", *flags(small_world, url, out)]
-    try:
-        for step in ("r0 solve", "r1 write"):
-            started.killed(f"teacher: {step}", *command, nth=5)
-            assert not (out / f"{step[:2]}_items.json").exists()
-        done = started.run(*command)
-    finally:
-        server.shutdown()
-        toy_teacher.reply = reply
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_killed_at_random_it_ends_the_same_and_pays_nothing_twice(whole_run, small_world, tmp_path, teacher_url):
     whole, _ = whole_run
-    for path in whole.rglob("*"):
-        if path.suffix in (".jsonl", ".safetensors") and path.name != "metrics.jsonl" or path.name.endswith("_items.json"):
-            assert path.read_bytes() == (out / path.relative_to(whole)).read_bytes(), path.name
-    assert asked and len(asked) - len(set(asked)) <= 8  # calls in flight at the kills
-    one, two = (json.loads((run / "result.json").read_text()) for run in (whole, out))
+    started.kill_at_random(lambda out: ["active_loop.py", *flags(small_world, teacher_url, out)], whole, tmp_path, "active_loop")
+    one, two = (json.loads((run / "result.json").read_text()) for run in (whole, tmp_path / "killed-0"))
     assert one["curve"] == two["curve"]
 
 

@@ -26,7 +26,7 @@ README = TEXTS["README.md"]
 EVERYTHING = "\n".join(TEXTS.values())
 DOCUMENTED = (
     "stat_sel", "stat_syn", "active_loop", "dart", "experiments.pairs", "experiments.difficulty", "experiments.labels", "experiments.cheating",
-    "benchmarks.cost",
+    "benchmarks.cost", "benchmarks.training", "benchmarks.sampling", "benchmarks.grpo", "benchmarks.teacher", "benchmarks.growth", "benchmarks.gpu",
     "report", "plot")
 OTHER_PROGRAMS = (".", "pip", "export", "vllm", "ollama", "llama-server", "git", "hf", "torchrun")  # not ours
 DEVELOPMENT = (".venv/bin/ruff check .", ".venv/bin/python -m pytest -q ")  # commands of CONTRIBUTING.md
@@ -243,6 +243,8 @@ def test_the_readmes_results_are_those_of_the_tables():
     active, mapper, best = claims("docs/active.md", "A1: loss > random"), claims("docs/dart.md", "D2: dart > prompt"), claims(
         "docs/dart.md", "beside D2: dart > best_of_n")
     assert f"over random pairs {of_sel[0]}: {of_sel[1]};" in row("stat_sel")
+    real, of_real = results("real_stat_sel")["runs"], claims("docs/real.md", "C1: STAT-Sel > MATH-Augment")[0]
+    assert (f"{mean(real, 'base')} -> {mean(real, 'stat')}; over random pairs {of_real[0]}: {of_real[1]};") in row("stat_sel") and len(real) == 6
     assert f"over random pairs {of_syn[0]}: {of_syn[1]}; on difficult questions {hard[0]}: {hard[1]};" in row("stat_syn")
     assert active[0][1] == active[1][1] and f"over random choice {active[0][0]} and {active[1][0]}: {active[0][1]};" in row("active_loop")
     assert f"over the untrained mapper {mapper[0][0]}: {mapper[0][1]}; over best-of-N {best[0][0]}: {best[0][1]};" in row("dart")

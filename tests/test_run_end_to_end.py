@@ -2,25 +2,22 @@
 import contextlib
 import hashlib
 import http.server
-import importlib
 import itertools
 import json
+import random
 import re
 import shutil
-import sys
 import threading
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-import tyro
 
 import common
 import stat_sel
-import toyworld.__main__ as toy_command
-from benchmarks import gpu
 from tests import started
+from tests.bad_server import BadServer, completion
 from tests.conftest import ROOT, read_cache
 from toyworld import teacher as toy_teacher
 
@@ -68,6 +65,56 @@ def test_a_run_ends_with_its_table(whole_run):
         assert [m["role"] for m in rows[0]["messages"]] == ["user", "assistant"]
         assert (out / "adapter" / arm / "adapter_model.safetensors").exists()
     assert not list(out.rglob("*.tmp")) + list(out.rglob("*.part")) + list(out.rglob("*.checkpoint.pt"))
+
+
+def test_killed_at_random_it_ends_the_same_and_pays_nothing_twice(whole_run, small_world, tmp_path, teacher_url):
+    started.kill_at_random(lambda out: ["stat_sel.py", *flags(small_world, teacher_url, out)], whole_run[0], tmp_path, "stat_sel")
+    one, two = (json.loads((run / "result.json").read_text()) for run in (whole_run[0], tmp_path / "killed-0"))
+    assert one["arms"] == two["arms"]
+
+
+PASSING = ("429", "429 after 300 ms", "500", "503", "reset", "short", "truncated", "nothing", "html", "list", "null choices", "string")
+USELESS = {"blank": "empty", "null content": "empty", "reasoning only": "empty", "refusal": "refused", "filter": "refused", "length": "cut off"}
+
+
+def test_a_whole_run_on_a_teacher_that_misbehaves_counts_right(small_world, tmp_path):
+    """A third of the replies fail in passing, some are useless for good, some are of 1 MB or without usage: all are counted, and no more is paid."""
+    billed, useless, huge = Counter(), {}, "Let me think. " * 80_000
+
+    def script(prompt, nth, body):
+        rng = random.Random(f"{prompt}{body.get('seed')}{nth}")
+        if prompt == "Say yes.":
+            return "ok"
+        if nth < 4 and rng.random() < 0.33:
+            return rng.choice(PASSING)
+        kind = random.Random(f"{prompt}{body.get('seed')}")  # the same however often it is asked
+        if kind.random() < 0.05:
+            useless[prompt, body["seed"]] = name = kind.choice(sorted(USELESS))
+            billed.update({"n_in": 10, "n_out": 5})
+            return name
+        text = toy_teacher.reply(prompt, body["seed"])
+        text = f"<think>{huge}</think>{text}" if kind.random() < 0.01 else text
+        usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": min(len(text) // 4, 900)}  # below the limit
+        billed.update({"n_in": usage["prompt_tokens"], "n_out": usage["completion_tokens"]})
+        return 200, completion(text) | {"usage": usage}
+    with BadServer(script) as server:
+        done = started.run("stat_sel.py", *flags(
+            small_world, server.url, tmp_path / "out", "--usd-per-m-in", "1", "--usd-per-m-out", "2", "--teacher-max-none", "0.3",
+            "--concurrency", "16", "--arms", "base", "stat"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = read_cache(tmp_path / "out" / "teacher.sqlite")
+    assert {name: sum(row[name] for row in rows) for name in billed} == billed and len(useless) >= 5
+    asked = {(body["messages"][-1]["content"], body["seed"]) for body in server.log if body["messages"][-1]["content"] != "Say yes."}
+    assert len(rows) == len(asked)  # each was paid for once, useless ones too
+    usd = sum(row["usd"] for row in rows)
+    assert usd == pytest.approx((billed["n_in"] + 2 * billed["n_out"]) / 1e6)
+    steps = re.findall(r"^\S.*: ([\d,]+) calls, \d+ cached, .* \$(\S+), None: (.*), [\d.]+ s$", done.stdout, re.MULTILINE)
+    assert sum(int(calls.replace(",", "")) for calls, _, _ in steps) == len(asked)
+    assert sum(float(usd) for _, usd, _ in steps) == pytest.approx(usd, abs=1e-3)
+    told = Counter()
+    for none in ",".join(nones for _, _, nones in steps if nones != "0").split(","):
+        told.update({none.strip().partition(" ")[2]: int(none.split()[0])} if none.strip() else {})
+    assert told == Counter(USELESS[name] for name in useless.values())
 
 
 def test_difficulty_is_eq_1_on_the_rewards(whole_run):
@@ -648,27 +695,6 @@ def test_continual_mode_on_real_math_perturb(real_data, math_slice, small_world,
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Q_val 139;" in done.stdout and "math_perturb/hard 140 (139 taken out" in done.stdout  # 279 questions
     assert all(row["id"].startswith("math_perturb/hard/") for row in read(tmp_path / "out" / "4_profile.jsonl"))
-
-
-def test_the_gpu_benchmark_runs_at_toy_size(small_world):
-    """But for the methods in the toy world, which other tests run."""
-    done = started.run("benchmarks/gpu.py", "--shape", "tiny", "--prm-shape", "tiny", "--scale", "0.1", "--new-tokens", "4", "--words", "20",
-                       "--methods", TOYWORLD_DIR=str(small_world.parent))
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("GiB") >= 5 and "train on 32 pairs" in done.stdout and "score 8 answers of 10 steps" in done.stdout
-
-
-@pytest.mark.parametrize("scale", ["0.1", "1"])
-def test_the_gpu_benchmark_starts_each_method_in_the_toy_world(scale, monkeypatch):
-    started_with = []
-    monkeypatch.setattr(gpu.subprocess, "call", lambda argv, cwd: started_with.append(argv) or len(started_with) // 4)  # the fourth fails
-    monkeypatch.setattr(sys, "argv", ["gpu.py", "--scale", scale])
-    assert gpu.main() == 1
-    for argv, name in zip(started_with, ["stat_sel", "stat_syn", "active_loop", "dart"], strict=True):
-        assert argv[:4] == [sys.executable, "-m", "toyworld", name]
-        args, rest = toy_command.make_parser().parse_known_args(argv[3:])
-        tyro.cli(importlib.import_module(name).Args, args=toy_command.FLAGS[name] + rest)  # a wrong flag is SystemExit
-        assert args.scale == float(scale)
 
 
 def test_the_readmes_adapter_lines_run(whole_run, small_world, tmp_path):
