@@ -27,6 +27,7 @@ def parser(description: str, place: str) -> argparse.ArgumentParser:
     made.add_argument("--model", default="smollm2", help=f"smollm2, a shape with random weights ({', '.join(SHAPES)}), a folder or a Hub name")
     made.add_argument("--who", help="this contender alone, in this process; prints one line of JSON")
     made.add_argument("--only", nargs="*", help="these contenders; default: all")
+    made.add_argument("--limit-s", type=float, default=7200, help="for all contenders; one that takes longer is ended (default: %(default)s)")
     made.add_argument("--save", default=str(ROOT / "results" / f"bench_{place}.json"), help="file to write (default: %(default)s)")
     return made
 
@@ -96,7 +97,7 @@ class Memory:
         return {"loaded_gib": round(self.before, 3), "peak_gib": round(peak, 3)}
 
 
-def alone(script: str, words: list[str], limit_s: float = 3600) -> dict:
+def alone(script: str, words: list[str], limit_s: float) -> dict:
     """What a contender prints in a process of its own: the JSON of its last line, or {"failed": why}."""
     started = time.time()
     try:
@@ -108,11 +109,11 @@ def alone(script: str, words: list[str], limit_s: float = 3600) -> dict:
     return found | {"process_s": round(time.time() - started, 1)}
 
 
-def contend(args, script: str, contenders: dict, limit_s: float = 3600) -> dict[str, dict]:
+def contend(args, script: str, contenders: dict) -> dict[str, dict]:
     """Each contender in its own process, with this command's flags; prints the table."""
-    found, words = {}, sys.argv[1:]
+    found, words, ends = {}, sys.argv[1:], time.time() + args.limit_s
     for who in args.only or contenders:
-        found[who] = alone(script, [*words, "--who", who], limit_s)
+        found[who] = alone(script, [*words, "--who", who], max(0, ends - time.time()))
         print(f"{who:28}" + "  ".join(f"{key} {value}" for key, value in found[who].items() if not isinstance(value, list)), flush=True)
         save(args, found)
     return found

@@ -1,7 +1,6 @@
 """benchmarks/: every place runs at toy size, its tables hold what was measured. What takes how long, no test can know."""
 import json
 import shlex
-import subprocess
 import sys
 from types import SimpleNamespace
 from unittest import mock
@@ -49,11 +48,11 @@ def test_the_hook_ends_each_row_at_its_place():
 
 def test_the_teacher_and_its_peer_are_timed(tmp_path):
     saved = tmp_path / "bench.json"
-    done = started.run("benchmarks/teacher.py", "--ms", "500", "--at-once", "4", "--cached", "300", "--save", saved)
+    done = started.run("benchmarks/teacher.py", "--ms", "0", "--at-once", "4", "--cached", "300", "--save", saved)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = json.loads(saved.read_text())["rows"]
-    assert rows["500 ms, 4 at once"]["calls"] == 64 and rows["300 cached"]["read_s"] > 0
-    assert all(0 < rows["500 ms, 4 at once"][who] <= 8 for who in ("Teacher.ask", "openai"))  # 4 in half a second are the most
+    assert rows["0 ms, 4 at once"]["calls"] == 400 and rows["300 cached"]["read_s"] > 0
+    assert all(rows["0 ms, 4 at once"][who] > 0 for who in ("Teacher.ask", "openai"))
 
 
 @pytest.mark.parametrize("name, script, model, words", gpu.STAGES, ids=[stage[0] for stage in gpu.STAGES])
@@ -75,20 +74,26 @@ def test_the_gpu_benchmark_keeps_what_it_has_when_time_is_short(monkeypatch, tmp
 
     def run(argv, **how):
         ran.append(argv)
-        if len(ran) == 2:
-            raise subprocess.TimeoutExpired(argv, how["timeout"])
-        Path = type(tmp_path)
-        Path(argv[-1]).write_text(json.dumps({"rows": {"stat_sel": {"tokens": 1}}}))
+        if len(ran) != 2:  # the second fails
+            type(tmp_path)(argv[-1]).write_text(json.dumps({"rows": {"stat_sel": {"tokens": 1}}}))
     monkeypatch.setattr(gpu.subprocess, "run", run)
     monkeypatch.setattr(record, "alone", lambda *args: {"tokens": 2})
-    times = iter([0, *[100] * 4, *[10**6] * 100])
+    times = iter([0, *[100] * 9, *[10**6] * 100])
     monkeypatch.setattr(gpu, "time", SimpleNamespace(time=lambda: next(times)))
     monkeypatch.setattr(record, "machine", dict)
     with mock.patch.object(sys, "argv", ["gpu.py", "--minutes", "10", "--save", str(saved)]):
         gpu.main()
     rows = json.loads(saved.read_text())["rows"]
     assert rows["3B, training"] == {"stat_sel": {"tokens": 1}}
+    assert rows["3B, sampling"] == {"failed": "see the script alone"}
     assert rows["0.5B, GRPO"] == {"failed": "no time left"}
+
+
+def test_a_contender_that_takes_too_long_is_ended(places, tmp_path):
+    saved = tmp_path / "bench.json"
+    done = started.run("benchmarks/training.py", "--model", "tiny", "--pretend", "--only", "stat_sel", "--limit-s", "0.5", "--save", saved, **places)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(saved.read_text())["rows"]["stat_sel"]["failed"].startswith("not done after")
 
 
 def test_a_table_leaves_out_what_was_not_measured():

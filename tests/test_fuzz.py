@@ -9,7 +9,7 @@ import common
 from tests.bad_server import BadServer
 from tests.started import KILLS
 
-MANY = 100 if KILLS == 3 else 4000
+MANY = 50 if KILLS == 3 else 4000
 settings.register_profile("ours", max_examples=MANY, deadline=4000, derandomize=KILLS == 3, print_blob=True, database=None,
                           suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 settings.load_profile("ours")
