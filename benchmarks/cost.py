@@ -4,8 +4,8 @@ Counts   follow from the method's own flags; the sizes of the sets are SIZES.
 Steps    of sampling are simulated with the rounds of common.answer on drawn lengths: log-normal about
          --median tokens, and a share --run-ons of answers that reach the length limit.
 Rates    are flags. Their defaults were measured on one H100 (results/bench_gpu.json): a 3B student in 4 bits, an 8B
-         reward model. Answering and training there are bound by the launches of kernels, so by the number of
-         layers and the CPU; a 24 GB card was not measured, and will score more slowly.
+         reward model. Answering and training there seem bound by the launches of kernels, so by the number of
+         layers and the CPU. A 24 GB card was not measured; its reward model will take several times as long.
 Run      python benchmarks/cost.py dart --n-demonstrations 2000
          python benchmarks/cost.py active_loop --select loss --usd-per-m-in 0.15 --usd-per-m-out 0.6
          python benchmarks/cost.py --ood gsm8k amc23 aime24 aime25 --usd-per-m-in 0.15 --usd-per-m-out 0.6

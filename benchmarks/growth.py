@@ -29,7 +29,7 @@ def measure(limit: int, n_pairs: int) -> dict:
 
 
 def main() -> None:
-    parser = record.parser(__doc__, "growth")
+    parser = record.parser(__doc__, "growth", contenders=False)
     parser.add_argument("--limits", type=int, nargs="*", default=[180, 360, 720, 1440])
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "2")

@@ -21,24 +21,31 @@ SHAPES = {  # hidden size, layers, heads, key-value heads, feed-forward size, vo
 }
 
 
-def parser(description: str, place: str) -> argparse.ArgumentParser:
-    """The flags that every place has."""
+def parser(description: str, place: str, contenders: bool = True) -> argparse.ArgumentParser:
+    """The flags that every place has, and those of places with a model and contenders."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--save", default=str(ROOT / "results" / f"bench_{place}.json"), help="file to write (default: %(default)s)")
+    if not contenders:
+        return made
     made.add_argument("--model", default="smollm2", help=f"smollm2, a shape with random weights ({', '.join(SHAPES)}), a folder or a Hub name")
     made.add_argument("--who", help="this contender alone, in this process; prints one line of JSON")
     made.add_argument("--only", nargs="*", help="these contenders; default: all")
     made.add_argument("--limit-s", type=float, default=7200, help="for all contenders; one that takes longer is ended (default: %(default)s)")
-    made.add_argument("--save", default=str(ROOT / "results" / f"bench_{place}.json"), help="file to write (default: %(default)s)")
     return made
 
 
 def checkpoint(name: str) -> str:
     """A folder or Hub name. SmolLM2 comes out of its package; a shape gets random weights and SmolLM2's tokenizer."""
+    import common
     from realworld import student
     if name not in (*SHAPES, "smollm2"):
         return name
     CACHE.mkdir(parents=True, exist_ok=True)
-    base = student.make_base(Path(os.environ.get("REALWORLD_DIR", CACHE)))
+    try:
+        base = student.make_base(Path(os.environ.get("REALWORLD_DIR", CACHE)))
+    except common.UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     made = CACHE / name
     if name == "smollm2" or made.exists():
         return str(base if name == "smollm2" else made)
@@ -98,7 +105,7 @@ class Memory:
 
 
 def alone(script: str, words: list[str], limit_s: float) -> dict:
-    """What a contender prints in a process of its own: the JSON of its last line, or {"failed": why}."""
+    """What a contender prints in a process of its own: the JSON of its last line, or {"failed": why}; it is ended after limit_s."""
     started = time.time()
     try:
         done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, timeout=limit_s)

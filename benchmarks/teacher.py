@@ -92,10 +92,11 @@ def server(ms: float):
 
 
 def main() -> None:
-    parser = record.parser(__doc__, "teacher")
+    parser = record.parser(__doc__, "teacher", contenders=False)
     parser.add_argument("--serve", type=float, metavar="MS", help="be the server, with this wait")
     parser.add_argument("--ms", type=float, nargs="*", default=[0, 50, 500])
     parser.add_argument("--at-once", type=int, nargs="*", default=[1, 8, 64])
+    parser.add_argument("--seconds", type=float, default=8, help="that the calls take at the most possible rate")
     parser.add_argument("--cached", type=int, default=100_000)
     args = parser.parse_args()
     if args.serve is not None:
@@ -103,7 +104,7 @@ def main() -> None:
     found = {}
     for ms in args.ms:
         for at_once in args.at_once:
-            n = max(16, 400 if ms == 0 else min(2000, round(at_once * 8000 / ms)))
+            n = max(16, 400 if ms == 0 else min(2000, round(at_once * 1000 * args.seconds / ms)))
             row = {"calls": n, "most": round(at_once / (ms / 1000), 1) if ms else None}
             for who, use in (("Teacher.ask", use_teacher), ("openai", use_openai)):
                 with server(ms) as url:

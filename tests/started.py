@@ -74,6 +74,7 @@ def kill_at(sign: str, nth: int, after_s: float) -> None:
     common.append, common.Teacher._save = counted_append, counted_save
     os.rename, os.replace = counted(rename), counted(replace)
 
+
 def start(*argv, cwd=ROOT, **environment):
     """A process that runs argv[0], a path or a name in the project's folder, or a module: start("-m", "toyworld", "dart")."""
     argv = [*map(str, argv)] if argv[0] == "-m" else [str(ROOT / argv[0]), *map(str, argv[1:])]
@@ -107,13 +108,13 @@ def killed(sign: str, *argv, nth: int = 1) -> None:
     assert done.returncode == -signal.SIGKILL, f"it ended before {sign!r}: {done.stdout[-500:]}{done.stderr[-3000:]}"
 
 
-def kill_at_random(command, whole: Path, folder: Path, seed: str) -> int:
-    """Starts command(out) again and again, killed at KILLS seeded random moments; every run ends like `whole`. Returns the number of runs.
+def kill_at_random(command, whole: Path, folder: Path, seed: str, n_kills: int = 0) -> set[Path]:
+    """Starts command(out) again and again, killed at seeded random moments, KILLS in all; every run ends like `whole`.
 
     A moment is a random time of up to a second behind a random one of the next things that it writes: so it lies inside of whatever it does
-    then. A run takes some eight kills; then another begins.
+    then. A run takes some eight kills; then another begins. n_kills: those of the first, folder/killed-0, so far. Returns what was compared.
     """
-    rng, outs, n_kills, out = random.Random(seed), [], 0, None
+    rng, outs, out = random.Random(seed), [], None
     n_things = len((whole / "metrics.jsonl").read_text().splitlines()) + len(list(whole.rglob("*"))) + len(rows_of_cache(whole))
     while out or n_kills < KILLS:
         if not out:
@@ -124,19 +125,24 @@ def kill_at_random(command, whole: Path, folder: Path, seed: str) -> int:
             n_kills += 1
             continue
         assert done.returncode == 0, f"{out.name} after {n_kills} kills: {done.stderr[-3000:]}"
-        compare(whole, out)
-        out = None
-    return len(outs)
+        compared, out = compare(whole, out), None
+    return compared
 
 
-def compare(whole: Path, out: Path) -> None:
+def compare(whole: Path, out: Path) -> set[Path]:
     """The same rows and weights; no half file; no reply that was paid for twice."""
-    for path in out.rglob("*"):
-        assert not path.name.endswith((".tmp", ".part", ".checkpoint.pt")), path
-        if path.suffix in (".jsonl", ".safetensors") and path.name != "metrics.jsonl":
-            assert path.read_bytes() == (whole / path.relative_to(out)).read_bytes(), path
+    assert not [path for path in out.rglob("*") if path.name.endswith((".tmp", ".part", ".checkpoint.pt"))]
+    for path in rows_and_weights(out):
+        assert (out / path).read_bytes() == (whole / path).read_bytes(), path
     keys = rows_of_cache(out)
     assert len(keys) == len(set(keys)) and set(keys) <= set(rows_of_cache(whole))
+    return rows_and_weights(out)
+
+
+def rows_and_weights(run: Path) -> set[Path]:
+    """The files of a run that hold neither times nor paths."""
+    found = [*run.rglob("*.jsonl"), *run.rglob("*.safetensors"), *run.glob("*_*.json")]
+    return {path.relative_to(run) for path in found if path.name != "metrics.jsonl"}
 
 
 def rows_of_cache(run: Path) -> list[str]:

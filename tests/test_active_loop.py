@@ -349,10 +349,28 @@ def test_the_seeds_of_the_highest_loss_are_asked(whole_run):
     assert chosen["scores"] != json.loads((out / "r0_selected.json").read_text())["scores"]  # by the student of that round
 
 
-def test_killed_at_random_it_ends_the_same_and_pays_nothing_twice(whole_run, small_world, tmp_path, teacher_url):
-    whole, _ = whole_run
-    started.kill_at_random(lambda out: ["active_loop.py", *flags(small_world, teacher_url, out)], whole, tmp_path, "active_loop")
-    one, two = (json.loads((run / "result.json").read_text()) for run in (whole, tmp_path / "killed-0"))
+def test_killed_at_random_it_ends_the_same_and_pays_nothing_twice(whole_run, small_world, tmp_path, monkeypatch):
+    asked, reply = [], toy_teacher.reply
+
+    def counting(prompt, seed):
+        if prompt != "Say yes.":  # of Teacher.check
+            asked.append((prompt, seed))
+        return reply(prompt, seed)
+    monkeypatch.setattr(toy_teacher, "reply", counting)
+    server, url = toy_teacher.serve()
+    (whole, _), out = whole_run, tmp_path / "killed-0"
+
+    def command(out):
+        return ["active_loop.py", *flags(small_world, url, out)]
+    for step in ("r0 solve", "r1 write"):
+        started.killed(f"teacher: {step}", *command(out), nth=5)
+        assert not (out / f"{step[:2]}_items.json").exists()
+    compared = started.kill_at_random(command, whole, tmp_path, "active_loop", n_kills=2)
+    server.shutdown()
+    assert compared == started.rows_and_weights(whole) and any(path.name.endswith("_items.json") for path in compared)
+    n_runs = len(list(tmp_path.glob("killed-*")))
+    assert asked and len(asked) - n_runs * len(set(asked)) <= 4 * started.KILLS  # calls in flight at the kills
+    one, two = (json.loads((run / "result.json").read_text()) for run in (whole, out))
     assert one["curve"] == two["curve"]
 
 

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -466,10 +467,16 @@ def test_the_targets_own_right_answers_score_at_the_maximum_and_a_copy_at_the_mi
 
 
 def test_killed_at_random_it_ends_with_the_same_rewards_and_weights(whole_run, easy, tmp_path):
-    whole, _ = whole_run
-    started.kill_at_random(lambda out: ["dart.py", *flags(easy, out, "--arms", "grpo", "dart")], whole, tmp_path, "dart")
-    out = tmp_path / "killed-0"
-    assert all((out / "adapter" / name / "adapter_model.safetensors").exists() for name in ("mapper", "grpo", "dart"))
+    (whole, _), out = whole_run, tmp_path / "killed-0"
+
+    def command(out):
+        return ["dart.py", *flags(easy, out, "--arms", "grpo", "dart")]
+    for name, at in (("mapper", 3), ("grpo", 4)):
+        started.killed(f'"grpo": "{name}", "step": {at}', *command(out))
+        assert (out / "adapter" / f"{name}.checkpoint.pt").exists()
+    compared = started.kill_at_random(command, whole, tmp_path, "dart", n_kills=2)
+    assert {Path(f"adapter/{name}/adapter_model.safetensors") for name in ("mapper", "grpo", "dart")} <= compared
+    assert {Path(f"2_{what}_{name}.jsonl") for what in ("steps", "rollouts") for name in ("mapper", "grpo")} <= compared
     one, two = (json.loads((run / "result.json").read_text())["cost"] for run in (whole, out))
     assert all(one[arm] == two[arm] for arm in two) and two.keys() == {"grpo", "dart"}
 

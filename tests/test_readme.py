@@ -17,6 +17,7 @@ import dart
 import report
 import stat_sel
 from docs import refresh
+from realworld import table
 from realworld.__main__ import read as read_real
 from tests.conftest import ROOT
 from toyworld.__main__ import FLAGS, make_parser
@@ -174,6 +175,29 @@ def test_every_link_leads_somewhere(page):
     assert broken_links(page, TEXTS[page]) == []
 
 
+def test_the_estimated_hours_are_those_of_the_command(capsys):
+    def hours(command):
+        capsys.readouterr()
+        with mock.patch.object(sys, "argv", shlex.split(command)[1:]):
+            importlib.import_module("benchmarks.cost").main()
+        found = re.search(r"^\| all \| ([0-9.]+) ", capsys.readouterr().out, re.MULTILINE)[1]
+        return f"{float(found):.1f}"
+    text = re.sub(r"\s+", " ", README)
+    told = re.findall(r"By `(python benchmarks/cost.py [^`]+)` [^.`]*? takes (\d+\.\d) hours", text)
+    assert len(told) == 2 and [hours(command) for command, _ in told] == [number for _, number in told]
+    text = re.sub(r"\s+", " ", TEXTS["docs/reproduce.md"])
+    command = re.search(r"`(python benchmarks/cost.py active_loop [^`]+)` with `--select`", text)[1]
+    found = [hours(f"{command} --select {name}") for name in ("loss", "random", "static_loss")]
+    assert "needs {} hours for `loss`, {} for `random`, {} for `static_loss`".format(*found) in text
+    assert f"| Active loop | {sum(map(float, found)):.1f} hours" in text or f"| Active loop | {sum(map(float, found)):.1f} for" in text
+
+
+def test_the_tests_that_a_page_names_are_there():
+    named = set(re.findall(r"`(test_\w+)`", TEXTS["docs/reliability.md"]))
+    defined = " ".join(re.findall(r"def (test_\w+)", "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))))
+    assert len(named) >= 10 and [name for name in named if name not in defined] == []
+
+
 def test_a_broken_link_would_be_seen():
     wrong = "[a](docs/no.md) [b](#nowhere) [c](docs/stat.md#nowhere)"
     assert broken_links("README.md", wrong + " [d](docs/stat.md#stat-syn) [e](https://x.org)") == re.findall(r"\((.*?)\)", wrong)
@@ -197,6 +221,7 @@ def test_all_committed_results_are_shown():
         assert len(saved["runs"]) >= 5 and saved["command"].startswith("python -m toyworld.audit runs/")
     for path in (ROOT / "results").glob("real_*.json"):
         assert f"<!-- results: python -m realworld.table {path.stem.removeprefix('real_')} -->" in TEXTS["docs/real.md"]
+        assert json.loads(path.read_text()) == table.merge(sorted(path.with_suffix("").glob("seed-*.json")))[0]
 
 
 @pytest.mark.parametrize("page", TEXTS)

@@ -68,7 +68,8 @@ def test_a_run_ends_with_its_table(whole_run):
 
 
 def test_killed_at_random_it_ends_the_same_and_pays_nothing_twice(whole_run, small_world, tmp_path, teacher_url):
-    started.kill_at_random(lambda out: ["stat_sel.py", *flags(small_world, teacher_url, out)], whole_run[0], tmp_path, "stat_sel")
+    compared = started.kill_at_random(lambda out: ["stat_sel.py", *flags(small_world, teacher_url, out)], whole_run[0], tmp_path, "stat_sel")
+    assert compared == started.rows_and_weights(whole_run[0])
     one, two = (json.loads((run / "result.json").read_text()) for run in (whole_run[0], tmp_path / "killed-0"))
     assert one["arms"] == two["arms"]
 

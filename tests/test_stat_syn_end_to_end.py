@@ -59,7 +59,8 @@ def test_a_run_ends_with_its_table_and_stat_sels_beside_it(whole_run, sel_run):
 
 
 def test_killed_at_random_it_ends_the_same_and_pays_nothing_twice(whole_run, small_world, sel_run, tmp_path, teacher_url):
-    started.kill_at_random(lambda out: command(small_world, teacher_url, out, sel_run), whole_run[0], tmp_path, "stat_syn")
+    compared = started.kill_at_random(lambda out: command(small_world, teacher_url, out, sel_run), whole_run[0], tmp_path, "stat_syn")
+    assert compared == started.rows_and_weights(whole_run[0])
     one, two = (json.loads((run / "result.json").read_text()) for run in (whole_run[0], tmp_path / "killed-0"))
     assert one["arms"] == two["arms"]
 
