@@ -318,8 +318,9 @@ def losses(args, student: common.Student, rows: list[dict], texts: dict[str, str
 def judge_marks(args, teacher, rows: list[dict], answers: list[list[str]], step: str) -> list:
     """The teacher's marks of one answer or two to each question; None where a reply has none."""
     asked = requests(args, JUDGE_PROMPT, rows, responses=[NEXT.join(texts) for texts in answers])
-    replies = zip(teacher.ask(asked, step), answers, strict=True)
-    found = [read_marks(reply and reply.text, len(texts)) for reply, texts in replies]
+    replies = teacher.ask(asked, step, reads=common.tagged("mark"))
+    pairs = zip(replies, answers, strict=True)
+    found = [read_marks(reply and reply.text, len(texts)) for reply, texts in pairs]
     print(f"  {step}: {found.count(None)} of {len(found)} replies without a mark")
     return found
 
@@ -346,7 +347,7 @@ def reward_scores(args, rows: list[dict], own: list[str]) -> list[float]:
     with common.loading("--reward-model", args.reward_model):
         tokenizer = AutoTokenizer.from_pretrained(args.reward_model)
         model, info = AutoModelForSequenceClassification.from_pretrained(
-            args.reward_model, num_labels=1, output_loading_info=True, **how)
+            args.reward_model, num_labels=1, use_safetensors=True, output_loading_info=True, **how)
     if info["missing_keys"]:
         raise UserError(f"--reward-model {args.reward_model}: expected a reward model of one output, but "
                         f"{min(info['missing_keys'])} is missing; take another")
@@ -457,7 +458,8 @@ def propose(args, t, teacher, part, n_times: Counter, known: dict[str, str], tes
     """
     asked = requests(args, NEW_PROMPT, part, temperature=1.0)
     asked = [one._replace(sample=n_times[row["id"]]) for row, one in zip(part, asked, strict=True)]
-    found = [read_question(reply and reply.text) for reply in teacher.ask(asked, f"r{t} write", max_none)]
+    replies = teacher.ask(asked, f"r{t} write", max_none, reads=common.tagged("question"))
+    found = [read_question(reply and reply.text) for reply in replies]
     leaks = common.leaked([one["problem"] or "" for one in found], tests)
     new = []
     for seed, one, leak in zip(part, found, leaks, strict=True):
@@ -477,7 +479,8 @@ def solve_items(args, t, teacher, rows: list[dict], max_none) -> None:
     n, needed = (args.n_solutions, args.n_agreeing) if args.verify == "sc" else (1, 1)
     asked = requests(args, SOLVE_PROMPT, [row | {"subject": None, "solution": None} for row in rows], n=n,
                      temperature=float(n > 1))
-    solved = [read_solution(reply and reply.text) for reply in teacher.ask(asked, f"r{t} solve", max_none)]
+    replies = teacher.ask(asked, f"r{t} solve", max_none, reads=common.extract_answer)
+    solved = [read_solution(reply and reply.text) for reply in replies]
     for i, row in enumerate(rows):
         some = solved[n * i:n * i + n]
         group = agreeing([None if one["fault"] else one["answer"] for one in some])
@@ -672,13 +675,13 @@ def train(args, run, student: common.Student, rows: list[dict], name: str, lr: f
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         torch.set_rng_state(saved["rng"])
-        torch.cuda.set_rng_state_all(saved["rng_cuda"])
+        torch.cuda.set_rng_state_all(saved["rng_cuda"][:torch.cuda.device_count()])
         losses, start = saved["losses"], saved["epoch"]
     model.train()
-    n_before, started = len(losses), time.time()
+    n_before, started = len(losses), time.monotonic()
     bar = tqdm(total=n_steps, initial=len(losses), desc=f"train {name}", unit="step")
     for epoch in range(start, args.epochs):
-        epoch_started, rng = time.time(), common.rng(args.seed, "order", epoch)
+        epoch_started, rng = time.monotonic(), common.rng(args.seed, "order", epoch)
         for batch in grouped_batches([len(ids) for ids, _ in pairs], args.batch, rng):
             # ours: the mean over the batch's tokens, because then micro-batches do not matter
             n_tokens, total = sum(len(pairs[i][0]) - pairs[i][1] for i in batch), 0.0
@@ -695,13 +698,11 @@ def train(args, run, student: common.Student, rows: list[dict], name: str, lr: f
             bar.update()
             bar.set_postfix(loss=f"{total:.3f}")
             common.say_left(f"train {name}", started, len(losses) - n_before, n_steps - len(losses))
-        checkpoint.parent.mkdir(exist_ok=True)
         states = {"adapter": peft.get_peft_model_state_dict(model), "optimizer": optimizer.state_dict(),
                   "schedule": schedule.state_dict(), "rng": torch.get_rng_state(),
                   "rng_cuda": torch.cuda.get_rng_state_all(), "losses": losses, "epoch": epoch + 1}
-        torch.save(states, checkpoint.with_suffix(".tmp"))
-        checkpoint.with_suffix(".tmp").rename(checkpoint)
-        seconds = round(time.time() - epoch_started, 1)
+        common.save(states, checkpoint)
+        seconds = round(time.monotonic() - epoch_started, 1)
         run.log(train=name, epoch=epoch + 1, seconds=seconds, peak_gib=common.peak_gib())
     bar.close()
     run.write(f"loss_{name}.jsonl", [{"step": i, "loss": loss} for i, loss in enumerate(losses)])

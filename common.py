@@ -28,6 +28,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import unicodedata
 import urllib.parse
 import urllib.request
@@ -127,7 +128,7 @@ def read_row(row: dict, of_student: bool = False) -> tuple[Reply, str | None]:
     text = re.split(END_OF_TURN, text, maxsplit=1, flags=LAX)[0]
     none = "cut off" if is_cut or is_full else None if text.strip() else "empty"
     text = text if text == row["text"] else text.strip()
-    reply = Reply(text, row["n_in"], row["n_out"], none == "cut off")
+    reply = Reply(text, int(row["n_in"]), int(row["n_out"]), none == "cut off")
     return reply, None if of_student else row["none"] or none
 
 
@@ -203,10 +204,11 @@ class Teacher:
         if self._send({"1": request}, None, 1) != {"1": (None, None)}:
             raise UserError(f"{self.name}: a first short call failed ({self.problem})")
 
-    def ask(self, requests: list[Request], step="teacher", max_none=None) -> list[Reply | None]:
+    def ask(self, requests: list[Request], step="teacher", max_none=None, reads=len) -> list[Reply | None]:
         """The replies, in order; None where one is cut off, empty, refused, refused by server, or lost.
 
-        More None than max_none allows end the run; a rerun asks only for what is missing.
+        More None than max_none allows end the run; a rerun asks only for what is missing. So do more than a
+        quarter for which reads(text) is None: then the teacher does not answer in the form asked for.
         """
         start, self.paid, self.problem = time.monotonic(), Counter(), "see above"
         max_none = self.max_none if max_none is None else max_none
@@ -229,14 +231,23 @@ class Teacher:
         print(f"{step}: {calls:,} calls, {len(requests) - len(todo):,} cached, {n_in:,} tokens in, "
               f"{n_out:,} out, {usd}None: {told}, {time.monotonic() - start:.1f} s", flush=True)
         if nones["not asked"] or nones.total() > allowed or 0 < len(requests) == nones["lost"]:
-            for key, (_, none) in found.items():  # ours: a rerun asks again, since another draw may be of use
-                if none in ("empty", "refused"):
-                    self._sql("UPDATE replies SET key = NULL WHERE server = ? AND key = ?", self.url, key)
+            self._forget([key for key, (_, none) in found.items() if none in ("empty", "refused")])
             raise UserError(
                 f"{step}: of {len(requests)} replies {told} ({self.problem}), --teacher-max-none "
                 f"{max_none:g} allows {allowed}; if cut off raise --teacher-max-tokens, if lost "
                 f"--teacher-timeout; a rerun goes on from {self.path}")
+        texts = {key: reply.text for key, (reply, none) in found.items() if not none}
+        odd = {key: text for key, text in texts.items() if reads(text) is None}
+        if len(odd) > max(3, len(found) // 4):  # ours: a quarter, because a weak teacher's work is of use too
+            self._forget(odd)
+            raise UserError(f"{step}: {len(odd)} of {len(found)} replies are not in the form asked for, such "
+                            f"as {min(odd.values())[:80]!r}; use a teacher that keeps to it; a rerun asks")
         return [None if none else reply for reply, none in replies]
+
+    def _forget(self, keys) -> None:
+        """ours: a rerun asks for these again, since another draw may be of use; they stay paid."""
+        for key in keys:
+            self._sql("UPDATE replies SET key = NULL WHERE server = ? AND key = ?", self.url, key)
 
     def _send(self, todo: dict[str, Request], step: str | None, enough: int) -> dict:
         """Ask until `enough` are None; key -> (reply, why it is None). Without a step nothing is kept."""
@@ -402,9 +413,10 @@ class Teacher:
         """What was paid for in the cache's whole life, by step."""
         found = defaultdict(Counter)
         fields = ", ".join(f"json_extract(row, '$.{name}')" for name in ("step", "n_in", "n_out", "usd"))
-        for step, n_in, n_out, usd in self._sql(f"SELECT {fields} FROM replies"):
-            usd = self._usd(n_in, n_out) if usd is None else usd
-            found[step].update(calls=1, n_in=n_in, n_out=n_out, usd=usd)
+        with self._disk():
+            for step, n_in, n_out, usd in self._sql(f"SELECT {fields} FROM replies"):
+                usd = self._usd(n_in, n_out) if usd is None else usd
+                found[step].update(calls=1, n_in=n_in, n_out=n_out, usd=usd)
         return found
 
     @property
@@ -484,6 +496,11 @@ def read_tags(reply: str, tag: str) -> list[str]:
 def read_tag(reply: str, tag: str) -> str | None:
     """The text of the last <tag>...</tag>, if there is one."""
     return (read_tags(reply, tag) or [None])[-1]
+
+
+def tagged(tag: str):
+    """For Teacher.ask(reads=...): the reply must hold <tag>...</tag>."""
+    return functools.partial(read_tag, tag=tag)
 
 
 def open_teacher(args, write: bool = True) -> Teacher:
@@ -1355,7 +1372,7 @@ def load_4bit(name: str, flag: str, bits: int = 4) -> tuple:
         probe = prompt_ids(tokenizer, [*PROBE, PROBE[0]])
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
             name, quantization_config=nf4 if bits == 4 else None, dtype=dtype, device_map=device,
-            output_loading_info=True)
+            use_safetensors=True, output_loading_info=True)
         for module in model.modules():
             if isinstance(module, Linear4bit):
                 module.support_avx512bf16_for_cpu = False  # else eval mode breaks gradients on some CPUs
@@ -1428,7 +1445,9 @@ def load_student(name: str, adapter: str | Path | None = None, template_kwargs: 
     model = model.dequantize() if merged and bits == 4 else model
     if adapter:
         from peft import PeftModel
+        from transformers.utils import cached_file
         with loading("--adapter", adapter):
+            cached_file(adapter, "adapter_model.safetensors")  # or PEFT would read a pickle
             model = PeftModel.from_pretrained(model, adapter, is_trainable=not merged).eval()
             model = model.merge_and_unload() if merged else model
     return Student(model, tokenizer, end, frozenset(stop - {None}), model.device)
@@ -1436,10 +1455,13 @@ def load_student(name: str, adapter: str | Path | None = None, template_kwargs: 
 
 def template_head(text: str | None) -> str:
     """--chat-template-kwargs as the head of a template: {"a": true} as {% set a = True %}."""
-    with contextlib.suppress(ValueError):
+    import jinja2
+    with contextlib.suppress(ValueError, jinja2.TemplateSyntaxError):  # the latter: {"false": 1}
         values = json.loads(text or "{}")
         if isinstance(values, dict) and all(map(str.isidentifier, values)):
-            return "".join(f"{{% set {name} = {value!r} %}}" for name, value in values.items())
+            head = "".join(f"{{% set {name} = {value!r} %}}" for name, value in values.items())
+            jinja2.Environment().parse(head)
+            return head
     raise UserError(f'--chat-template-kwargs {text}: expected JSON such as {{"enable_thinking": false}}')
 
 
@@ -1735,13 +1757,13 @@ class Run(NamedTuple):
 
     def step(self, name: str, make, quiet: bool = False):
         """What file `name` holds, as JSON gives it back. If there is none, make() is written first."""
-        started, there = time.time(), (self.path / name).exists()
+        started, there = time.monotonic(), (self.path / name).exists()
         if not there:
             self.write(name, make())
-            self.log(step=name, seconds=round(time.time() - started, 2))
+            self.log(step=name, seconds=round(time.monotonic() - started, 2))
         value = self.read(name)
         rows = f"{len(value):,} rows, " if isinstance(value, list) else ""
-        took = "there already" if there else f"{time.time() - started:.1f} s, peak {peak_gib()} GiB"
+        took = "there already" if there else f"{time.monotonic() - started:.1f} s, peak {peak_gib()} GiB"
         if not quiet:
             print(f"{name}: {rows}{took}", flush=True)
         return value
@@ -1757,7 +1779,7 @@ class Run(NamedTuple):
             kept = part.read_bytes().splitlines(keepends=True) if part.exists() else []
             if kept and not kept[-1].endswith(b"\n"):
                 kept.pop()  # torn by a kill
-            rows, n_made, started = [], 0, time.time()
+            rows, n_made, started = [], 0, time.monotonic()
             bar = tqdm(total=sum(map(len, batches)), unit=unit, desc=desc or name)
             with open(part, "ab") as f, bar:
                 for n_seen, batch in enumerate(batches, 1):
@@ -1786,15 +1808,26 @@ class Run(NamedTuple):
         return rows
 
 
-def append(f, text: str) -> None:
-    f.write(text.encode())
+def append(f, text: str | bytes) -> None:
+    f.write(text.encode() if isinstance(text, str) else text)
     f.flush()
     os.fsync(f.fileno())
 
 
+def save(states: dict, path: Path) -> None:
+    """A training's checkpoint, whole or not at all."""
+    import torch
+    box = io.BytesIO()  # because on a full disk torch itself fails without a word of it
+    torch.save(states, box)
+    path.parent.mkdir(exist_ok=True)
+    with open(path.with_suffix(".tmp"), "wb") as f:
+        append(f, box.getvalue())
+    os.replace(f.name, path)
+
+
 def say_left(name: str, started: float, n_done: int, n_left: int) -> None:
     """One line, when the first three batches of a long step have shown how long one takes."""
-    hours = (time.time() - started) / n_done * n_left / 3600
+    hours = (time.monotonic() - started) / n_done * n_left / 3600
     if n_done == 3 and hours > 0.05:
         print(f"{name}: about {hours:.1f} hours left, peak so far {peak_gib()} GiB", flush=True)
 
@@ -1859,6 +1892,8 @@ def cli(main, Args, description: str) -> None:
     import tyro
     box, told = io.StringIO(), io.StringIO()
     is_help = {"-h", "--help"} & set(sys.argv)
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal may lack letters of a path or a question
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with contextlib.redirect_stderr(box), contextlib.redirect_stdout(told if is_help else sys.stdout):
             # a space before each line, or tyro joins them
@@ -1880,8 +1915,10 @@ def cli(main, Args, description: str) -> None:
         sys.exit(130)
     except Exception as error:
         if (sentence := what_to_mend(error, args)) is None:
+            sys.excepthook = lambda *bug: print(hide_secrets("".join(traceback.format_exception(*bug))),
+                                                end="", file=sys.stderr)
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        print(f"error: {hide_secrets(sentence)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -1906,9 +1943,11 @@ def what_to_mend(error: Exception, args) -> str | None:
         sizes = {key: size for key, size in vars(args).items() if key.endswith("_batch") and size > 1}
         halves = [f"--{key.replace('_', '-')} {size // 2} (now {size})" for key, size in sizes.items()]
         return f"the memory is full; the same command goes on with {' or '.join(halves) or 'a smaller model'}"
-    if isinstance(error, OSError):
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error).strip().split("\n")[0]
-        return f"{what}; mend that or choose another --out, then run the same command again"
+    disk = re.search(r"([^:]*) \(os error \d+\)", str(error))  # of safetensors and tokenizers
+    if isinstance(error, OSError) or disk:
+        what = disk[1].strip() if disk else error.strerror or str(error).strip().split("\n")[0]
+        where = getattr(error, "filename", None) or vars(args).get("out")
+        return f"{where}: {what}; mend that or choose another --out, then run the same command again"
     if type(error).__module__.split(".")[0] in ("httpx2", "huggingface_hub"):
         return f"the network failed ({type(error).__name__}: {error}); run the same command again later"
     return None

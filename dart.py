@@ -641,7 +641,7 @@ def grpo(args, run, student: common.Student, task: Task, rows: list[dict], heldo
     goal = budget or args.rl_steps
     bar = tqdm(total=goal, initial=done, desc=f"GRPO {name}", unit="token" if budget else "step")
     while done < goal:
-        started, step, before = time.time(), len(log), done
+        started, step, before = time.monotonic(), len(log), done
         batch = rows_of_step(args, task, rows, step)
         row, texts = grpo_step(args, student, optimizer, task, batch, beta, step)
         done += row["generated"] if budget else 1
@@ -659,7 +659,7 @@ def grpo(args, run, student: common.Student, task: Task, rows: list[dict], heldo
         log.append(row)
         with open(shown, "ab") as f:
             common.append(f, "".join(json.dumps(text) + "\n" for text in texts))
-        run.log(grpo=name, **row, seconds=round(time.time() - started, 2), peak_gib=common.peak_gib())
+        run.log(grpo=name, **row, seconds=round(time.monotonic() - started, 2), peak_gib=common.peak_gib())
         if step == 1:
             low, middle, high = row["std"]
             aligned = f", alignment {row['align']:.2f}" if "align" in row else ""
@@ -670,8 +670,7 @@ def grpo(args, run, student: common.Student, task: Task, rows: list[dict], heldo
         bar.set_postfix(reward=f"{row['reward']:.2f}", right=f"{row['is_right']:.2f}")
         if step % args.save_every == 0:
             state = {"adapter": get_peft_model_state_dict(model), "optimizer": optimizer.state_dict()}
-            torch.save(state | {"log": log}, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").rename(checkpoint)
+            common.save(state | {"log": log}, checkpoint)
     bar.close()
     run.write(f"2_steps_{name}.jsonl", log)
     if eval_every:
@@ -950,13 +949,13 @@ def train(args, run, student: common.Student, rows: list[dict], name: str, lr: f
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         torch.set_rng_state(saved["rng"])
-        torch.cuda.set_rng_state_all(saved["rng_cuda"])
+        torch.cuda.set_rng_state_all(saved["rng_cuda"][:torch.cuda.device_count()])
         losses, start = saved["losses"], saved["epoch"]
     model.train()
-    n_before, started = len(losses), time.time()
+    n_before, started = len(losses), time.monotonic()
     bar = tqdm(total=n_steps, initial=len(losses), desc=f"train {name}", unit="step")
     for epoch in range(start, args.epochs):
-        epoch_started, rng = time.time(), common.rng(args.seed, "order", epoch)
+        epoch_started, rng = time.monotonic(), common.rng(args.seed, "order", epoch)
         for batch in grouped_batches([len(ids) for ids, _ in pairs], args.batch, rng):
             # ours: the mean over the batch's tokens, because then micro-batches do not matter
             n_tokens, total = sum(len(pairs[i][0]) - pairs[i][1] for i in batch), 0.0
@@ -973,13 +972,11 @@ def train(args, run, student: common.Student, rows: list[dict], name: str, lr: f
             bar.update()
             bar.set_postfix(loss=f"{total:.3f}")
             common.say_left(f"train {name}", started, len(losses) - n_before, n_steps - len(losses))
-        checkpoint.parent.mkdir(exist_ok=True)
         states = {"adapter": peft.get_peft_model_state_dict(model), "optimizer": optimizer.state_dict(),
                   "schedule": schedule.state_dict(), "rng": torch.get_rng_state(),
                   "rng_cuda": torch.cuda.get_rng_state_all(), "losses": losses, "epoch": epoch + 1}
-        torch.save(states, checkpoint.with_suffix(".tmp"))
-        checkpoint.with_suffix(".tmp").rename(checkpoint)
-        seconds = round(time.time() - epoch_started, 1)
+        common.save(states, checkpoint)
+        seconds = round(time.monotonic() - epoch_started, 1)
         run.log(train=name, epoch=epoch + 1, seconds=seconds, peak_gib=common.peak_gib())
     bar.close()
     run.write(f"loss_{name}.jsonl", [{"step": i, "loss": loss} for i, loss in enumerate(losses)])

@@ -388,9 +388,9 @@ def screen(written: list[dict], pool: list[dict], tests: list[dict]) -> tuple[li
 
 
 # --- Step 5, with files and network. -----------------------------------------------------------------------
-def ask_twice(teacher, asked: list[Request], read, step: str) -> list[dict]:
+def ask_twice(teacher, asked: list[Request], read, step: str, reads=len) -> list[dict]:
     """read(reply) of each request; where that has a fault, of one more attempt, with "first_fault"."""
-    found = [read(reply and reply.text) for reply in teacher.ask(asked, step)]
+    found = [read(reply and reply.text) for reply in teacher.ask(asked, step, reads=reads)]
     again = [i for i, row in enumerate(found) if row["fault"]]
     retries = [asked[i]._replace(sample=-1 - asked[i].sample) for i in again]  # no first attempt's number
     # ours: any share of these may come to nothing, because they are what came to nothing before
@@ -449,7 +449,7 @@ def synthesise(args, run, teacher, writer, groups: list[dict], pool: list[dict],
     def write():
         asked, numbers = writing(args, groups, pool), {arm: itertools.count() for arm in args.arms}
         writer.plan({"5 write": asked})
-        found = ask_twice(writer, asked, read_question, "5 write")
+        found = ask_twice(writer, asked, read_question, "5 write", common.tagged("question"))
         repeated = [group for group in groups for _ in range(args.n_new)]
         return [{"id": f"{group['arm']}/{next(numbers[group['arm']])}"} | group | row
                 for group, row in zip(repeated, found, strict=True)]
@@ -461,7 +461,7 @@ def synthesise(args, run, teacher, writer, groups: list[dict], pool: list[dict],
         rows = [row | {"subject": None, "solution": None} for row in new]
         asked = requests(args, SOLVE_PROMPT, rows, n=args.n_solutions, temperature=1.0)
         teacher.plan({"5 solve": asked})
-        found = ask_twice(teacher, asked, read_solution, "5 solve")
+        found = ask_twice(teacher, asked, read_solution, "5 solve", common.extract_answer)
         return [{"id": i, "sample": sample} | row for (i, sample), row in zip(keys, found, strict=True)]
     solutions: dict[str, list[dict]] = {row["id"]: [] for row in new}
     for row in run.step("5_solutions.jsonl", solve):
@@ -839,13 +839,13 @@ def train(args, run, student: common.Student, rows: list[dict], name: str, lr: f
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         torch.set_rng_state(saved["rng"])
-        torch.cuda.set_rng_state_all(saved["rng_cuda"])
+        torch.cuda.set_rng_state_all(saved["rng_cuda"][:torch.cuda.device_count()])
         losses, start = saved["losses"], saved["epoch"]
     model.train()
-    n_before, started = len(losses), time.time()
+    n_before, started = len(losses), time.monotonic()
     bar = tqdm(total=n_steps, initial=len(losses), desc=f"train {name}", unit="step")
     for epoch in range(start, args.epochs):
-        epoch_started, rng = time.time(), common.rng(args.seed, "order", epoch)
+        epoch_started, rng = time.monotonic(), common.rng(args.seed, "order", epoch)
         for batch in grouped_batches([len(ids) for ids, _ in pairs], args.batch, rng):
             # ours: the mean over the batch's tokens, because then micro-batches do not matter
             n_tokens, total = sum(len(pairs[i][0]) - pairs[i][1] for i in batch), 0.0
@@ -862,13 +862,11 @@ def train(args, run, student: common.Student, rows: list[dict], name: str, lr: f
             bar.update()
             bar.set_postfix(loss=f"{total:.3f}")
             common.say_left(f"train {name}", started, len(losses) - n_before, n_steps - len(losses))
-        checkpoint.parent.mkdir(exist_ok=True)
         states = {"adapter": peft.get_peft_model_state_dict(model), "optimizer": optimizer.state_dict(),
                   "schedule": schedule.state_dict(), "rng": torch.get_rng_state(),
                   "rng_cuda": torch.cuda.get_rng_state_all(), "losses": losses, "epoch": epoch + 1}
-        torch.save(states, checkpoint.with_suffix(".tmp"))
-        checkpoint.with_suffix(".tmp").rename(checkpoint)
-        seconds = round(time.time() - epoch_started, 1)
+        common.save(states, checkpoint)
+        seconds = round(time.monotonic() - epoch_started, 1)
         run.log(train=name, epoch=epoch + 1, seconds=seconds, peak_gib=common.peak_gib())
     bar.close()
     run.write(f"loss_{name}.jsonl", [{"step": i, "loss": loss} for i, loss in enumerate(losses)])
@@ -1023,7 +1021,8 @@ def retrieve(args, run, difficult: list[dict], pool: list[dict], k: int) -> dict
         from sentence_transformers import SentenceTransformer
         common.free_gpu()
         with common.loading("--embedder", args.embedder):
-            embedder = SentenceTransformer(args.embedder, trust_remote_code=args.trust_remote_code)
+            embedder = SentenceTransformer(args.embedder, trust_remote_code=args.trust_remote_code,
+                                           model_kwargs={"use_safetensors": True})
         if embedder.device.type == "cpu":
             embedder.float()  # many a CPU only emulates the half precision that the weights may have
         how = {"batch_size": args.prm_batch, "convert_to_tensor": True, "normalize_embeddings": True}
@@ -1057,7 +1056,8 @@ def label(args, run, teacher, rows: list[dict], skills) -> dict[str, list[str]]:
             given, most = read_lists(args.skill_map, "--skill-map", "question id"), None
             texts = ["\n".join(given.get(row["id"], [])) for row in rows]
         else:
-            replies, most = teacher.ask(requests(args, LABEL_PROMPT, rows, skills), "3 label"), 5
+            asked, most = requests(args, LABEL_PROMPT, rows, skills), 5
+            replies = teacher.ask(asked, "3 label", reads=common.tagged("skill"))
             texts = [", ".join(common.read_tags(reply.text, "skill")) if reply else "" for reply in replies]
         found = []
         for row, text in zip(rows, texts, strict=True):
@@ -1077,7 +1077,8 @@ def diagnose(args, run, teacher, difficult: list[dict], graded: list[dict], skil
         responses = {row["id"]: row["response"] for row in graded}
         asked = requests(args, PROFILE_PROMPT, difficult, skills, [responses[row["id"]] for row in difficult])
         found, lost = [], {"judge": None, "skills": [], "unknown": [], "fault": "no reply", "reason": None}
-        for row, reply in zip(difficult, teacher.ask(asked, "4 diagnose"), strict=True):
+        replies = teacher.ask(asked, "4 diagnose", reads=common.tagged("judge"))
+        for row, reply in zip(difficult, replies, strict=True):
             read = read_profile(reply.text, row["subject"], skills[row["subject"]]) if reply else lost
             found.append({"id": row["id"], **read})
         return found
@@ -1113,7 +1114,8 @@ def rewrite(args, run, teacher, pool: list[dict], orders: dict[str, list[tuple[s
                 return list(found.values())
             asked = requests(args, REWRITE_PROMPT, [by_id[i] for i, _ in wanted], temperature=1.0)
             asked = [request._replace(sample=n) for request, (_, n) in zip(asked, wanted, strict=True)]
-            for (i, n), reply in zip(wanted, teacher.ask(asked, "5 rewrite"), strict=True):
+            replies = teacher.ask(asked, "5 rewrite", reads=common.extract_answer)
+            for (i, n), reply in zip(wanted, replies, strict=True):
                 text = reply.text if reply else None
                 is_right = reply and common.score(text, by_id[i]["answer"], by_id[i]["problem"])
                 found[i, n] = {"id": i, "sample": n, "response": text, "is_right": is_right}

@@ -36,13 +36,16 @@ def as_main(argv: list[str], environment: dict, out: str, cwd: Path) -> None:
     folder = ROOT if is_module else Path(argv[0]).parent
     has_its_own = (folder / "common.py").exists()  # a copy: then nothing of the project's may be found
     sys.path[:] = [str(folder), *(p for p in sys.path if not has_its_own or Path(p).resolve() != ROOT)]
+    if most := os.environ.pop("FILE_LIMIT", ""):  # bytes that a file may have: as on a full disk
+        import resource
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))
     if sign := os.environ.pop("KILL_AT", ""):
-        kill_at(sign, int(os.environ.pop("KILL_NTH")), float(os.environ.pop("KILL_AFTER", "0")))
+        kill_at(sign, *(float(os.environ.pop(f"KILL_{name}", default)) for name, default in (("NTH", 1), ("AFTER", 0), ("BY", signal.SIGKILL))))
     runpy.run_module(argv[1], run_name="__main__", alter_sys=True) if is_module else runpy.run_path(argv[0], run_name="__main__")
 
 
-def kill_at(sign: str, nth: int, after_s: float) -> None:
-    """SIGKILL to this process after_s after the nth thing that holds the sign.
+def kill_at(sign: str, nth: float, after_s: float, by: float) -> None:
+    """A signal to this process after_s after the nth thing that holds the sign.
 
     Things are "file: what is appended", "teacher: step of a reply that is kept", "rename: file".
     """
@@ -50,12 +53,14 @@ def kill_at(sign: str, nth: int, after_s: float) -> None:
     append, save, rename, replace, seen = common.append, common.Teacher._save, os.rename, os.replace, []
 
     def kill():
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), int(by))
 
     def count(event):
         seen.extend([event] if sign in event else [])
         if len(seen) == nth:
-            threading.Timer(after_s, kill).start() if after_s else kill()
+            timer = threading.Timer(after_s, kill)
+            timer.daemon = True
+            timer.start() if after_s else kill()
 
     def counted(move):
         def moved(old, new, **how):
@@ -112,17 +117,22 @@ def kill_at_random(command, whole: Path, folder: Path, seed: str, n_kills: int =
     """Starts command(out) again and again, killed at seeded random moments, KILLS in all; every run ends like `whole`.
 
     A moment is a random time of up to a second behind a random one of the next things that it writes: so it lies inside of whatever it does
-    then. A run takes some eight kills; then another begins. n_kills: those of the first, folder/killed-0, so far. Returns what was compared.
+    then. A run takes some eight kills; then another begins. Behind every third kill comes a Ctrl-C, that must end it in its one sentence.
+    n_kills: those of the first, folder/killed-0, so far. Returns what was compared.
     """
-    rng, outs, out = random.Random(seed), [], None
+    rng, outs, out, is_interrupted = random.Random(seed), [], None, False
     n_things = len((whole / "metrics.jsonl").read_text().splitlines()) + len(list(whole.rglob("*"))) + len(rows_of_cache(whole))
     while out or n_kills < KILLS:
         if not out:
             outs.append(out := folder / f"killed-{len(outs)}")
         moment = {"KILL_AT": ":", "KILL_NTH": str(rng.randint(1, 2 * n_things // min(KILLS, 8))), "KILL_AFTER": str(rng.random())}
-        done = run(*command(out), **moment if n_kills < KILLS else {})
+        is_interrupted = n_kills % 3 == 2 and not is_interrupted
+        done = run(*command(out), **moment if n_kills < KILLS else {}, KILL_BY=str(int(signal.SIGINT if is_interrupted else signal.SIGKILL)))
         if done.returncode == -signal.SIGKILL:
             n_kills += 1
+            continue
+        if done.returncode == 130:
+            assert done.stderr.splitlines()[-1] == "interrupted; the same command goes on from here" and "Traceback" not in done.stderr
             continue
         assert done.returncode == 0, f"{out.name} after {n_kills} kills: {done.stderr[-3000:]}"
         compared, out = compare(whole, out), None

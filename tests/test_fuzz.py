@@ -27,6 +27,7 @@ values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | 
 
 
 @given(texts)
+@settings(max_examples=1000 if KILLS == 3 else 10_000)
 def test_an_answer_is_found_or_not(text):
     found = common.extract_answer(text)
     assert found is None or isinstance(found, str)
@@ -35,6 +36,7 @@ def test_an_answer_is_found_or_not(text):
 
 
 @given(answers, answers)
+@settings(max_examples=1000 if KILLS == 3 else 10_000)
 def test_equality_holds_both_ways(a, b):
     assert common.is_equiv(a, b) == common.is_equiv(b, a)
     assert common.is_equiv(a, a) or not a.strip()

@@ -5,6 +5,7 @@ import random
 import re
 import time
 
+import peft
 import pytest
 import torch
 import transformers
@@ -253,6 +254,22 @@ def test_a_broken_checkpoint_gets_one_sentence(tmp_path, file, text):
     (tmp_path / file).write_text(text)
     with pytest.raises(common.UserError, match="^--student .* can't be loaded: [^\\n]+$"):
         common.load_student(path)
+
+
+def test_weights_that_are_pickles_are_refused(tmp_path, small_world):
+    student = small_world / "student"
+    model = transformers.AutoModelForCausalLM.from_pretrained(make_model(tmp_path / "model"))
+    (tmp_path / "model" / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "model" / "pytorch_model.bin")
+    with pytest.raises(common.UserError, match="^--student .* can't be loaded: .*safetensors"):
+        common.load_student(str(tmp_path / "model"))
+    adapted = peft.get_peft_model(common.load_student(str(student)).model, peft.LoraConfig(r=4, target_modules="all-linear"))
+    adapted.save_pretrained(tmp_path / "adapter")
+    common.load_student(str(student), tmp_path / "adapter")
+    (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
+    torch.save(peft.get_peft_model_state_dict(adapted), tmp_path / "adapter" / "adapter_model.bin")
+    with pytest.raises(common.UserError, match="^--adapter .* can't be loaded: .*safetensors"):
+        common.load_student(str(student), tmp_path / "adapter")
 
 
 def test_a_gpu_without_bfloat16_is_refused(tmp_path, monkeypatch):

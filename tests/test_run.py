@@ -181,7 +181,7 @@ def test_other_batch_sizes_keep_the_rows_of_the_same_order(run):
 def test_a_long_step_says_once_how_long_it_will_take(run, capsys, monkeypatch):
     """12 batches of 100 s: after the third, 9 are to come, 900 s or 0.25 hours."""
     now = [0.0]
-    monkeypatch.setattr(common.time, "time", lambda: now[0])
+    monkeypatch.setattr(common.time, "monotonic", lambda: now[0])
 
     def slow(batch):
         now[0] += 100
@@ -306,6 +306,11 @@ def main(args):
     if args.what == "network":
         import httpx2 as httpx
         raise httpx.ConnectTimeout("no route")
+    if args.what == "weights":
+        import numpy, resource
+        from safetensors.numpy import save_file
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        save_file({"w": numpy.zeros(1000)}, "w.safetensors")
     if args.what == "sleep":
         print(file=open("ready", "w"))
         time.sleep(20)
@@ -326,6 +331,7 @@ cli(main, Args, "Does things.")
         (["--what", "memory"], 2, ["error: the memory is full; the same command goes on with --micro-batch 4 (now 8)"]),
         (["--what", "interrupt"], 130, ["interrupted"]),
         (["--what", "full"], 2, ["error: ", "No space left on device"]),
+        (["--what", "weights"], 2, ["error: ", "File too large; mend that"]),
         (["--what", "file"], 2, ["error: r: File exists"]),
         (["--what", "missing"], 2, ["error: no/such/file: No such file or directory"]),
         (["--what", "network"], 2, ["error: the network failed (ConnectTimeout: no route)"]),
@@ -346,6 +352,23 @@ def test_mistakes_are_one_sentence(tmp_path, flags, code, words):
 def test_bugs_keep_their_traceback(tmp_path):
     code, err = finish(script(tmp_path, APP, "--what", "bug"))
     assert code == 1 and "Traceback" in err and "KeyError: 'bug'" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("error, code", [("RuntimeError", 1), ("OSError", 2), ("UserError", 2)])
+def test_no_error_shows_a_secret(tmp_path, monkeypatch, error, code):
+    line = f'raise {error}(f"no answer from http://me:s3cret@h/v1?key=s3cret with {{os.environ[\'OPENAI_API_KEY\']}}")'
+    monkeypatch.setitem(ENV, "OPENAI_API_KEY", "sk-0123456789")
+    came, err = finish(script(tmp_path, APP.replace("def main(args):", f"def main(args):\n    {line}")))
+    assert came == code and "no answer from http://h/v1 with <key>" in err and "s3cret" not in err and "0123456789" not in err
+
+
+def test_a_clock_that_jumps_moves_no_duration(run, monkeypatch):
+    stamps = iter([1e9, 0.0, 2e9])
+    monkeypatch.setattr(common.time, "time", lambda: next(stamps))
+    for name in ("1_a.json", "2_b.json", "3_c.json"):
+        run.step(name, lambda: 1)
+    rows = run.read("metrics.jsonl")
+    assert [row["time"] for row in rows] == [1e9, 0, 2e9] and all(0 <= row["seconds"] < 60 for row in rows)
 
 
 def test_flags_and_help(tmp_path):

@@ -321,6 +321,27 @@ def test_a_killed_training_goes_on_bit_for_bit(small_world, tmp_path):
     assert len(losses) == 3 * 8 and sum(losses[16:]) < sum(losses[:8])
 
 
+def test_a_training_goes_on_with_fewer_gpus(small_world, rows, tmp_path, monkeypatch):
+    """Simulated: two cards when it was killed, one now."""
+    args = Args(student=str(small_world / "student"), out=str(tmp_path / "run"), epochs=2, batch=8, micro_batch=8)
+    run, given, save = common.open_run(args, args.out), [], common.save
+    states = [torch.full((16,), i, dtype=torch.uint8) for i in range(2)]
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: states)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", given.extend)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+
+    def save_and_stop(*what):
+        save(*what)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(common, "save", save_and_stop)
+    pairs = [{"messages": chat(r["problem"], r["solution"])} for r in rows[:8]]
+    with pytest.raises(KeyboardInterrupt):
+        stat_sel.train(args, run, common.load_student(args.student), pairs, "arm", 1e-3)
+    monkeypatch.setattr(common, "save", save)
+    stat_sel.train(args, run, common.load_student(args.student), pairs, "arm", 1e-3)
+    assert len(run.read("loss_arm.jsonl")) == 2 and len(given) == 1 and torch.equal(given[0], states[0])
+
+
 def test_micro_batches_do_not_change_the_training(small_world, rows, tmp_path):
     finals = []
     for micro in (8, 3):

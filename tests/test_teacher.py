@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import fcntl
+import inspect
 import json
 import os
 import random
@@ -327,6 +328,22 @@ def test_passing_trouble_is_retried_and_lasting_trouble_is_none(make, capsys):
         assert all(server.prompts.count(f"lasting: {trouble}") == 3 for trouble in troubles[::2])
         server.script = lambda prompt, nth: "ok"  # the lost ones are not cached: a rerun asks again
         assert texts(make(server).ask(lasting)) == [f"echo lasting: {trouble}" for trouble in troubles]
+
+
+def test_a_teacher_that_is_away_for_a_minute_loses_nothing(make, monkeypatch):
+    """All waits are a twentieth of the real ones, so it is away for three seconds."""
+    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.5 / 20)
+    monkeypatch.setattr(openai._base_client, "MAX_RETRY_DELAY", 8 / 20)
+    since = []
+
+    def script(prompt, nth):
+        since.extend([time.monotonic()] if len(server.log) == 20 else [])
+        return "reset" if since and time.monotonic() - since[0] < 3 else "ok"
+    requests = [ask_for(f"question {i}") for i in range(60)]
+    with BadServer(script) as server:
+        tries = inspect.signature(Teacher).parameters["tries"].default
+        assert texts(make(server, tries=tries, concurrency=8).ask(requests)) == [f"echo question {i}" for i in range(60)]
+        assert len(server.log) > 100
 
 
 @pytest.mark.parametrize("name, wait_s", [("429 after 1", 1), ("429 after 300 ms", 0.3)])
