@@ -94,7 +94,8 @@ def grid(title: str, panels: list[tuple], columns: int = 3) -> Figure | None:
     figure = Figure(figsize=(4.8 * columns, 2.9 * rows + 0.4), layout="constrained")
     for axis, one in itertools.zip_longest(figure.subplots(rows, columns, squeeze=False).flat, panels):
         panel(axis, *one) if one else axis.remove()
-    many = f"means of {report.span(runs)} runs; bands: smallest to largest run"
+    n = "-".join(map(str, sorted({min(runs), max(runs)})))
+    many = f"means of {n} runs; bands: smallest to largest run"
     figure.suptitle(f"{title}: {many if max(runs) > 1 else '1 run a line'}", fontsize=11)
     return figure
 
@@ -152,11 +153,12 @@ def draw_steps(title: str, runs: list[dict], arms: tuple) -> Figure | None:
 def draw_tokens(runs: list[dict]) -> Figure | None:
     """Accuracy of base and of the arms that generate, at their ends, and direct GRPO's on its way."""
     def points(run, arm, column):
-        one, found = run["arms"][arm], {}
-        way = [run["arms"]["base"], *run["curve"], one] if arm == "grpo" and "base" in run["arms"] else [one]
+        way, found = [arm], {}
+        if arm == "grpo" and "base" in run["arms"]:
+            way = ["base", *(name for name in run["arms"] if name.startswith("grpo at ")), arm]
         for i, stop in enumerate(way, 1 - len(way)):
-            x = one["cost"].get("generated", 0) / 1000 * (1 + i / max(1, len(way) - 1))
-            found |= {i: (x, y)} if (y := report.portion(stop["columns"][column])) is not None else {}
+            x = run["arms"][arm]["cost"].get("generated", 0) / 1000 * (1 + i / max(1, len(way) - 1))
+            found |= {i: (x, y)} if (y := report.value(run, stop, column)) is not None else {}
         return found
     arms = [arm for arm in runs[0]["arms"] if arm == "base" or runs[0]["arms"][arm]["cost"].get("generated")]
     return grid("DART, base and the arms that generate", [
@@ -167,14 +169,14 @@ def draw_tokens(runs: list[dict]) -> Figure | None:
 # --- Active loop -------------------------------------------------------------------------------------------
 def draw_active(data: dict[str, dict]) -> Figure | None:
     def points(rounds, x):
-        return {i: (x(row), y) for i, (row, y) in enumerate(zip(rounds, report.percent(rounds), strict=True))}
+        return {i: (x(row), report.percent(row["right"])) for i, row in enumerate(rounds)}
     panels = []
     for words, x in (("items trained on", lambda row: row["items"]),
                      ("teacher tokens, read and written (thousands)", lambda row: report.tokens(row) / 1000)):
         for name, part in data.items():
             lines = defaultdict(list)
-            for criterion, rounds in (item for run in part["runs"] for item in run["criteria"].items()):
-                lines[criterion].append(points(rounds, x))
+            for criterion, found in (item for run in part["runs"] for item in run["arms"].items()):
+                lines[criterion].append(points(found["curve"], x))
             panels.append((lines, words, f"{name}: right (%)"))
     return grid("Active loop", panels, len(data))
 
@@ -198,7 +200,7 @@ def draw_stat(runs: list[dict]) -> dict[str, Figure | None]:
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0
 
     def change(arm, skill):
-        found = report.difference(runs, arm, "base", "by_skill", skill, comparisons=len(skills))
+        found = report.lead(runs, arm, "base", skill, len(skills))
         mean, low, _ = found or (math.nan, 0, 0)
         return mean, mean - low if math.isfinite(low) else 0
     shares = {name: [share(rows, skill) for skill in skills] for name, rows in counts.items() if any(rows)}
@@ -270,7 +272,8 @@ def draw(paths: list[Path]) -> dict[str, Figure]:
         done = report.gather(ended)["runs"] if ended and method != "active_loop" else []
     if method == "active_loop":
         for path, one in zip(paths, args, strict=True) if not is_results else ():
-            data[report.data_name(one)]["runs"].append({"criteria": {one["select"]: rounds_so_far(path)}})
+            arms = {one["select"]: {"curve": rounds_so_far(path)}}
+            data[report.data_name(one)]["runs"].append({"arms": arms})
         drawn = {"active_curve": draw_active(data)}
     elif method == "dart":
         if not is_results:

@@ -11,17 +11,17 @@ Against whether the answer that step 2 graded is wrong:
 Resume  The same command goes on after a kill; another --length-words asks for no answer again.
 Run     python experiments/difficulty.py runs/stat_sel
         python experiments/difficulty.py runs/toy_stat_sel/seed-0 --length-words 12
-Writes  difficulty_samples.jsonl and difficulty.jsonl in the run's directory; report.py shows the second
+Writes  difficulty_samples.jsonl and difficulty.jsonl in the run's directory
 """
 import dataclasses
 import sys
+from collections import Counter
 from pathlib import Path
 
 from tyro.conf import Positional
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import common  # noqa: E402
-import report  # noqa: E402
 import stat_sel  # noqa: E402
 from common import UserError  # noqa: E402
 
@@ -42,6 +42,24 @@ def is_inconsistent(answers: list[str | None]) -> bool:
     """
     found = [answer for answer in answers if answer is not None]
     return not any(common.is_equiv(a, b) for i, a in enumerate(found) for b in found[:i])
+
+
+def counted(rows: list[dict], says) -> list[int]:
+    """Difficult and wrong; difficult and right; the other two. says(row) None: left out."""
+    n = Counter((found, row["is_right"] is not True) for row in rows if (found := says(row)) is not None)
+    return [n[True, True], n[True, False], n[False, True], n[False, False]]
+
+
+def agreement(hits: int, false_alarms: int, misses: int, rejections: int) -> dict[str, float | None]:
+    """How well a criterion finds the wrong answers, in %; None where the denominator is zero (Tables 8, 11).
+
+    >>> agreement(6, 2, 0, 2)
+    {'accuracy': 80.0, 'precision': 75.0, 'recall': 100.0, 'F1': 85.71428571428571}
+    """
+    parts = {"accuracy": (hits + rejections, hits + false_alarms + misses + rejections),
+             "precision": (hits, hits + false_alarms), "recall": (hits, hits + misses),
+             "F1": (2 * hits, 2 * hits + false_alarms + misses)}
+    return {name: 100 * k / n if n else None for name, (k, n) in parts.items()}
 
 
 def open_finished(path: str) -> tuple[common.Run, stat_sel.Args, stat_sel.Questions]:
@@ -92,10 +110,13 @@ def main(args: Args) -> None:
     run.write("difficulty.jsonl", rows)
     if not any(row["rewards"] for row in rows):
         print("prm is left out: the run has no step rewards (--difficulty answer)")
-    counts = report.detection(run.path, rows)["detection"]
+    criteria = ("prm", "consistency", "length")
+    counts = {name: counted(rows, lambda row, name=name: row["difficult_by"][name]) for name in criteria}
     print(f"\n{'difficult against wrong, %':<28}{'accuracy':>10}{'precision':>10}{'recall':>10}{'F1':>10}")
     for name, n in counts.items():
-        cells = ["-" if share is None else f"{share:.1f}" for share in report.agreement(*n).values()]
+        if not any(n):  # no row was graded by it
+            continue
+        cells = ["-" if share is None else f"{share:.1f}" for share in agreement(*n).values()]
         print(f"{f'{name}, {sum(n)} answers':<28}" + "".join(f"{cell:>10}" for cell in cells))
     print(f"{run.path}/difficulty.jsonl")
 

@@ -10,6 +10,8 @@ import math
 import sys
 from pathlib import Path
 
+from scipy.special import stdtrit
+
 import common
 import report
 
@@ -59,12 +61,10 @@ def power(runs: list[dict], arm: str, reference: str) -> str:
     n, share = pairs[0][1], sum(k for k, _ in pairs) / sum(n for _, n in pairs)
     halves = []
     for seeds in sorted({len(runs), 3, 8} - {1}):
-        half = report.t_quantile(0.975, seeds - 1) * 100 * math.sqrt(share / n / seeds)
+        half = stdtrit(seeds - 1, 0.975) * 100 * math.sqrt(share / n / seeds)
         halves.append(f"{half:.1f} points with {seeds} seeds")
-    if runs[0]["method"] == "dart":
-        base = [report.share(run, "base", report.COLUMNS[0]) for run in runs]
-    else:
-        base = [report.accuracy(run, "base") for run in runs]
+    first = next(iter(runs[0]["arms"]["base"]["scores"]))
+    base = [report.value(run, "base", first) for run in runs]
     mean = sum(base) / len(base)
     return (f"Power: {arm} and {reference} differ on {100 * share:.1f} % of {n} test questions. By chance "
             f"alone the half-width of the interval of their difference is {', '.join(halves)}. The base has "

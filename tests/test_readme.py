@@ -17,6 +17,7 @@ import dart
 import report
 import stat_sel
 from docs import refresh
+from experiments import difficulty
 from realworld import table
 from realworld.__main__ import read as read_real
 from tests.conftest import ROOT
@@ -239,32 +240,33 @@ def row(method: str) -> str:
     return next(line for line in README.splitlines() if f"| `{method}.py`, " in line)
 
 
-def claims(page: str, claim: str) -> list[tuple[str, str]]:
+def claims(page: str, claim: str, column: int = 0) -> list[tuple[str, str]]:
     """(difference with its interval, verdict in a word) of a claim, in each table of the page that has it; one run has no interval."""
     found = []
     for line in TEXTS[page].splitlines():
-        if line.startswith(f"| {claim} ") and "[" in line:
-            verdict = re.search(r"holds: |holds \||is open|is reversed", line)[0].removeprefix("is ").split()[0].strip(":")
-            found.append((re.search(r"[+-]\d+\.\d \[.*?\]", line)[0], verdict))
+        if line.startswith(f"| {claim} |") and "[" in line:
+            verdict, difference = line.split(" | ")[1 + column].split(": ")
+            found.append((difference, verdict.removeprefix("is ").rstrip("*")))
     assert found, claim
     return found
 
 
 def test_the_readmes_results_are_those_of_the_tables():
     def mean(runs, arm):
-        return report.mean_shown([report.accuracy(run, arm) for run in runs])
+        return f"{report.t_interval([report.value(run, arm, 'MATH') for run in runs])[0]:.1f}"
     for method in ("stat_sel", "stat_syn"):
         runs = results(f"toy_{method}")["runs"]
         assert f"| {mean(runs, 'base')} -> {mean(runs, 'stat')};" in row(method)
     curves, before_after = results("toy_active")["data"], []
     for name in ("mathematics", "deduction"):
-        runs = [report.percent(run["criteria"]["loss"]) for run in curves[name]["runs"]]
-        before_after.append(f"{name} {report.mean_shown([run[0] for run in runs])} -> {report.mean_shown([run[-1] for run in runs])}")
+        ends = [report.t_interval([report.value(run, "loss", score) for run in curves[name]["runs"]])[0] for score in ("0 items", "last round")]
+        before_after.append(f"{name} {ends[0]:.1f} -> {ends[1]:.1f}")
     assert f"| {', '.join(before_after)};" in row("active_loop")
-    base, dart = (report.mean_shown([report.share(run, arm, report.COLUMNS[0]) for run in results("toy_dart")["runs"]]) for arm in ("base", "dart"))
+    base, dart = (f"{report.t_interval([report.value(run, arm, report.COLUMNS[0]) for run in results('toy_dart')['runs']])[0]:.1f}"
+                  for arm in ("base", "dart"))
     assert f"| {base} -> {dart};" in row("dart")
-    of_sel, of_syn, hard = (claims("docs/stat.md", claim)[0] for claim in (
-        "C1: STAT-Sel > MATH-Augment", "C2: STAT-Syn > MATH-Augment", "C2 on MATH^D: STAT-Syn > MATH-Augment"))
+    of_sel, of_syn = (claims("docs/stat.md", claim)[0] for claim in ("C1: STAT-Sel > MATH-Augment", "C2: STAT-Syn > MATH-Augment"))
+    hard = claims("docs/stat.md", "C2: STAT-Syn > MATH-Augment", column=1)[0]
     active, mapper, best = claims("docs/active.md", "A1: loss > random"), claims("docs/dart.md", "D2: dart > prompt"), claims(
         "docs/dart.md", "beside D2: dart > best_of_n")
     assert f"over random pairs {of_sel[0]}: {of_sel[1]};" in row("stat_sel")
@@ -278,8 +280,8 @@ def test_the_readmes_results_are_those_of_the_tables():
 def test_the_criteria_that_were_run_once_are_those_of_the_committed_results():
     once, here = (results(name)["data"]["mathematics"]["runs"][0] for name in ("active_once", "toy_active"))
     assert once["seed"] == here["seed"] == 11
-    runs = {name: (once if name in once["criteria"] else here)["criteria"][name] for name in ("reward", "judge", "lion", "random", "loss")}
-    end = {name: report.mean_shown([report.percent(curve)[-1]]) for name, curve in runs.items()}
+    runs = {name: (once if name in once["arms"] else here)["arms"][name]["curve"] for name in ("reward", "judge", "lion", "random", "loss")}
+    end = {name: f"{report.percent(curve[-1]['right']):.1f}" for name, curve in runs.items()}
     used = ", ".join(f"{report.tokens(curve[-1]):,}" for curve in runs.values())
     assert (f"after 400 items reward {end['reward']}, judge {end['judge']}, lion {end['lion']} %, random {end['random']}, loss {end['loss']} %; "
             f"teacher tokens {used}.") in " ".join(TEXTS["docs/active.md"].split())
@@ -287,11 +289,19 @@ def test_the_criteria_that_were_run_once_are_those_of_the_committed_results():
 
 def test_what_is_read_from_stats_tables_is_in_the_committed_results():
     runs, text = results("toy_stat_sel")["runs"], " ".join(TEXTS["docs/stat.md"].split())
-    leads = [report.difference(runs, "stat", "hard", "by_skill", skill)[0] for skill in report.most_missed(runs)]
+    leads = [report.lead(runs, "stat", "hard", skill)[0] for skill in report.most_missed(runs)]
     words = {8: "eight", 9: "nine"}[sum(lead > 0 for lead in leads)]
     assert f"STAT-Sel is ahead of MATH-Hard, which has half the pairs, on {words} of ten means" in text
-    for part, claim in (("(C2)", "C2 on MATH^D: STAT-Syn > MATH-Augment"), ("(C1)", "C1 on MATH^D: STAT-Sel > MATH-Augment")):
-        value, interval = claims("docs/stat.md", claim)[-1][0].split(" ", 1)
+    rates = {}
+    for name in ("prm", "consistency", "length"):
+        rows = [difficulty.agreement(*run["detection"][name]) for run in runs]
+        rates[name] = {rate: f"{sum(row[rate] for row in rows) / len(rows):.1f}" for rate in ("accuracy", "recall")}
+    assert (f"The reward model finds {rates['prm']['recall']} % of the wrong answers, but is right about {rates['prm']['accuracy']} % of all "
+            f"({sum(sum(run['detection']['prm']) for run in runs):,} answers to Q_val). The consistency criterion is right about "
+            f"{rates['consistency']['accuracy']} % and finds {rates['consistency']['recall']} % of the wrong answers; "
+            f"length finds {rates['length']['recall']} %.") in text
+    for part, claim in (("(C2)", "C2: STAT-Syn > MATH-Augment"), ("(C1)", "C1: STAT-Sel > MATH-Augment")):
+        value, interval = claims("docs/stat.md", claim, column=1)[-1][0].split(" ", 1)
         assert re.search(rf"{re.escape(value[1:])} (points )?{re.escape(interval)} {re.escape(part)}", text), claim
 
 
@@ -307,7 +317,7 @@ def test_what_is_read_from_darts_tables_is_in_the_committed_results():
 
     def sound(arm):
         return mean([100 * run[arm]["sound"][0] / run[arm]["sound"][1] for run in audits])
-    kept = {arm: f"{100 * mean([run['arms'][f'{arm}, rejecting']['data']['fallback'] for run in runs]):.0f}" for arm in ("dart", "prompt")}
+    kept = {arm: f"{100 * mean([run['arms'][f'{arm}, rejecting']['cost']['fallback'] for run in runs]):.0f}" for arm in ("dart", "prompt")}
     aligned = {f"{mean([step['align'] for run in runs for step in run['steps']['dart'][part]]):.2f}" for part in (slice(10), slice(-10, None))}
     inside, outside, retention = report.COLUMNS
     for words in (f"{sound('dart') - sound('no penalty'):.1f} points more of the rewrites taken are sound",

@@ -1,5 +1,4 @@
 """Intervals and counts by hand; the committed tables are what report.py makes of the committed results."""
-import doctest
 import itertools
 import json
 import re
@@ -7,20 +6,24 @@ from pathlib import Path
 
 import pytest
 
+import active_loop
+import dart
 import report
 import stat_sel
 import stat_syn
 from tests.conftest import ROOT
 
-
-def test_doctests():
-    assert doctest.testmod(report).failed == 0 and doctest.testmod(report).attempted >= 3
+BEFORE = json.loads((ROOT / "tests" / "report_before.json").read_text())
 
 
-@pytest.mark.parametrize("p, df, table", [
-    (0.975, 1, 12.7062), (0.975, 4, 2.7764), (0.975, 30, 2.0423), (0.95, 2, 2.9200), (0.9975, 4, 5.5976), (0.75, 1, 1.0)])
-def test_t_quantile_equals_the_printed_tables(p, df, table):
-    assert report.t_quantile(p, df) == pytest.approx(table, abs=1e-4)
+@pytest.mark.parametrize("name", sorted({row[0] for row in BEFORE}))
+def test_the_committed_results_give_the_numbers_that_they_gave_before(name):
+    """report_before.json: [file, data, arm a, arm b or none, score, mean, low, high] by an earlier report.py from the same runs."""
+    results = json.loads((ROOT / "results" / f"{name}.json").read_text())
+    for _, data, a, b, score, *was in [row for row in BEFORE if row[0] == name]:
+        runs = (results["data"][data] if data else results)["runs"]
+        now = report.lead(runs, a, b, score) if b else report.t_interval([report.value(run, a, score) for run in runs])
+        assert now == pytest.approx(was, abs=1e-3), (data, a, b, score)
 
 
 def test_one_run_has_no_interval():
@@ -61,7 +64,8 @@ def write_run(path, seed=1, arms=("base", "augment", "stat"), rewards=True, embe
 
     def write(name, rows):
         (path / name).write_text("".join(json.dumps(row) + "\n" for row in rows) if name.endswith("l") else json.dumps(rows))
-    args = {"seed": seed, "student": f"worlds/{seed}/student", "prm": f"prm-{seed}", "arms": arms, "tau1": 0.85, "tau2": 0.7, "lr": [1e-4],
+    args = {"seed": seed, "data": f"worlds/{seed}", "student": f"worlds/{seed}/student", "prm": f"prm-{seed}", "arms": arms,
+            "tau1": 0.85, "tau2": 0.7, "lr": [1e-4],
             "teacher": "toy", "difficulty": "prm", "embedder": embedder and f"worlds/{seed}/{embedder}"} | args
     taught = set(arms) - {"base", "train"}
     write("args.json", args)
@@ -117,46 +121,24 @@ def test_counts_by_hand(gathered):
     results = gathered()
     assert [run["seed"] for run in results["runs"]] == [1, 2] and "seed" not in results["args"] and "prm" not in results["args"]
     run = results["runs"][0]
-    assert (run["commit"], run["gpu"], run["n_difficult"], run["val_right"]) == ("c" * 40, "cpu", 3, 2)
+    assert (run["commits"], run["gpu"]) == (["c" * 10], "cpu")
     base, augment = run["arms"]["base"], run["arms"]["augment"]
-    assert (base["k"], base["n"], base["no_answer"], base["cut_off"]) == (2, 4, 1, 1)  # AMC's null is not MATH's
-    assert base["math_d"] == [0, 2] and augment["math_d"] == [1, 2]
-    assert report.accuracy(run, "base", "rest") == 100 and report.accuracy(run, "augment", "rest") == 50  # of the other two questions
+    assert base["scores"] == {"MATH": [2, 4], "MATH^D": [0, 2], "off MATH^D": [2, 2], "missed skills": [0, 2],
+                              "AMC, avg@2": 25.0, "AMC, pass@2": 50.0}
+    assert base["cost"] == {"no answer": 1, "cut off": 1}  # AMC's null is not MATH's
+    assert augment["scores"]["MATH^D"] == [1, 2] and augment["scores"]["off MATH^D"] == [1, 2] and augment["scores"]["missed skills"] == [1, 2]
     assert base["by_skill"] == {"S: a": [1, 2], "S: b": [0, 2]} and augment["by_skill"] == {"S: a": [1, 2], "S: b": [1, 2]}
-    assert (base["missed"], base["other"]) == ([0, 2], [2, 2]) and (augment["missed"], augment["other"]) == ([1, 2], [1, 2])
     assert augment["skills_by_teacher"] == {"S: b": 2, "S: a": 1} and augment["skills_by_data"] == {"S: a": 3, "S: b": 1}
     assert base["skills_by_teacher"] == base["skills_by_data"] == {}
-    assert augment["sets"] == {"AMC": {"n": 2, "samples": 2, "avg": 25.0, "pass": 50.0}}
+    far = pytest.approx(100 * (1 - 1 / 47))  # of its 3 or 4 labels one or two are on b, which is 1 of the profile's 47
+    assert augment["cost"] == {"no answer": 0, "cut off": 0, "pairs": 3, "questions": 2, "training s": 1.0, "peak GiB": 0.4,
+                               "distance to the profile": far, "by the labels drawn by": far}
+    assert report.value(run, "base", "AMC, pass@2") == 50 and report.value(run, "base", "S: a") == 50 and report.value(run, "base", "pairs") is None
 
 
 def test_the_teachers_labels_of_the_test_are_used_where_they_were_asked_for(gathered):
     base = gathered(label_test=True)["runs"][0]["arms"]["base"]
-    assert base["by_skill"] == {"S: c": [1, 1]} and base["missed"] == [0, 0] and base["other"] == [2, 4]
-
-
-def test_detection_by_hand(gathered):
-    run = gathered()["runs"][0]
-    assert run["detection"] == {"prm": [2, 1, 0, 1], "consistency": [2, 0, 1, 1], "length": [1, 1, 2, 1]}
-    assert len(run["grid"]) == 24 and run["grid"]["0.85, 0.7"] == [2, 1, 0, 1]
-    assert run["grid"]["0.6, 0.5"] == [0, 0, 2, 2] and run["grid"]["0.6, 0.6"] == [0, 1, 2, 1]
-    assert run["grid"]["0.9, 0.5"] == [1, 0, 1, 2] and run["grid"]["0.95, 0.5"] == [2, 2, 0, 0]
-
-
-def test_rates_by_hand_and_blanks_without_a_denominator(gathered):
-    results = gathered()
-    shown = report.tables(results)
-    assert "| prm | 8 | 75.0 [75.0, 75.0] | 66.7 [66.7, 66.7] | 100.0 [100.0, 100.0] | 80.0 [80.0, 80.0] | accuracy 78.0; precision 70" in shown
-    assert "| tau1 0.6 | 0.0 / 50.0 | 0.0 / 25.0 |" in shown and "4 of 10 are right, 6 are difficult by prm: 60.0 %" in shown
-    for run in results["runs"]:
-        run["detection"]["length"] = [0, 0, 2, 2]
-    assert "| length | 8 | 50.0 [50.0, 50.0] |  | 0.0 [0.0, 0.0] |" in report.tables(results)
-
-
-def test_detection_of_an_older_run_and_none_where_no_criterion_was_compared(gathered, tmp_path):
-    older, new = report.gather([write_run(tmp_path / "older", criteria="2_graded.jsonl")])["runs"][0], gathered()["runs"][0]
-    assert (older["detection"], older["grid"]) == (new["detection"], new["grid"])
-    results = report.gather([write_run(tmp_path / "none", criteria=None)])
-    assert results["runs"][0]["detection"] == results["runs"][0]["grid"] == {} and "Difficulty" not in report.tables(results)
+    assert base["by_skill"] == {"S: c": [1, 1]} and base["scores"]["missed skills"] == [0, 0]
 
 
 def test_the_datas_own_labels_are_spelt_as_the_known_skills_and_ignored_where_they_are_others(tmp_path):
@@ -173,25 +155,19 @@ def test_the_datas_own_labels_are_spelt_as_the_known_skills_and_ignored_where_th
     assert read(set(), ["magic"]) == {0: ["S: magic"]}  # no skill map
 
 
-def test_without_rewards_there_is_no_row_and_no_grid_of_them(gathered):
-    results = gathered(rewards=False)
-    assert list(results["runs"][0]["detection"]) == ["consistency", "length"] and results["runs"][0]["grid"] == {}
-    assert "tau1" not in report.tables(results) and "| prm |" not in report.tables(results)
-
-
 def test_the_arms_by_hand_and_nothing_on_math_d_against_base(gathered):
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in report.tables(gathered()).splitlines() if line.startswith("|")]
-    head, _, base, augment, stat = rows[:5]
-    assert head[4:9] == ["minus augment", "minus base", "MATH^D %", "MATH^D minus augment", "pairs"]
-    assert base == ["base", "4 / 8", "2, 2", "50.0 [50.0, 50.0]", "+0.0 [+0.0, +0.0]", "", "0.0 [0.0, 0.0]", "", "", "", "", ""]
-    assert stat == ["stat", "6 / 8", "0, 0", "75.0 [75.0, 75.0]", "+25.0 [+25.0, +25.0]", "+25.0 [+25.0, +25.0]", "100.0 [100.0, 100.0]",
-                    "+50.0 [+50.0, +50.0]", "3", "2", "1", "0.40"]
-    assert augment[7] == ""
-
-
-def test_other_sets_show_both_measures_and_what_was_removed(gathered):
-    shown = report.tables(gathered())
-    assert "| AMC | 2 | 7 | avg@2 | 25.0, +0.0 [+0.0, +0.0] | 25.0 | 25.0, +0.0 [+0.0, +0.0] |" in shown and "| AMC | 2 | 7 | pass@2 | 50.0," in shown
+    results = gathered()
+    text, brief = report.tables(results), report.tables(results, brief=True)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert rows[0] == ["arm", "MATH (4)", "MATH^D (2)", "off MATH^D (2)", "missed skills (2)", "AMC, avg@2", "AMC, pass@2"]
+    assert rows[2][:4] == ["base", "50.0 [50.0, 50.0]", "0.0 [0.0, 0.0]", "100.0 [100.0, 100.0]"]
+    assert rows[4][:3] == ["stat", "75.0 [75.0, 75.0]", "100.0 [100.0, 100.0]"]
+    claims = {row[0]: row[1:] for row in rows if row[0].startswith("C1")}
+    assert claims["C1: STAT-Sel > MATH-Augment"][:2] == ["holds*: +25.0 [+25.0, +25.0]", "holds*: +50.0 [+50.0, +50.0]"]
+    assert claims["C1: MATH-Augment > base"][:3] == ["is open: +0.0 [+0.0, +0.0]", "", ""]
+    assert "| augment | 0 | 0 | 3.00 | 2.00 | 1.00 | 0.40 | 97.9 | 97.9 |" in text and "| base | 0.00 | 1.00 |" not in text
+    assert "C6: of the 1 most-missed skills the mean rises on 1, beyond its corrected interval on 1, by +100.0 to +100.0" in text
+    assert "Means over runs" not in brief and "C6" in brief
 
 
 @pytest.mark.parametrize("arms", [tuple(arm for arm in ARMS if arm in some) for n in (1, 2, 3, 8) for some in itertools.combinations(ARMS, n)])
@@ -199,12 +175,12 @@ def test_tables_of_any_arms(gathered, arms):
     results = gathered(n=1 + len(arms) % 2, arms=arms)
     shown = report.tables(results)
     assert all(f"\n| {arm} | " in shown for arm in arms) and "nan" not in shown and "None" not in shown
-    for claim, needs in (("C1: STAT-Sel > MATH-Augment", "stat augment"), ("C1: MATH-Augment > base", "augment base"), ("C5", "stat augment"),
-                         ("C1 on MATH^D", "stat augment"), ("C3", "stat embed"), ("baseline: STAT-Sel > MATH-Train", "stat train"),
-                         ("baseline: STAT-Sel > MATH-Hard", "stat hard"), ("control: STAT-Sel > shuffled", "stat shuffled"),
-                         ("control: STAT-Sel > accuracy", "stat accuracy"), ("C6", "stat base")):
-        assert (f"| {claim}" in shown) == (set(needs.split()) <= set(arms)), claim
-    assert ("| claim |" in shown) == ("stat" in arms and len(arms) > 1 or {"augment", "base"} <= set(arms))
+    for claim, needs in (("| C1: STAT-Sel > MATH-Augment", "stat augment"), ("| C1: MATH-Augment > base", "augment base"),
+                         ("C5: ", "stat augment"), ("| C3", "stat embed"), ("| baseline: STAT-Sel > MATH-Train", "stat train"),
+                         ("| baseline: STAT-Sel > MATH-Hard", "stat hard"), ("| control: STAT-Sel > shuffled", "stat shuffled"),
+                         ("| control: STAT-Sel > accuracy", "stat accuracy"), ("C6: ", "stat base")):
+        assert (f"\n{claim}" in shown) == (set(needs.split()) <= set(arms)), claim
+    assert ("| claim |" in shown) == ("stat" in arms and len({*arms} - {"base"}) > 1 or {"augment", "base"} <= set(arms))
 
 
 SYN = ("base", "augment", "stat", "shuffled", "embed", "sel", "embed_sel")
@@ -225,77 +201,68 @@ def test_stat_syns_claims_stand_beside_stat_sels(tmp_path):
     results = report.gather([str(tmp_path / "1"), str(tmp_path / "2")])
     assert results["runs"][0]["arms"]["stat"]["skills_by_teacher"] == {"S: c": 3}  # of a new question the skill that was asked for
     shown = report.tables(results)
-    for claim, difference, paper in (
-            ("C2: STAT-Syn > MATH-Augment", "+25.0 [+25.0, +25.0]", "+5.0, +2.8, +6.7"), ("C1: STAT-Sel > MATH-Augment", "+25.0", "+6.3, +1.8, +4.6"),
-            ("C2 on MATH^D: STAT-Syn > MATH-Augment", "+50.0", "+7.8, +3.6, +4.1"),
-            ("C4 on MATH^D: STAT-Syn > STAT-Sel", "+0.0", "+5.1, +1.6, +2.7"),
-            ("beside C3: STAT-Syn > Embed-Syn", "+0.0", "+1.4, +3.0, +6.1"), ("C3: STAT-Syn > Embed-Sel", "+0.0", "+4.2, +1.9, +7.1"),
-            ("control on the ten most-missed skills: STAT-Syn > shuffled STAT-Syn", "+0.0", "not run there")):
-        assert re.search(rf"\| {re.escape(claim)} \| [^|]* \| {re.escape(difference)}[^|]* \| {re.escape(paper)} \|", shown), claim
+    rows = {row[0]: row[1:] for line in shown.splitlines() if (row := [cell.strip() for cell in line.split("|")[1:-1]])}
+    for claim, on_math, paper in (
+            ("C2: STAT-Syn > MATH-Augment", "+25.0 [+25.0, +25.0]", "MATH +5.0, +2.8, +6.7; MATH^D +7.8, +3.6, +4.1"),
+            ("C1: STAT-Sel > MATH-Augment", "+25.0 [+25.0, +25.0]", "MATH +6.3, +1.8, +4.6; MATH^D +2.7, +2.0, +1.4"),
+            ("C4: STAT-Syn > STAT-Sel", "+0.0 [+0.0, +0.0]", "MATH -1.3, +1.0, +2.1; MATH^D +5.1, +1.6, +2.7"),
+            ("beside C3: STAT-Syn > Embed-Syn", "+0.0 [+0.0, +0.0]", "MATH +1.4, +3.0, +6.1; MATH^D +4.4, +1.8, +1.1"),
+            ("C3: STAT-Syn > Embed-Sel", "+0.0 [+0.0, +0.0]", "MATH +4.2, +1.9, +7.1; MATH^D +5.2, +2.8, +2.7"),
+            ("control: STAT-Syn > shuffled STAT-Syn", "+0.0 [+0.0, +0.0]", "")):
+        assert rows[claim][0].endswith(on_math) and rows[claim][-1] == paper, claim
     assert "STAT-Sel > shuffled" not in shown and "MATH-Train" not in shown
-    assert "| arm | asked for | kept | in P | inconsistent |" in shown
-    assert "| stat | 8 | 4 | 2 | 2 |" in shown and "| embed | 8 | 8 | 0 | 0 |" in shown
-    assert re.search(r"\| sel \| 6 / 8 \|.*\| 3 \| 3 \|  \|  \|\n", shown) and "None" not in shown
+    written = {arm: {name: n for name, n in one["cost"].items() if name in ("asked for", "kept") or name.startswith("dropped")}
+               for arm, one in results["runs"][0]["arms"].items()}
+    assert written["stat"] == {"asked for": 4, "kept": 2, "dropped: inconsistent": 1, "dropped: in P": 1}
+    assert written["embed"] == {"asked for": 4, "kept": 4} and not written["sel"] and "None" not in shown
+    assert "training s" not in results["runs"][0]["arms"]["sel"]["cost"]
 
 
-def test_c3_is_judged_with_an_embedder_only(gathered, tmp_path):
-    row = r"\| C3: STAT-Sel > Embed-Sel \| (.*?) \| (.*?) points \| \+5\.5, \+0\.9, \+5\.0 \|"
-    without = re.search(row, report.tables(gathered(arms=("embed", "stat"), embedder=None)))  # an older run
-    assert without[1].startswith("not testable here: the student's own hidden states") and without[2] == "+0.0 [+0.0, +0.0]"
+def test_an_older_run_without_an_embedder_says_so(gathered, tmp_path):
+    words = "C3: STAT-Sel > Embed-Sel (its embedder: the student's own hidden states)"
+    assert words in report.tables(gathered(arms=("embed", "stat"), embedder=None))
     one = write_run(tmp_path / "with", arms=("embed", "stat"), embedder="gte-Qwen2-7B-instruct")
-    assert re.search(row, report.tables(report.gather([one])))[1] == "not told by one run"
-
-
-def test_claims_show_the_papers_differences_and_unequal_numbers_of_pairs(gathered):
-    shown = report.tables(gathered(arms=ARMS))
-    assert re.search(r"C1: STAT-Sel > MATH-Augment \| holds \| .* points \| \+6\.3, \+1\.8, \+4\.6 \|", shown)
-    assert re.search(r"C1 on MATH\^D: .* \| \+2\.7, \+2\.0, \+1\.4 \|", shown)
-    assert re.search(r"MATH-Train \| .* points \| \+6\.7, ", shown)
-    assert re.search(r"MATH-Hard \| .* points, with 3 pairs against 1 \| \+5\.9, \+1\.7, \+4\.0 \|", shown)
-    assert len(re.findall(r"control: .* \| not run there \|", shown)) == 2
+    assert "| C3: STAT-Sel > Embed-Sel | not told by one run: +0.0 |" in report.tables(report.gather([one]))
 
 
 def test_c5_holds_where_the_targeted_pairs_are_nearer(gathered):
     results = gathered()
     for run in results["runs"]:
-        run["arms"]["stat"]["skills_by_data"] = PROFILE  # distance 0; MATH-Augment has 1 of its 4 on b, which is 1 of the profile's 47
+        run["arms"]["stat"]["cost"]["distance to the profile"] = 0.0  # MATH-Augment has 1 of its 4 on b, which is 1 of the profile's 47
     nearer = f"{100 * (1 - 1 / 47):+.1f}"
-    assert re.search(rf"\| C5: .* \| holds \| {re.escape(f'{nearer} [{nearer}, {nearer}] points')}", report.tables(results))
+    assert f"total variation: {nearer} [{nearer}, {nearer}], holds." in report.tables(results)
 
 
 def test_the_seconds_of_all_learning_rates_count(gathered, tmp_path):
     path = Path(write_run(tmp_path / "one", arms=("embed", "embed_sel"), lr=[1e-5, 2e-3]))
     (path / "metrics.jsonl").write_text("".join(json.dumps({"train": name, "epoch": 1, "seconds": s, "peak_gib": g}) + "\n" for name, s, g in (
-        ("embed_1e-05", 50, 9), ("embed_1e-05", 1, 3), ("embed_0.002", 2, 4), ("embed_sel", 7, 5))))
+        ("embed_1e-05", 50, 3), ("embed_1e-05", 1, 3), ("embed_0.002", 2, 4), ("embed_sel", 7, 5))))
     arms = report.gather([str(path)])["runs"][0]["arms"]
-    assert [(arm["train_seconds"], arm["peak_gib"]) for arm in arms.values()] == [(3, 4), (7, 5)]
+    assert [(arm["cost"]["training s"], arm["cost"]["peak GiB"]) for arm in arms.values()] == [(3, 4), (7, 5)]
 
 
 def test_without_a_teacher_there_are_no_labels_and_no_profile(gathered):
-    results = gathered(arms=("base", "train"), criteria=None)
-    shown = report.tables(results)
-    assert "| train | 6 / 8 |" in shown and "most-missed" not in shown and "Difficulty" not in shown and "Distance" not in shown
+    shown = report.tables(gathered(arms=("base", "train")))
+    assert "| train | 75.0" in shown and "most-missed" not in shown
 
 
-def small(base, stat, train_skills=(), profile=()):
-    arm = {"n": 10, "skills_by_teacher": dict(train_skills), "skills_by_data": dict(train_skills)}
-    return {"profile": dict(profile), "arms": {"base": arm | {"k": base, "math_d": [base, 10]}, "stat": arm | {"k": stat, "math_d": [0, 0]}}}
+def small(base, stat, profile=()):
+    return {"profile": dict(profile), "arms": {"base": {"scores": {"MATH": [base, 10], "MATH^D": [base, 10]}},
+                                               "stat": {"scores": {"MATH": [stat, 10], "MATH^D": [0, 0]}}}}
 
 
 def test_differences_are_paired_within_a_run():
     runs = [small(2, 4), small(7, 9), small(4, 6)]
-    assert report.difference(runs, "stat", "base") == pytest.approx((20, 20, 20))  # +2 of 10 each time, whatever the level
-    assert report.difference(runs, "stat", "base", "math_d") is None and report.shown(None) == ""
+    assert report.lead(runs, "stat", "base", "MATH") == pytest.approx((20, 20, 20))  # +2 of 10 each time, whatever the level
+    assert report.lead(runs, "stat", "base", "MATH^D") is None and report.shown(None) == ""
 
 
 def test_distance_to_the_profile_by_hand():
-    def distance(train_skills, profile, labels="skills_by_data"):
-        return report.distance_to_profile(small(2, 4, train_skills, profile), "stat", labels)
-    assert distance({"S: a": 1, "S: b": 1}, {"S: a": 5, "S: b": 5}) == 0
-    assert distance({"S: a": 3, "S: b": 1}, {"S: a": 1, "S: b": 1}) == 25
-    assert distance({"S: a": 3}, {"S: b": 1}) == 100
-    assert distance({}, {"S: b": 1}) is None  # the data has no labels
-    assert distance({"T: a": 1, "S: a": 1}, {"S: a": 1}, "skills_by_teacher") == 50
+    assert report.total_variation({"S: a": 1, "S: b": 1}, {"S: a": 5, "S: b": 5}) == 0
+    assert report.total_variation({"S: a": 3, "S: b": 1}, {"S: a": 1, "S: b": 1}) == 25
+    assert report.total_variation({"S: a": 3}, {"S: b": 1}) == 100
+    assert report.total_variation({}, {"S: b": 1}) is None  # the data has no labels
+    assert report.total_variation({"T: a": 1, "S: a": 1}, {"S: a": 1}) == 50
 
 
 def test_most_missed_pools_the_runs_and_breaks_ties_by_name():
@@ -304,7 +271,8 @@ def test_most_missed_pools_the_runs_and_breaks_ties_by_name():
 
 
 def test_runs_that_differ_in_how_they_ran_are_gathered():
-    assert {*stat_sel.HOW, *stat_syn.HOW, "prm"} <= set(report.MAY_DIFFER) and {"lr", "n_pairs", "arms"}.isdisjoint(report.MAY_DIFFER)
+    free = set(report.MAY_DIFFER[""].split())
+    assert {*stat_sel.HOW, *stat_syn.HOW, *active_loop.HOW, *dart.HOW, "prm"} <= free and {"lr", "n_pairs", "arms"}.isdisjoint(free)
 
 
 def test_an_unfinished_run_is_refused(tmp_path, run_file):
@@ -326,7 +294,7 @@ def test_runs_with_other_arguments_are_refused(tmp_path):
 
 def test_the_same_seed_twice_is_refused(tmp_path):
     one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two")
-    with pytest.raises(report.UserError, match="a seed of its own"):
+    with pytest.raises(report.UserError, match="came twice"):
         report.gather([one, two])
 
 
@@ -371,50 +339,25 @@ def test_the_active_loops_tables_by_hand(active):
     assert report.tables(json.loads(json.dumps(active))) == shown
     assert "| random | 50.0 [50.0, 50.0] | 51.5 [45.1, 57.9] | 55.0 [42.3, 67.7] |" in shown  # 12.706 / 2 times the distance of the two
     a1 = report.t_interval([(4 + 6) / 2, (2 + 2) / 2])
-    assert f"| A1: loss > random | {report.verdict(a1)} | {report.shown(a1)} | +4.0 " in shown
-    assert "| closed loop: loss > static_loss | is open: the interval holds 0 | +0.5 " in shown and "| hard seeds: static_loss > random |" in shown
-    assert "holds: of 4 rounds loss 4, static_loss 3, random 0" in shown and "A4" not in shown
-    assert "A3: the judge does not pay | not testable here" in shown
-    # Random's accuracy at half the budget, 10 items: 52 and 51; loss has it at 10 * 2 / 6 and 10 * 1 / 3.
-    assert "| loss | 0.33 | " in shown and "| random | 1.00 | 1.00 | 1.00 |" in shown
-    assert "| loss | 12 | 75 | 0 | 25 | 1 | 0 | 2 | 50.0 |  |" in shown and "None" not in shown and "nan" not in shown
-    assert "| loss | 200 | 300 | 20 | 3 | 0 | 9 | 7 | 15 % |" in shown  # the later of two lines for one step counts
-    assert "| random |  | 50 | 100 |\n| loss | 50 |  | 50 |" in shown.split("Overlap:")[1]
-    part["args"] |= {"no_repeat": False, "teacher": "gpt-4o-mini"}
-    assert not any(words in report.tables(active) for words in ("closed loop", "hard seeds", "A3", "A5"))
-    for run in part["runs"]:
-        for row in run["criteria"]["random"]:
-            row["right"] = [50 - row["items"], 100]  # it only loses: nothing to reach
-    assert "| loss | - (0 of 2 seeds) | - (0 of 2 seeds) | - (0 of 2 seeds) |" in report.tables(active)
+    assert f"| A1: loss > random | {report.verdict(a1)}: {report.shown(a1)} | is open: +4.0 " in shown
+    assert "| closed loop: loss > static_loss | is open: +0.5 " in shown and "| hard seeds: static_loss > random |" in shown
+    assert "holds; of all rounds: random 0, loss 4, static_loss 3." in shown and "A4" not in shown
+    assert "A3, the judge does not pay" in shown and "None" not in shown and "nan" not in shown
+    cost = part["runs"][0]["arms"]["loss"]["cost"]
+    assert {name: cost[name] for name in ("tokens in", "tokens", "asked", "in a test set", "cut_off", "again", "overlap", "rho_children")} == {
+        "tokens in": 200, "tokens": 300, "asked": 12, "in a test set": 3, "cut_off": 1, "again": 0, "overlap": 2, "rho_children": 0.5}
+    assert [cost[f"{phase} s"] for phase in ("answer", "score", "train", "test")] == [20, 3, 9, 7]  # the later of two lines for one step counts
+    part["args"] |= {"teacher": "gpt-4o-mini"}
+    assert "A3" not in report.tables(active)
 
 
 def test_accuracy_at_equal_tokens_by_hand(active):
     run = active["data"]["mathematics"]["runs"][0]
-    for row in run["criteria"]["loss"]:
+    for row in run["arms"]["loss"]["curve"]:
         row["tokens"] = [2 * n for n in row["tokens"]]  # loss pays twice as much: 300 tokens buy it one round
-    assert report.gain(run, "loss", "random", "tokens") == pytest.approx(56 - 54)
-    assert report.gain(run, "loss", "random", "last") == pytest.approx(6) and report.gain(run, "loss", "random") == pytest.approx(5)
-
-
-def test_items_needed_and_p_values_by_hand():
-    curve = [{"items": n, "right": [k, 100]} for n, k in ((0, 50), (10, 60), (20, 58), (30, 70))]
-    assert [report.items_needed(curve, x) for x in (40.0, 55.0, 60.0, 64.0, 71.0)] == [0.0, 5.0, 10.0, 25.0, None]
-    assert [report.at(curve, x) for x in (0, 5, 20, 25, 99)] == [50.0, 55.0, 58.0, 64.0, 70.0]
-    assert report.p_value([1.0, 2.0, 3.0, 4.0]) == pytest.approx(0.03047, abs=1e-4)  # t = 3.873, 3 degrees of freedom
-
-
-def test_how_hard_the_first_seeds_are_by_hand(tmp_path):
-    results = report.gather([write_active(tmp_path / c, 0, c, [50, 60]) for c in ("loss", "incorrect")])
-    assert results["data"]["mathematics"]["runs"][0]["base_wrong"] == {"all seeds": [1, 4], "loss": [1, 2], "incorrect": [1, 2]}
-    assert "in the first round: all seeds 25.0; loss 50.0; incorrect 50.0." in report.tables(results)
-
-
-def test_an_answer_that_is_cut_off_counts_as_wrong(tmp_path):
-    path = Path(write_active(tmp_path / "incorrect", 0, "incorrect", [50, 60]))
-    scores = {"s1": 1.0, "s2": 0.0, "s3": 0.0}  # s4's answer is cut off: it has none
-    (path / "r0_selected.json").write_text(json.dumps({"order": ["s1", "s2", "s3", "s4"], "scores": scores}))
-    (run,) = report.gather([str(path)])["data"]["mathematics"]["runs"]
-    assert run["base_wrong"]["all seeds"] == [2, 4]
+    assert report.lead([run], "loss", "random", "at equal teacher tokens")[0] == pytest.approx(56 - 54)
+    assert report.lead([run], "loss", "random", "last round")[0] == pytest.approx(6)
+    assert report.lead([run], "loss", "random", "mean over rounds")[0] == pytest.approx(5)
 
 
 def test_the_papers_numbers_are_those_of_the_page():
@@ -422,29 +365,23 @@ def test_the_papers_numbers_are_those_of_the_page():
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (ROOT / "docs" / "stat.md").read_text().splitlines()
             if re.match(r"\|[^|]*\| [\w-]+ (\| \d+\.\d ){10}\|$", line)]
     assert len(rows) == 24
-    for arm, numbers in report.PAPER[""].items():
+    for arm, numbers in report.PAPER["MATH"].items():
         assert numbers == tuple(float(row[2]) for row in rows if row[1] == arm)
-    for arm, numbers in report.PAPER["math_d"].items():
+    for arm, numbers in report.PAPER["MATH^D"].items():
         assert numbers == tuple(float(row[3]) for row in rows if row[1] == arm)
-
-
-def test_holm_never_lowers_a_later_p(active):
-    rows = [line.split("|")[1:-1] for line in report.tables(active).split("Holm-corrected:")[1].splitlines() if " - " in line][:3]
-    corrected = [float(row[2]) for row in rows]
-    assert len(rows) == 3 and corrected == sorted(corrected) and all(0 <= p <= 1 for p in corrected)
 
 
 def test_active_runs_must_agree_and_be_complete(tmp_path):
     one = write_active(tmp_path / "a", 0, "loss", [1, 2])
-    with pytest.raises(report.UserError, match="the same criteria for every seed"):
+    with pytest.raises(report.UserError, match="the same arms, and as many rounds"):
         report.gather([one, write_active(tmp_path / "b", 1, "random", [1, 2])])
     with pytest.raises(report.UserError, match="came twice"):
         report.gather([one, write_active(tmp_path / "c", 0, "loss", [1, 2])])
     with pytest.raises(report.UserError, match="arguments differ"):
         report.gather([one, write_active(tmp_path / "d", 0, "random", [1, 2], lr=1)])
-    with pytest.raises(report.UserError, match="equally many rounds"):
+    with pytest.raises(report.UserError, match="as many rounds"):
         report.gather([one, write_active(tmp_path / "e", 0, "random", [1, 2, 3])])
-    with pytest.raises(report.UserError, match="its data, student or commit"):
+    with pytest.raises(report.UserError, match="its data or student"):
         report.gather([one, write_active(tmp_path / "f", 0, "random", [1, 2], student="other")])
 
 
@@ -497,16 +434,16 @@ def test_darts_tables_by_hand(tmp_path):
     results = report.gather(paths)
     assert [set(run["arms"]) for run in results["runs"]] == [{"base", "sft", "dart", "dart, rejecting", "no penalty", "perfect"}] * 2
     shown = report.tables(json.loads(json.dumps(results)))
-    # 10 own answers + 5 levels + 2 and 3 for the two steps (the later of two lines counts) + 4 + 1 + 12 + 8 at two rates; testing does not count
-    assert "| dart | 80.0 [80.0, 80.0] | 65.0 [1.5, 128.5] | 90.0 [90.0, 90.0] | 6 | 100 | 50 | 2 | 0 | 45 | 1.50 |" in shown
-    assert "preparing 34 %, mapper 11 %, synthesis 9 %, SFT 45 %; of its generated tokens: mapper 160 %." in shown  # 15, 5, 4, 20 s; 2 x 80 of 100
-    same = "holds: +40.0 [+40.0, +40.0]"
-    assert f"| D1: dart > sft (the gap in style is built in) | {same} | is open: +35.0 [-28.5, +98.5] | holds: +70.0 [+70.0, +70.0] |" in shown
-    assert "| beside D2, the ceiling: perfect > dart | holds: +10.0 [+10.0, +10.0] |" in shown
-    assert "| D4: dart > no penalty | holds: +10.0 [+10.0, +10.0] |" in shown and "D2: dart > prompt" not in shown and "| D3" not in shown
-    assert "in nats: dart minus no penalty | +1.0 [+1.0, +1.0] |  |  |" in shown and "in %: dart minus no penalty | -20.0" in shown
-    assert "| beside D4: dart, rejecting > dart | holds: +10.0 [+10.0, +10.0] |" in shown and "| beside D1: dart > base | holds: +30.0" in shown
-    assert "| sft | -1.00 | 3.00 | 25.0 | 50.0 | 0.0 | 0.0 |" in shown and "None" not in shown and "nan" not in shown
+    cost = results["runs"][0]["arms"]["dart"]["cost"]
+    assert (cost["generated"], cost["scored"], cost["rl_steps"], cost["cut off"], cost["log_prob"], cost["copy"]) == (100, 50, 2, 3, -1, 0)
+    assert (cost["training s"], cost["peak GiB"]) == (2 + 3 + 12 + 8, 1.5)  # two steps of the mapper (the later of two lines counts), two rates
+    assert "| dart | 80.0 [80.0, 80.0] | 65.0 [1.5, 128.5] | 90.0 [90.0, 90.0] |" in shown
+    assert "| D1: dart > sft | holds*: +40.0 [+40.0, +40.0] | is open: +35.0 [-28.5, +98.5] | holds*: +70.0 [+70.0, +70.0] |" in shown
+    assert "| beside D2, the ceiling: perfect > dart | holds*: +10.0 [+10.0, +10.0] |" in shown
+    assert "| D4: dart > no penalty | holds*: +10.0 [+10.0, +10.0] |" in shown and "D2: dart > prompt" not in shown and "| D3" not in shown
+    assert "in nats, with minus without the rules: +1.0 [+1.0, +1.0], holds." in shown and "the rules: -0.2 [-0.2, -0.2], is reversed." in shown
+    assert "| beside D4: dart, rejecting > dart | holds*: +10.0 [+10.0, +10.0] |" in shown and "| beside D1: dart > base | holds*: +30.0" in shown
+    assert "None" not in shown and "nan" not in shown
 
 
 def test_d3_by_hand(tmp_path):
@@ -516,8 +453,8 @@ def test_d3_by_hand(tmp_path):
                 for name, k in (("d", 6), ("o.jsonl", 5), ("r.jsonl", 8)) for i in range(10)]
         (Path(path) / "5_test_grpo_1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shown = report.tables(json.loads(json.dumps(report.gather(paths))))
-    assert "| 1 / 2 | 60.0 [60.0, 60.0] | 50.0 [50.0, 50.0] | 80.0 [80.0, 80.0] | +10.0 [+10.0, +10.0] |" in shown
-    assert "in distribution: 0.75, 0.75; out of distribution: never, never; retention: 0.00, 0.00." in shown
+    assert "| grpo at 1/2 | 60.0 [60.0, 60.0] | 50.0 [50.0, 50.0] | 80.0 [80.0, 80.0] |" in shown
+    assert "| D3: dart > grpo | is reversed*: -10.0 [-10.0, -10.0] | holds*: +20.0" in shown
 
 
 @pytest.mark.parametrize("arms", [("dart",), ("sft", "dart"), ("base", "grpo"), ("base", "grpo", "dart")])
@@ -529,7 +466,7 @@ def test_a_part_of_the_arms_and_columns_is_enough(arms, tmp_path):
         file.write_text("".join(line + "\n" for line in file.read_text().splitlines() if "r.jsonl" not in line))
     (path / "metrics.jsonl").unlink()
     shown = report.tables(json.loads(json.dumps(report.gather([str(path)]))))
-    assert all(f"| {arm} | 50.0 | 60.0 |  | " in shown for arm in arms) and "nan" not in shown and "None" not in shown
+    assert all(f"| {arm} | 50.0 | 60.0 |\n" in shown for arm in arms) and "nan" not in shown and "None" not in shown
 
 
 def test_dart_runs_must_agree(tmp_path):
