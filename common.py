@@ -1910,9 +1910,13 @@ def cli(main, Args, description: str) -> None:
         raise
     try:
         main(args)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # as with `| head`: what it prints is wanted no more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except Exception as error:
         if (sentence := what_to_mend(error, args)) is None:
             sys.excepthook = lambda *bug: print(hide_secrets("".join(traceback.format_exception(*bug))),

@@ -143,7 +143,7 @@ def tables(results: dict, brief: bool = False) -> str:
     runs = results["runs"]
     method, arms = runs[0]["method"], list(runs[0]["arms"])
     commits = dict.fromkeys(str(commit)[:10] for run in runs for commit in run["commits"])
-    lines = [f"{len(runs)} runs, seeds {', '.join(str(run['seed']) for run in runs)}; accuracy in % with 95 % t-intervals over "
+    lines = [f"{len(runs)} run{'s' * (len(runs) > 1)}, seeds {', '.join(str(run['seed']) for run in runs)}; accuracy in % with 95 % t-intervals over "
              f"runs; differences in points, paired within a run. Commit {', '.join(commits)}, "
              f"{', '.join(sorted({run['gpu'] for run in runs}))}."]
     columns = names(runs, arms, "scores")

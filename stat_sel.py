@@ -962,7 +962,7 @@ def finish(args, run, teacher, method: str, questions: Questions, tested: dict, 
             counts[arm][row["set"]][1] += 1
     run.write("result.json", {"method": method, "removed": questions.removed, "arms": counts,
                               "teacher_totals": teacher.recorded if teacher else {}})
-    print(f"{run.path}/result.json; more tables: python report.py {run.path}")
+    print(f"{run.path}/result.json; more tables: report.py {run.path}")
 
 
 def check_flags(args, needs_prm: bool) -> dict[str, list[str]]:
@@ -1031,6 +1031,8 @@ def main(args: Args) -> None:
             "5 rewrite, at most": requests(args, REWRITE_PROMPT, pool, n=args.n_rewrites, temperature=1.0),
         }, show=args.plan)
     if args.plan:
+        if not needs_teacher:
+            print("No call of a teacher: no arm or step here has one.")
         return
     run, teacher = start(args, questions), common.open_teacher(args) if needs_teacher else None
     drawn = all((run.path / f"train_{arm}.jsonl").exists() for arm in args.arms if arm != "base")

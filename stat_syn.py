@@ -1213,7 +1213,7 @@ def finish(args, run, teacher, method: str, questions: Questions, tested: dict, 
             counts[arm][row["set"]][1] += 1
     run.write("result.json", {"method": method, "removed": questions.removed, "arms": counts,
                               "teacher_totals": teacher.recorded if teacher else {}})
-    print(f"{run.path}/result.json; more tables: python report.py {run.path}")
+    print(f"{run.path}/result.json; more tables: report.py {run.path}")
 
 
 # Copied from stat_sel.check_flags
@@ -1349,6 +1349,8 @@ def main(args: Args) -> None:
     if needs_teacher:
         n_calls = plan(args, writer_args, pool, val, to_label, skills, new_arms, targeted)
     if args.plan:
+        if not needs_teacher:
+            print("No call of a teacher: no arm or step here has one.")
         return
     run = start(args, questions)
     if args.profile_from:

@@ -6,6 +6,7 @@ Steps    of sampling are simulated with the rounds of common.answer on drawn len
 Rates    are flags. Their defaults were measured on one H100 (results/bench_gpu.json): a 3B student in 4 bits, an 8B
          reward model. Answering and training there seem bound by the launches of kernels, so by the number of
          layers and the CPU. A 24 GB card was not measured; its reward model will take several times as long.
+         A local teacher's hours are not in it. For stat_syn.py: its --plan; training and tests as here, with its pairs.
 Run      python benchmarks/cost.py dart --n-demonstrations 2000
          python benchmarks/cost.py active_loop --select loss --usd-per-m-in 0.15 --usd-per-m-out 0.6
          python benchmarks/cost.py --ood gsm8k amc23 aime24 aime25 --usd-per-m-in 0.15 --usd-per-m-out 0.6

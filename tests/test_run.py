@@ -391,6 +391,14 @@ def test_help_is_grouped_and_fits_a_terminal(name, call_file, monkeypatch):
     assert lines[lines.index("Data") + 1].startswith("  --data ")
 
 
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path, lines):
+    app = APP.replace("def main(args):", f"def main(args):\n    time.sleep(0.2)\n    print('line\\n' * {lines})")
+    process = script(tmp_path, app, stdout=subprocess.PIPE)
+    process.stdout.close()
+    assert finish(process) == (141, "")
+
+
 def test_ctrl_c(tmp_path):
     process = script(tmp_path, APP, "--what", "sleep")
     wait_for(tmp_path / "ready", 1)

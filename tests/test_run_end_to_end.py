@@ -350,6 +350,8 @@ def test_plan_sends_nothing(small_world, tmp_path, call_file):
     priced = call_file("stat_sel.py", *flags(
         small_world, "http://127.0.0.1:9/v1", tmp_path / "out", "--plan", "--usd-per-m-in", "1", "--usd-per-m-out", "2"))
     assert "usd" in priced.stdout
+    none = call_file("stat_sel.py", *flags(small_world, "http://127.0.0.1:9/v1", tmp_path / "out", "--plan", "--until", "grade"))
+    assert none.stdout.splitlines()[-1].startswith("No call of a teacher")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/v1", None])
