@@ -3,6 +3,7 @@ r"""Tables over runs and intervals; plot.py draws. No method file imports this.
     python report.py runs/toy_stat_sel/seed-* --save results/toy_stat_sel.json   # gather runs of one method
     python report.py results/toy_stat_sel.json                                   # tables from what was gathered
     python report.py results/toy_stat_sel.json --brief                           # arms and claims alone
+    python report.py mine.json other.json                                        # what was gathered of some seeds, joined
 
 The unit is the run (one seed: one split, one draw, one student). A difference between two arms is paired within
 a run; its interval is the t-interval over runs. A skill is written "subject: name".
@@ -223,39 +224,50 @@ def most_missed(runs: list[dict], top: int = 10) -> list[str]:
 
 # --- Gathering. --------------------------------------------------------------------------------------------------
 def gather(paths: list[str]) -> dict:
-    """What the tables need of finished runs of one method: counts, never texts. Runs of a seed join in one row."""
-    parts: dict = defaultdict(lambda: {"args": {}, "rows": {}})
-    for path in map(Path, paths):
-        if not (path / "result.json").exists():
-            raise UserError(f"{path}: expected a finished run with a result.json, found none; finish it, or leave it out")
-        result, args, env = (read_json(path / name) for name in ("result.json", "args.json", "env.json"))
-        method, seed = result["method"], args["seed"]
-        free = f"{MAY_DIFFER['']} {MAY_DIFFER.get(method, '')}".split()
-        part = parts[data_name(args) if method == "active_loop" else ""]
-        part["args"][str(path)] = {name: x for name, x in args.items() if name not in free} | {
-            name: Path(args[name]).name for name in ("student", "embedder") if args.get(name)} | {"method": method}
-        made = [re.sub(r"-[0-9a-f]{8}\b|/perfect$", "", str(args[name])) for name in ("data", "student")]  # a toy world's digest
-        row = part["rows"].setdefault(seed, {"method": method, "seed": seed, "commits": [], "made": made, "gpu": env[-1]["gpu"],
-                                             "packages": env[-1]["packages"], "arms": {}})
-        if row["made"] != made:
-            raise UserError(f"{path}: its data or student are not those of the other runs with seed {seed}; make them anew")
-        row["commits"] = list(dict.fromkeys([*row["commits"], *(str(start["commit"])[:10] for start in env[-1:])]))
-        of = {"active_loop": loop_arms, "dart": dart_arms}.get(method, stat_arms)
-        for arm, found in of(path, result, args, row).items():
-            if arm in row["arms"]:
-                raise UserError(f"{path}: arm {arm} with seed {seed} came twice; leave out one")
-            row["arms"][arm] = found
-    done = {}
-    for name, part in parts.items():
-        (first, agreed), *others = part["args"].items()
-        if odd := [path for path, args in others if args != agreed]:
-            raise UserError(f"{odd[0]}: its arguments differ from those of {first}; gather runs of one setting")
-        runs = [part["rows"][seed] for seed in sorted(part["rows"])]
-        lengths = {len(one.get("curve", ())) for run in runs for one in run["arms"].values()}
-        if len({tuple(sorted(run["arms"])) for run in runs}) > 1 or len(lengths) > 1:
+    """What the tables need of finished runs of one method, or of files with some of them: counts, never texts.
+
+    Runs of one seed join in one row, each with other arms.
+    """
+    parts: dict[str, tuple] = {}
+    for path in paths:
+        for name, args, run in read_saved(path) if path.endswith(".json") else [read_run(Path(path))]:
+            first, agreed, runs = parts.setdefault(name, (path, args, {}))
+            if args != agreed:
+                raise UserError(f"{path}: its arguments differ from those of {first}; gather runs of one setting")
+            mine = runs.setdefault(run["seed"], run | {"arms": {}, "steps": {}})
+            if mine["made"] != run["made"]:
+                raise UserError(f"{path}: its data or student are not those of the other runs with seed {run['seed']}; make them anew")
+            if twice := mine["arms"].keys() & run["arms"].keys():
+                raise UserError(f"{path}: arm {min(twice)} with seed {run['seed']} came twice; leave out one")
+            mine["arms"] |= run["arms"]
+            mine["steps"] |= run.get("steps", {})
+            mine["commits"] = list(dict.fromkeys(mine["commits"] + run["commits"]))
+    for first, _, runs in parts.values():
+        lengths = {len(one.get("curve", ())) for run in runs.values() for one in run["arms"].values()}
+        if len({tuple(sorted(run["arms"])) for run in runs.values()}) > 1 or len(lengths) > 1:
             raise UserError(f"{first}, ...: expected the same arms, and as many rounds, for every seed; finish what is missing")
-        done[name] = {"args": agreed, "runs": runs}
+    done = {name: {"args": args, "runs": [runs[seed] for seed in sorted(runs)]} for name, (_, args, runs) in parts.items()}
     return {"data": done} if "" not in done else done[""]
+
+
+def read_saved(path: str) -> list[tuple[str, dict, dict]]:
+    results = read_results(path)
+    return [(name, part["args"], run) for name, part in results.get("data", {"": results}).items() for run in part["runs"]]
+
+
+def read_run(path: Path) -> tuple[str, dict, dict]:
+    """Name of the data (of a loop), arguments that runs of one table share, and what is kept of a finished run."""
+    if not (path / "result.json").exists():
+        raise UserError(f"{path}: expected a finished run with a result.json, found none; finish it, or leave it out")
+    result, args, env = (read_json(path / name) for name in ("result.json", "args.json", "env.json"))
+    method = result["method"]
+    free = f"{MAY_DIFFER['']} {MAY_DIFFER.get(method, '')}".split()
+    agreed = {name: x for name, x in args.items() if name not in free} | {"method": method} | {
+        name: Path(args[name]).name for name in ("student", "embedder") if args.get(name)}
+    run = {"method": method, "seed": args["seed"], "commits": [str(env[-1]["commit"])[:10]], "gpu": env[-1]["gpu"], "packages": env[-1]["packages"],
+           "made": [re.sub(r"-[0-9a-f]{8}\b|/perfect$", "", str(args[name])) for name in ("data", "student")]}  # a toy world's digest
+    of = {"active_loop": loop_arms, "dart": dart_arms}.get(method, stat_arms)
+    return data_name(args) if method == "active_loop" else "", agreed, run | {"arms": of(path, result, args, run)}
 
 
 def data_name(args: dict) -> str:
@@ -442,12 +454,12 @@ def data_costs(data: dict) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="+", help="run directories, or one results file")
+    parser.add_argument("paths", nargs="+", help="run directories, or files that --save wrote")
     parser.add_argument("--save", help="write what was gathered to this results file")
     parser.add_argument("--brief", action="store_true", help="print the arms and the claims, not what stands after them")
     args = parser.parse_args()
     try:
-        results = read_results(args.paths[0]) if args.paths[0].endswith(".json") else gather(args.paths)
+        results = read_results(args.paths[0]) if len(args.paths) == 1 and args.paths[0].endswith(".json") else gather(args.paths)
         if args.save:
             results["command"] = f"make results; this part: python report.py {' '.join(sys.argv[1:])}"
             Path(args.save).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

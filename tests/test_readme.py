@@ -227,7 +227,7 @@ def test_all_committed_results_are_shown():
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_the_commits_are_those_of_the_tables(page):
-    shown = {commit for line in EVERYTHING.splitlines() if re.match(r"\d+ runs", line) for commit in re.findall(r"\b[0-9a-f]{10}\b", line)}
+    shown = {commit for line in EVERYTHING.splitlines() if re.match(r"\d+ runs?,", line) for commit in re.findall(r"\b[0-9a-f]{10}\b", line)}
     assert set(re.findall(r"(?:\bat|,|\band|\bcommits?) ([0-9a-f]{10})\b", re.sub(r"\s+", " ", TEXTS[page]))) <= shown
 
 

@@ -382,7 +382,7 @@ def test_active_runs_must_agree_and_be_complete(tmp_path):
     with pytest.raises(report.UserError, match="as many rounds"):
         report.gather([one, write_active(tmp_path / "e", 0, "random", [1, 2, 3])])
     with pytest.raises(report.UserError, match="its data or student"):
-        report.gather([one, write_active(tmp_path / "f", 0, "random", [1, 2], student="other")])
+        report.gather([one, write_active(tmp_path / "f", 0, "random", [1, 2], student="elsewhere/student")])
 
 
 def test_two_sets_of_data_make_two_parts(tmp_path):
@@ -477,3 +477,19 @@ def test_dart_runs_must_agree(tmp_path):
             report.gather([one, write_dart(tmp_path / name, seed, {"base": [5, 5, 9], "dart": [8, 6, 9]}, **more)])
     with pytest.raises(report.UserError, match="the same arms"):
         report.gather([one, write_dart(tmp_path / "e", 1, {"base": [5, 5, 9]})])
+
+
+def test_files_of_single_seeds_join_as_their_runs_do(tmp_path, monkeypatch, capsys):
+    paths = [write_run(tmp_path / str(seed), seed) for seed in (1, 2)]
+    paths += [write_dart(tmp_path / f"dart-{seed}", seed, {"base": [5, 5, 9], "dart": [8, 6, 9]}) for seed in (0, 1)]
+    paths += [write_active(tmp_path / f"{c}-{seed}", seed, c, [50, 60]) for seed in (0, 1) for c in ("loss", "random")]
+    for some in (paths[:2], paths[2:4], paths[4:]):
+        files = []
+        for path in some:
+            files.append(f"{path}.json")
+            monkeypatch.setattr("sys.argv", ["report.py", path, "--save", files[-1]])
+            assert report.main() == 0
+        assert report.gather(files) == json.loads(json.dumps(report.gather(some)))
+    with pytest.raises(report.UserError, match="came twice"):
+        report.gather([files[0], some[0]])
+    capsys.readouterr()
