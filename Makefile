@@ -4,11 +4,10 @@ BIN = .venv/bin
 CRITERIA = loss random loss_low static_loss true_loss incorrect badge
 ARMS = base train augment hard embed stat shuffled accuracy
 DART_ARMS = base sft prompt dart dropped best_of_n rejection grpo
-DART_RUNS = $(foreach seed,21 22 23 24 25,$(foreach part,all no_penalty rejecting perfect,runs/toy_dart/seed-$(seed)/$(part)))
 # One thread each for the tests: two torch processes with two threads each slow one another down many times.
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test real results bench faults clean help
+.PHONY: demo test real results results-quick bench faults clean help
 
 demo: .venv  ## STAT-Sel in the toy world, three arms, half the questions: no GPU, no network, no key
 	$(BIN)/python -m toyworld stat_sel --limit 700 --n-pairs 1000 --arms base augment stat --out runs/demo
@@ -28,41 +27,59 @@ bench: .venv-bench  ## speed and memory beside TRL, transformers and math-verify
 	for place in training sampling grpo teacher growth; do .venv-bench/bin/python benchmarks/$$place.py || exit; done
 	.venv-bench/bin/python benchmarks/scorer.py --save results/scorer.json
 
-results: .venv  ## the runs behind results/toy_*.json, their tables and plots
-	for seed in 6 7 8 9 10; do \
-	  $(BIN)/python -m toyworld stat_sel --seed $$seed --arms $(ARMS) || exit; \
-	  $(BIN)/python experiments/difficulty.py runs/toy_stat_sel/seed-$$seed --length-words 12 || exit; \
-	done
-	$(BIN)/python report.py $(foreach seed,6 7 8 9 10,runs/toy_stat_sel/seed-$(seed)) --save results/toy_stat_sel.json
-	$(BIN)/python plot.py results/toy_stat_sel.json --out docs
-	for seed in 11 12 13 14 15; do \
-	  $(BIN)/python -m toyworld stat_sel --seed $$seed --arms base augment embed stat || exit; \
-	  $(BIN)/python -m toyworld stat_syn --seed $$seed --arms base augment stat shuffled embed || exit; \
-	done
-	$(BIN)/python report.py $(foreach seed,11 12 13 14 15,runs/toy_stat_syn/seed-$(seed)) --save results/toy_stat_syn.json
-	$(BIN)/python plot.py results/toy_stat_syn.json --out docs
-	$(BIN)/python -m toyworld.audit $(foreach seed,11 12 13 14 15,runs/toy_stat_syn/seed-$(seed)) --save results/audit_stat_syn.json
-	$(BIN)/python -m toyworld active_loop --sweep 11 12 13 14 15
-	$(BIN)/python report.py $(foreach family,mathematics deduction,$(foreach seed,11 12 13 14 15,\
-	  $(foreach c,$(CRITERIA),runs/toy_active_loop/seed-$(seed)/$(family)/$(c)))) --save results/toy_active.json
-	$(BIN)/python plot.py results/toy_active.json --out docs
-	for c in reward judge lion; do \
-	  $(BIN)/python -m toyworld active_loop --seed 11 --select $$c --no-repeat \
-	    --from runs/toy_active_loop/seed-11/mathematics/loss || exit; \
-	done
-	$(BIN)/python report.py $(foreach c,reward judge lion,runs/toy_active_loop/seed-11/mathematics/$(c)) --save results/active_once.json
-	for seed in 21 22 23 24 25; do \
-	  $(BIN)/python -m toyworld dart --seed $$seed --arms $(DART_ARMS) --out runs/toy_dart/seed-$$seed/all || exit; \
-	  $(BIN)/python -m toyworld dart --seed $$seed --arms dart --no-penalty --out runs/toy_dart/seed-$$seed/no_penalty || exit; \
-	  $(BIN)/python -m toyworld dart --seed $$seed --arms prompt dart --reject-cheats --out runs/toy_dart/seed-$$seed/rejecting || exit; \
-	  $(BIN)/python -m toyworld dart --seed $$seed --arms sft --perfect --out runs/toy_dart/seed-$$seed/perfect || exit; \
-	done
-	$(BIN)/python report.py $(DART_RUNS) --save results/toy_dart.json
-	$(BIN)/python plot.py results/toy_dart.json --out docs
-	$(BIN)/python -m toyworld.audit $(filter-out %/perfect,$(DART_RUNS)) --save results/audit_dart.json
-	for seed in 6 7 8 9 10; do $(BIN)/python -m toyworld stat_sel --seed $$seed --times-seen 4 || exit; done
-	$(BIN)/python report.py $(foreach seed,6 7 8 9 10,runs/toy_stat_sel_seen_4/seed-$(seed)) --save results/toy_stat_sel_seen_4.json
+# Each finished seed is a small file that stays; the same command goes on with the next. R: where these files lie.
+R = results
+SEEDS = 31 32 33 34 35 36 37 38
+TOY = toy_stat_sel toy_stat_syn toy_active toy_dart toy_stat_sel_seen_4
+of_seeds = $(foreach seed,$(SEEDS),$(R)/$(1)/seed-$(seed).json)
+
+results: $(TOY:%=$(R)/%.json) $(R)/active_once.json $(R)/audit_stat_syn.json $(R)/audit_dart.json  ## the runs behind results/toy_*.json; their tables and plots
+	for name in $(TOY); do $(BIN)/python plot.py $(R)/$$name.json --out docs || exit; done
 	$(BIN)/python docs/refresh.py
+
+results-quick: .venv  ## one seed of each method, into runs/quick
+	for name in $(TOY); do $(MAKE) R=runs/quick SEEDS=31 runs/quick/$$name.json || exit; done
+
+.SECONDEXPANSION:
+.PRECIOUS: $(R)/%.json
+$(TOY:%=$(R)/%.json): $(R)/%.json: $$(call of_seeds,$$*)
+	$(BIN)/python report.py $^ --save $@
+
+$(R)/audit_%.json: $$(call of_seeds,toy_$$*)
+	$(BIN)/python -m toyworld.audit $(^:%.json=%.audit.json) --save $@
+
+$(R)/toy_stat_sel/seed-%.json: | .venv
+	$(BIN)/python -m toyworld stat_sel --seed $* --arms $(ARMS)
+	$(BIN)/python experiments/difficulty.py runs/toy_stat_sel/seed-$* --length-words 12
+	mkdir -p $(@D) && $(BIN)/python report.py runs/toy_stat_sel/seed-$* --save $@
+
+$(R)/toy_stat_sel_seen_4/seed-%.json: | .venv
+	$(BIN)/python -m toyworld stat_sel --seed $* --times-seen 4
+	mkdir -p $(@D) && $(BIN)/python report.py runs/toy_stat_sel_seen_4/seed-$* --save $@
+
+$(R)/toy_stat_syn/seed-%.json: | $(R)/toy_stat_sel/seed-%.json
+	$(BIN)/python -m toyworld stat_syn --seed $* --arms base augment stat shuffled embed
+	mkdir -p $(@D) && $(BIN)/python -m toyworld.audit runs/toy_stat_syn/seed-$* --save $(@:%.json=%.audit.json)
+	$(BIN)/python report.py runs/toy_stat_syn/seed-$* --save $@
+
+$(R)/toy_active/seed-%.json: | .venv
+	$(BIN)/python -m toyworld active_loop --sweep $*
+	mkdir -p $(@D) && $(BIN)/python report.py $(foreach family,mathematics deduction,\
+	  $(foreach c,$(CRITERIA),runs/toy_active_loop/seed-$*/$(family)/$(c))) --save $@
+
+$(R)/active_once.json: $(R)/toy_active/seed-31.json
+	for c in reward judge lion; do \
+	  $(BIN)/python -m toyworld active_loop --seed 31 --select $$c --no-repeat --from runs/toy_active_loop/seed-31/mathematics/loss || exit; \
+	done
+	$(BIN)/python report.py $(foreach c,reward judge lion,runs/toy_active_loop/seed-31/mathematics/$(c)) --save $@
+
+$(R)/toy_dart/seed-%.json: | .venv
+	$(BIN)/python -m toyworld dart --seed $* --arms $(DART_ARMS) --out runs/toy_dart/seed-$*/all
+	$(BIN)/python -m toyworld dart --seed $* --arms dart --no-penalty --out runs/toy_dart/seed-$*/no_penalty
+	$(BIN)/python -m toyworld dart --seed $* --arms prompt dart --reject-cheats --out runs/toy_dart/seed-$*/rejecting
+	$(BIN)/python -m toyworld dart --seed $* --arms sft --perfect --out runs/toy_dart/seed-$*/perfect
+	mkdir -p $(@D) && $(BIN)/python -m toyworld.audit $(foreach part,all no_penalty rejecting,runs/toy_dart/seed-$*/$(part)) --save $(@:%.json=%.audit.json)
+	$(BIN)/python report.py $(foreach part,all no_penalty rejecting perfect,runs/toy_dart/seed-$*/$(part)) --save $@
 
 .venv: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 demo" or 0)'
@@ -82,4 +99,4 @@ clean:  ## remove the environments and runs/
 	rm -rf .venv .venv-bench runs
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*  ## /\1: /p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1: /p' $(MAKEFILE_LIST)

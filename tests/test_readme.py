@@ -216,10 +216,13 @@ def test_all_committed_results_are_shown():
     for path in (ROOT / "results").glob("toy_*.json"):
         assert f"<!-- results: python report.py results/{path.name} --brief -->" in EVERYTHING
         assert f"<!-- results: python report.py results/{path.name} -->" in TEXTS["docs/results.md"]
+    listed = (ROOT / "results" / "README.md").read_text()
+    for path in (ROOT / "results").glob("*.json"):
+        assert f"`{path.name}`" in listed or path.name.startswith("bench_")
     for path in (ROOT / "results").glob("audit_*.json"):
         assert f"<!-- results: python -m toyworld.audit results/{path.name} -->" in EVERYTHING
         saved = json.loads(path.read_text())
-        assert len(saved["runs"]) >= 5 and saved["command"].startswith("python -m toyworld.audit runs/")
+        assert len(saved["runs"]) >= 5 and saved["command"].startswith("python -m toyworld.audit ")
     for path in (ROOT / "results").glob("real_*.json"):
         assert f"<!-- results: python -m realworld.table {path.stem.removeprefix('real_')} -->" in TEXTS["docs/real.md"]
         assert json.loads(path.read_text()) == table.merge(sorted(path.with_suffix("").glob("seed-*.json")))[0]

@@ -99,10 +99,13 @@ def test_a_whole_run_on_a_teacher_that_misbehaves_counts_right(small_world, tmp_
         billed.update({"n_in": usage["prompt_tokens"], "n_out": usage["completion_tokens"]})
         return 200, completion(text) | {"usage": usage}
     with BadServer(script) as server:
+        url = server.url.replace("//", "//me:s3cret@")
         done = started.run("stat_sel.py", *flags(
-            small_world, server.url, tmp_path / "out", "--usd-per-m-in", "1", "--usd-per-m-out", "2", "--teacher-max-none", "0.3",
-            "--concurrency", "16", "--arms", "base", "stat"))
+            small_world, url, tmp_path / "out", "--usd-per-m-in", "1", "--usd-per-m-out", "2", "--teacher-max-none", "0.3",
+            "--concurrency", "16", "--arms", "base", "stat"), OPENAI_API_KEY="sk-0123456789abc")
     assert done.returncode == 0, done.stderr[-3000:]
+    written = [done.stdout.encode(), done.stderr.encode(), *(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())]
+    assert server.log[-1]["_key"] and not any(secret in text for text in written for secret in (b"s3cret", b"0123456789abc"))
     rows = read_cache(tmp_path / "out" / "teacher.sqlite")
     assert {name: sum(row[name] for row in rows) for name in billed} == billed and len(useless) >= 5
     asked = {(body["messages"][-1]["content"], body["seed"]) for body in server.log if body["messages"][-1]["content"] != "Say yes."}

@@ -3,7 +3,7 @@ DART's rewrites (is every step there and true).
 
     python -m toyworld.audit runs/toy_stat_syn/seed-* --save results/audit_stat_syn.json
     python -m toyworld.audit runs/toy_dart/seed-*/{all,no_penalty,rejecting} --save results/audit_dart.json
-    python -m toyworld.audit results/audit_stat_syn.json
+    python -m toyworld.audit results/audit_stat_syn.json   # or several such files, joined
 """
 import argparse
 import json
@@ -90,14 +90,15 @@ def table(runs: list[dict]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="+", help="run directories of stat_syn.py or of dart.py in the toy world, or one saved file")
+    parser.add_argument("paths", nargs="+", help="run directories of stat_syn.py or of dart.py in the toy world, or saved files")
     parser.add_argument("--save", help="write the counts to this file")
     args = parser.parse_args()
     try:
         if args.paths[0].endswith(".json"):
-            runs = common.read_json(args.paths[0]).get("runs", [])
-            if not runs or "seed" in runs[0]:  # report.py's
-                raise common.UserError(f"{args.paths[0]}: expected a file that --save wrote, came another; give that, or run directories")
+            saved = {path: common.read_json(path).get("runs", []) for path in args.paths}
+            if odd := [path for path, some in saved.items() if not some or "seed" in some[0]]:  # report.py's
+                raise common.UserError(f"{odd[0]}: expected a file that --save wrote, came another; give that, or run directories")
+            runs = [run for some in saved.values() for run in some]
         else:
             runs = {}
             for path in map(Path, args.paths):  # of dart.py several runs of a seed are one row
