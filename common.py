@@ -204,7 +204,7 @@ class Teacher:
         if self._send({"1": request}, None, 1) != {"1": (None, None)}:
             raise UserError(f"{self.name}: a first short call failed ({self.problem})")
 
-    def ask(self, requests: list[Request], step="teacher", max_none=None, reads=len) -> list[Reply | None]:
+    def ask(self, requests: list[Request], step="teacher", max_none=None, reads=str) -> list[Reply | None]:
         """The replies, in order; None where one is cut off, empty, refused, refused by server, or lost.
 
         More None than max_none allows end the run; a rerun asks only for what is missing. So do more than a

@@ -8,8 +8,8 @@ r"""Tables over runs and intervals; plot.py draws. No method file imports this.
 The unit is the run (one seed: one split, one draw, one student). A difference between two arms is paired within
 a run; its interval is the t-interval over runs. A skill is written "subject: name".
 
-A gathered run is {"method", "seed", "arms": {arm: {"scores", "cost", ...}}, ...}. A score is [right, of] or a
-percentage; scores and costs are looked up by name, and None stands for what a run has not.
+A gathered run is {"method", "seed", "arms": {arm: {"scores", "cost", ...}}, ...}. A score, more of which is
+claimed to be better, is [right, of] or a number; scores and costs are looked up by name.
 """
 import argparse
 import itertools
@@ -32,6 +32,7 @@ MAY_DIFFER = {  # between the runs of one table; a method's own are those that m
         "from_ writer_url writer_usd_per_m_in writer_usd_per_m_out save_every",
     "active_loop": "select reward_model", "dart": "ood retention arms penalty reject_cheats"}
 COLUMNS = ("in distribution", "out of distribution", "retention")  # DART's
+NEAR = "near the profile"  # C5: 100 minus the distance between the skills of an arm's pairs and the profile
 OVER_ROUNDS = ("mean over rounds", "last round", "at equal teacher tokens")  # what a loop's claims are about
 
 # --- Claims, as data: what is said, arm a > arm b. -------------------------------------------------------------
@@ -55,13 +56,7 @@ CLAIMS = {
              ("beside D2", "dart", "rejection"), ("beside D2, the ceiling", "perfect", "dart"),
              ("D3", "dart", "grpo"), ("D4", "dart", "no penalty"), ("beside D4", "dart, rejecting", "dart"),
              ("beside D2 and D4", "dart, rejecting", "prompt, rejecting"))}
-BESIDE = {  # differences in what is no score: text, a, b, name
-    "stat_sel": (("C5: MATH-Augment's distance to the profile minus STAT-Sel's, in points of total variation",
-                  "augment", "stat", "distance to the profile"),),
-    "dart": (("D4: answer uplift of the rewrites, in nats, with minus without the rules", "dart", "no penalty",
-              "uplift"),
-             ("D4: share of rewrites with a false equation, with minus without the rules", "dart", "no penalty",
-              "false equation"))}
+FIG_4 = {"stat_sel": "nine of ten", "stat_syn": "all ten"}
 # Table 3 of arXiv 2510.10023: Llama-3.2-3B-Instruct, Qwen2.5-3B, Llama-3.2-1B-Instruct
 PAPER = {"MATH": {
     "base": (44.0, 55.8, 26.0), "MATH-Train": (44.8, 50.0, 27.0), "MATH-Augment": (45.2, 56.6, 27.8),
@@ -154,7 +149,7 @@ def tables(results: dict, brief: bool = False) -> str:
         header.append(f"{name} ({'-'.join(map(str, sorted({min(n), max(n)})))})" if n else name)
     lines += table(["arm", *header], [
         [arm, *(shown(t_interval([value(run, arm, name) for run in runs]), "") for name in columns)] for arm in arms])
-    lines += claims(runs, method, arms) + beside(runs, results["args"], method, arms)
+    lines += claims(runs, method, arms) + beside(runs, method, arms)
     if brief:
         return "\n".join(lines) + "\n"
     costs = names(runs, arms, "cost")
@@ -191,18 +186,14 @@ def claims(runs: list[dict], method: str, arms: list[str]) -> list[str]:
     return [*table(["claim", *columns, *paper], rows), "", note] if rows else []
 
 
-def beside(runs: list[dict], args: dict, method: str, arms: list[str]) -> list[str]:
+def beside(runs: list[dict], method: str, arms: list[str]) -> list[str]:
     """Claims that are no difference of two scores."""
-    lines = [f"{text}: {shown(found)}, {verdict(found)}." for text, a, b, name in BESIDE.get(method, ())
-             if {a, b} <= set(arms) and (found := lead(runs, a, b, name))]
+    lines = []
     if method.startswith("stat") and {"stat", "base"} <= set(arms):
         skills = most_missed(runs)
         if rises := [rise for skill in skills if (rise := lead(runs, "stat", "base", skill, len(skills)))]:
-            paper = "nine of ten" if method == "stat_sel" else "all ten"
-            lines.append(
-                f"C6: of the {len(rises)} most-missed skills the mean rises on {sum(mean > 0 for mean, *_ in rises)}, beyond its "
-                f"corrected interval on {sum(low > 0 for _, low, _ in rises)}, by {min(rises)[0]:+.1f} to {max(rises)[0]:+.1f} points "
-                f"(Fig. 4: on {paper}, under MATH-Hard on all ten).")
+            lines.append(f"C6: of the {len(rises)} most-missed skills the mean rises on {sum(mean > 0 for mean, *_ in rises)}, beyond its "
+                         f"corrected interval on {sum(low > 0 for _, low, _ in rises)} (Fig. 4: on {FIG_4[method]}, under MATH-Hard on all).")
     if method == "active_loop" and {"loss", "random"} <= set(arms):
         best = Counter()
         for run in runs:
@@ -211,8 +202,6 @@ def beside(runs: list[dict], args: dict, method: str, arms: list[str]) -> list[s
                 best.update(arm for arm in arms if scores[arm] == max(scores.values()))
         lines.append("A2: loss is best or tied most often: " + ("holds" if best["loss"] == max(best.values()) else "does not hold")
                      + "; of all rounds: " + ", ".join(f"{arm} {best[arm]}" for arm in arms) + ".")
-    if method == "active_loop" and args["teacher"] == "toy":
-        lines.append("A3, the judge does not pay, and A5, seed and item scores correlate: not testable here, both are our own settings.")
     return list(itertools.chain(*(("", line) for line in lines)))
 
 
@@ -351,16 +340,14 @@ def stat_arms(path: Path, result: dict, args: dict, row: dict) -> dict[str, dict
         if pairs:
             cost |= {"pairs": len(pairs), "questions": len({one["messages"][-2]["content"] for one in pairs}),
                      **training(path, arm)}
-            for labels, name in (("skills_by_data", "distance to the profile"), ("skills_by_teacher", "by the labels drawn by")):
-                cost[name] = total_variation(arms[arm][labels], row["profile"])
+            near = {NEAR: arms[arm]["skills_by_data"], f"{NEAR} (labels drawn by)": arms[arm]["skills_by_teacher"]}
+            scores |= {name: 100 - total_variation(skills, row["profile"]) for name, skills in near.items() if skills and row["profile"]}
         cost |= Counter(name for one in written if one["arm"] == arm for name in ("asked for", dropped.get(one["id"], "kept")))
     return arms
 
 
-def total_variation(p: dict[str, int], q: dict[str, int]) -> float | None:
-    """Distance of two counts, 0 to 100 %; None of nothing (Fig. 2)."""
-    if not p or not q:
-        return None
+def total_variation(p: dict[str, int], q: dict[str, int]) -> float:
+    """Distance of two counts, 0 to 100 % (Fig. 2)."""
     return 50 * sum(abs(p.get(s, 0) / sum(p.values()) - q.get(s, 0) / sum(q.values())) for s in p.keys() | q.keys())
 
 
@@ -373,23 +360,19 @@ def own_labels(path: Path, known: set[str]) -> dict[str, dict[str, list[str]]]:
         return skill.replace("_", " ").casefold()
     spelt, found = {plain(skill): skill for skill in known}, {"P": {}, "Q_val": {}, "Q_test": {}}
     for row in read_rows(path / "0_questions.jsonl"):
-        found[row["part"]][row["id"]] = [f"{row['subject']}: {name}" for name in row["skills"] or []]
-    for part, labels in found.items() if known else ():
-        unknown = [plain(skill) not in spelt for skills in labels.values() for skill in skills]
-        found[part] = {} if sum(unknown) > 0.05 * len(unknown) else {
-            row_id: [spelt[plain(skill)] for skill in skills if plain(skill) in spelt] for row_id, skills in labels.items()}
+        names = [f"{row['subject']}: {name}" for name in row["skills"] or []]
+        found[row["part"]][row["id"]] = [spelt.get(plain(name), None if known else name) for name in names]
+    for part, labels in found.items():
+        n, n_other = sum(map(len, labels.values())), sum(skills.count(None) for skills in labels.values())
+        found[part] = {} if n_other > 0.05 * n else {i: [name for name in skills if name] for i, skills in labels.items()}
     return found
-
-
-PHASES = {"answer": r"r\d+_answers\.jsonl", "score": r"r\d+_selected\.json", "teacher": r"r\d+_items\.json",
-          "train": r"r\d+", "test": r"r\d+_test_answers\.jsonl"}
 
 
 def loop_arms(path: Path, result: dict, args: dict, row: dict) -> dict[str, dict]:
     """Active loop: one criterion, accuracy after each round."""
     curve, seconds = result["curve"], Counter()
-    for name, s in logged_seconds(path).items():
-        seconds.update({f"{phase} s": s for phase, pattern in PHASES.items() if re.fullmatch(pattern, name)})
+    for name, s in logged_seconds(path).items():  # r3_answers.jsonl, r3 (its training), ...
+        seconds[f"{re.sub(r'^r[0-9]+_?|[.]jsonl?$', '', name) or 'train'} s"] += s
     return {result["select"]: {"curve": curve, "scores": loop_scores(curve), "cost": loop_costs(curve) | seconds}}
 
 
@@ -436,7 +419,7 @@ def dart_arms(path: Path, result: dict, args: dict, row: dict) -> dict[str, dict
         cost = result["cost"][arm] | data_costs(result["data"].get(arm) or {})
         answers = read_rows(path / f"5_test_{arm}.jsonl")
         cost |= {"cut off": sum(one["cut_off"] for one in answers), **training(path, trained, arm)}
-        arms[name] = {"scores": by_column(answers, columns), "cost": cost}
+        arms[name] = {"scores": by_column(answers, columns) | data_scores(cost), "cost": cost}
         if arm == "grpo":
             arms |= {f"grpo at {i}/{args['curve']}": {"scores": by_column(read_rows(path / f"5_test_grpo_{i}.jsonl"), columns), "cost": {}}
                      for i in range(1, args["curve"])}
@@ -445,6 +428,13 @@ def dart_arms(path: Path, result: dict, args: dict, row: dict) -> dict[str, dict
 
 def by_column(answers: list[dict], columns: dict[str, str]) -> dict[str, list[int]]:
     return {column: right([one for one in answers if columns[one["set"]] == column]) for column in COLUMNS if column in columns.values()}
+
+
+def data_scores(cost: dict) -> dict[str, float]:
+    """What D4 is about, of the data that an arm trains on."""
+    if "uplift" not in cost:
+        return {}
+    return {"answer uplift (nats)": cost["uplift"], "no false equation": 100 * (1 - cost.get("false equation", 0))}
 
 
 def data_costs(data: dict) -> dict[str, float]:

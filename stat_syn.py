@@ -388,7 +388,7 @@ def screen(written: list[dict], pool: list[dict], tests: list[dict]) -> tuple[li
 
 
 # --- Step 5, with files and network. -----------------------------------------------------------------------
-def ask_twice(teacher, asked: list[Request], read, step: str, reads=len) -> list[dict]:
+def ask_twice(teacher, asked: list[Request], read, step: str, reads=str) -> list[dict]:
     """read(reply) of each request; where that has a fault, of one more attempt, with "first_fault"."""
     found = [read(reply and reply.text) for reply in teacher.ask(asked, step, reads=reads)]
     again = [i for i, row in enumerate(found) if row["fault"]]
