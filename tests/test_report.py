@@ -347,7 +347,8 @@ def test_the_active_loops_tables_by_hand(active):
     cost = part["runs"][0]["arms"]["loss"]["cost"]
     assert {name: cost[name] for name in ("tokens in", "tokens", "asked", "in a test set", "cut_off", "again", "overlap", "rho_children")} == {
         "tokens in": 200, "tokens": 300, "asked": 12, "in a test set": 3, "cut_off": 1, "again": 0, "overlap": 2, "rho_children": 0.5}
-    assert [cost[f"{phase} s"] for phase in ("answers", "selected", "train", "test_answers")] == [20, 3, 9, 7]  # the later of two lines for one step counts
+    seconds = [cost[f"{phase} s"] for phase in ("answers", "selected", "train", "test_answers")]
+    assert seconds == [20, 3, 9, 7]  # the later of two lines for one step counts
 
 
 def test_accuracy_at_equal_tokens_by_hand(active):

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import functools
 import json
+import math
 import os
 import random
 import re
@@ -206,6 +207,16 @@ def test_a_file_system_without_locks_is_said(tmp_path, capsys, monkeypatch):
 def test_it_imports_where_unix_only_modules_are_missing():
     code = "import sys; sys.modules.update(fcntl=None, resource=None, termios=None); import common"
     assert subprocess.run([sys.executable, "-c", code], env=ENV).returncode == 0
+
+
+@pytest.mark.parametrize("platform, unit", [("linux", 2**20), ("darwin", 2**30), ("win32", None)])
+def test_peak_memory_on_each_system(monkeypatch, platform, unit):
+    """Simulated: ru_maxrss is KiB on Linux and bytes on macOS; Windows has none."""
+    import resource
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert common.peak_gib() == pytest.approx(most / unit, abs=0.1) if unit else math.isnan(common.peak_gib())
 
 
 def test_kept_rows_of_other_items_are_refused_and_stay(run):
