@@ -1425,7 +1425,7 @@ def load_student(name: str, adapter: str | Path | None = None, template_kwargs: 
     """
     if adapter and (config := Path(adapter, "adapter_config.json")).is_file():
         with loading("--adapter", adapter):
-            base = str(json.loads(config.read_text()).get("base_model_name_or_path"))
+            base = str(json.loads(config.read_bytes()).get("base_model_name_or_path"))
             is_other = base != name and base.count("/") == name.count("/") == 1  # names on the Hub
             if is_other and not Path(name).exists() and not Path(base).exists():  # it would fit, and be wrong
                 raise UserError(f"trained on {base}, not on --student {name}; give that")
@@ -1458,7 +1458,8 @@ def template_head(text: str | None) -> str:
     import jinja2
     with contextlib.suppress(ValueError, jinja2.TemplateSyntaxError):  # the latter: {"false": 1}
         values = json.loads(text or "{}")
-        if isinstance(values, dict) and all(map(str.isidentifier, values)):
+        taken = {"messages", "add_generation_prompt"}  # given with each chat
+        if isinstance(values, dict) and all(map(str.isidentifier, values)) and taken.isdisjoint(values):
             head = "".join(f"{{% set {name} = {value!r} %}}" for name, value in values.items())
             jinja2.Environment().parse(head)
             return head

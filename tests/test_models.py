@@ -379,7 +379,7 @@ def test_template_kwargs_reach_answers_pairs_and_the_saved_tokenizer(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["stat_sel", "stat_syn", "dart", "active_loop"])
-@pytest.mark.parametrize("given", ["{enable_thinking: false}", "[1]", '{"a b": 1}'])
+@pytest.mark.parametrize("given", ["{enable_thinking: false}", "[1]", '{"a b": 1}', '{"messages": []}'])
 def test_template_kwargs_that_are_no_json_object_get_one_sentence(call_file, tmp_path, name, given):
     done = call_file(f"{name}.py", "--chat-template-kwargs", given, "--out", tmp_path / "out")
     assert done.returncode == 2 and re.search("--chat-template-kwargs .*expected JSON such as", done.stderr) and not (tmp_path / "out").exists()

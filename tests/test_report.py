@@ -12,6 +12,7 @@ import report
 import stat_sel
 import stat_syn
 from tests.conftest import ROOT
+from toyworld import audit
 
 BEFORE = json.loads((ROOT / "tests" / "report_before.json").read_text())
 
@@ -279,6 +280,12 @@ def test_runs_that_differ_in_how_they_ran_are_gathered():
 def test_an_unfinished_run_is_refused(tmp_path, run_file):
     done = run_file("report.py", tmp_path)
     assert done.returncode == 2 and "result.json" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(monkeypatch, capsys):
+    for module, name in ((report, "toy_dart"), (audit, "audit_dart")):
+        monkeypatch.setattr("sys.argv", [module.__name__, str(ROOT / "results" / f"{name}.json"), "--save", "/dev/full"])
+        assert module.main() == 2 and "No space left on device" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["audit_stat_syn.json", "scorer.json"])

@@ -106,11 +106,12 @@ def main() -> int:
                 name = common.read_json(path / "args.json")["seed"] if is_dart else str(path)
                 runs.setdefault(name, {}).update(count_rewrites(path) if is_dart else count(path))
             runs = list(runs.values())
-    except common.UserError as error:
+        if args.save:
+            saved = {"command": f"python -m toyworld.audit {' '.join(sys.argv[1:])}", "runs": runs}
+            Path(args.save).write_text(json.dumps(saved, indent=1) + "\n")
+    except (common.UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if args.save:
-        Path(args.save).write_text(json.dumps({"command": f"python -m toyworld.audit {' '.join(sys.argv[1:])}", "runs": runs}, indent=1) + "\n")
     print(table(runs), end="")
     return 0
 
