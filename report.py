@@ -224,7 +224,7 @@ def gather(paths: list[str]) -> dict:
             if args != agreed:
                 raise UserError(f"{path}: its arguments differ from those of {first}; gather runs of one setting")
             mine = runs.setdefault(run["seed"], run | {"arms": {}, "steps": {}})
-            if mine["made"] != run["made"]:
+            if mine.get("made") != run.get("made"):
                 raise UserError(f"{path}: its data or student are not those of the other runs with seed {run['seed']}; make them anew")
             if twice := mine["arms"].keys() & run["arms"].keys():
                 raise UserError(f"{path}: arm {min(twice)} with seed {run['seed']} came twice; leave out one")

@@ -499,4 +499,6 @@ def test_files_of_single_seeds_join_as_their_runs_do(tmp_path, monkeypatch, caps
         assert report.gather(files) == json.loads(json.dumps(report.gather(some)))
     with pytest.raises(report.UserError, match="came twice"):
         report.gather([files[0], some[0]])
+    seeds = sorted(map(str, (ROOT / "results" / "real_stat_sel").glob("seed-*.json")))
+    assert report.tables(report.gather(seeds)) == report.tables(report.read_results(ROOT / "results" / "real_stat_sel.json"))
     capsys.readouterr()
