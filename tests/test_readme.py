@@ -392,3 +392,22 @@ def functions_in_details(text: str, method: str) -> list[str]:
 def test_every_function_of_the_numbered_details_exists(method, page):
     names, module = functions_in_details(TEXTS[f"docs/{page}.md"], method), importlib.import_module(method)
     assert len(names) >= 8 and [name for name in names if not callable(getattr(module, name, None))] == []
+
+
+def test_what_is_said_of_darts_real_run_is_in_the_committed_results():
+    (run,) = results("real_dart")["runs"]
+    text, steps = " ".join(TEXTS["docs/real.md"].split()), run["steps"]["dart"]
+
+    def mean(part, name):
+        return sum(step[name] for step in part) / len(part)
+    first, last = steps[:10], steps[-10:]
+    kept = {arm: f"{100 * run['arms'][arm]['cost']['fallback']:.0f} %" for arm in ("dart", "prompt")}
+    assert (f"right in {100 * mean(first, 'is_right'):.0f} % of its rollouts in the first ten steps and in "
+            f"{100 * mean(last, 'is_right'):.0f} % in the last ten, at an alignment of "
+            f"{mean(first, 'align'):.2f} and {mean(last, 'align'):.2f}.") in text
+    assert f"leave {kept['dart']} of the demonstrations as given, where the untrained mapper's leave {kept['prompt']}." in text
+    right = {arm: run["arms"][arm]["scores"]["in distribution"] for arm in run["arms"]}
+    assert max(k for arm, (k, _) in right.items() if arm != "base") < right["base"][0] and f"the base ({right['base'][0]} of 100)" in text
+    assert right["dart"][0] - right["sft"][0] == 2 and right["dart"][0] - right["prompt"][0] == -1 and "-1.0 over the untrained mapper" in row("dart")
+    share = run["differ"]["sft dart"][0] / run["differ"]["sft dart"][1]
+    assert f"is about {1.96 * 100 * (share / 100) ** 0.5:.0f} points" in text
