@@ -95,7 +95,7 @@ class Judge:
     def __init__(self):
         self.prompts = []
 
-    def ask(self, requests, step):
+    def ask(self, requests, step, reads=None):
         prompts = [request.messages[0]["content"] for request in requests]
         self.prompts += prompts
         found = [re.findall(r"<response>\n(.*?)\n</response>", prompt, re.DOTALL) for prompt in prompts]
@@ -104,7 +104,7 @@ class Judge:
 
 def test_the_gap_is_the_mean_over_both_orders():
     class OfPlace(Judge):  # marks the first answer two higher
-        def ask(self, requests, step):
+        def ask(self, requests, step, reads=None):
             return [one and common.Reply(re.sub(r"\d+", lambda m: str(int(m[0]) + 2), one.text, count=1), 1, 1)
                     for one in super().ask(requests, step)]
     rows = [{"id": i, "problem": "q", "subject": None, "solution": None} for i in "abc"]
@@ -165,7 +165,7 @@ def test_the_first_seeds_by_hand(tmp_path, monkeypatch):
 
 def test_a_seed_without_a_readable_mark_comes_before_those_cut_off(tmp_path, monkeypatch):
     class Silent(Judge):
-        def ask(self, requests, step):
+        def ask(self, requests, step, reads=None):
             return [None if "\nq6\n" in one.messages[0]["content"] else reply
                     for one, reply in zip(requests, super().ask(requests, step), strict=True)]
     chosen = selected("judge", tmp_path, monkeypatch, teacher=Silent())

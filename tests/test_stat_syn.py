@@ -176,7 +176,7 @@ class Asked:
     def __init__(self, replies):
         self.replies, self.calls = replies, []
 
-    def ask(self, requests, step, max_none=None):
+    def ask(self, requests, step, max_none=None, reads=None):
         self.calls.append((step, [request.sample for request in requests]))
         return [None if (text := self.replies[request.sample]) is None else common.Reply(text, 1, 1) for request in requests]
 
