@@ -26,6 +26,12 @@ values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | 
                       lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3), max_leaves=8)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def algebra():
+    """Its process takes seconds to start on a busy machine, once; the limit of an example is for the example."""
+    assert common.is_equiv("(x+1)^2", "x^2+2x+1")
+
+
 @given(texts)
 @settings(max_examples=1000 if KILLS == 3 else 10_000)
 def test_an_answer_is_found_or_not(text):
