@@ -350,7 +350,7 @@ def stat_arms(path: Path, result: dict, args: dict, row: dict) -> dict[str, dict
 
 def total_variation(p: dict[str, int], q: dict[str, int]) -> float:
     """Distance of two counts, 0 to 100 % (Fig. 2)."""
-    return 50 * sum(abs(p.get(s, 0) / sum(p.values()) - q.get(s, 0) / sum(q.values())) for s in p.keys() | q.keys())
+    return 50 * math.fsum(abs(p.get(s, 0) / sum(p.values()) - q.get(s, 0) / sum(q.values())) for s in p.keys() | q.keys())
 
 
 def own_labels(path: Path, known: set[str]) -> dict[str, dict[str, list[str]]]:
