@@ -59,13 +59,18 @@ $(R)/toy_stat_sel_seen_4/seed-%.json: | .venv
 
 $(R)/toy_stat_syn/seed-%.json: | $(R)/toy_stat_sel/seed-%.json
 	$(BIN)/python -m toyworld stat_syn --seed $* --arms base augment stat shuffled embed
+	$(BIN)/python -m toyworld.variants runs/toy_stat_syn/seed-$*
 	mkdir -p $(@D) && $(BIN)/python -m toyworld.audit runs/toy_stat_syn/seed-$* --save $(@:%.json=%.audit.json)
 	$(BIN)/python report.py runs/toy_stat_syn/seed-$* --save $@
 
 $(R)/toy_active/seed-%.json: | .venv
 	$(BIN)/python -m toyworld active_loop --sweep $*
+	for family in mathematics deduction; do \
+	  $(BIN)/python -m toyworld active_loop --seed $* --family $$family --select loss --norm sum --no-repeat \
+	    --from runs/toy_active_loop/seed-$*/$$family/loss || exit; \
+	done
 	mkdir -p $(@D) && $(BIN)/python report.py $(foreach family,mathematics deduction,\
-	  $(foreach c,$(CRITERIA),runs/toy_active_loop/seed-$*/$(family)/$(c))) --save $@
+	  $(foreach c,$(CRITERIA) loss_sum,runs/toy_active_loop/seed-$*/$(family)/$(c))) --save $@
 
 $(R)/active_once.json: $(R)/toy_active/seed-31.json
 	for c in reward judge lion; do \

@@ -30,7 +30,7 @@ MAY_DIFFER = {  # between the runs of one table; a method's own are those that m
     "": "prm data skills seed out teacher_url teacher_max_tokens teacher_timeout teacher_max_none cache concurrency "
         "max_usd usd_per_m_in usd_per_m_out plan until micro_batch sample_batch prm_batch checkpointing profile_from "
         "from_ writer_url writer_usd_per_m_in writer_usd_per_m_out save_every",
-    "active_loop": "select reward_model", "dart": "ood retention arms penalty reject_cheats"}
+    "active_loop": "select reward_model norm", "dart": "ood retention arms penalty reject_cheats"}
 COLUMNS = ("in distribution", "out of distribution", "retention")  # DART's
 NEAR = "near the profile"  # C5: 100 minus the distance between the skills of an arm's pairs and the profile
 OVER_ROUNDS = ("mean over rounds", "last round", "at equal teacher tokens")  # what a loop's claims are about
@@ -40,17 +40,21 @@ ARMS = {  # the paper's name of an arm -> the file's
     "stat_sel": {"MATH-Train": "train", "MATH-Augment": "augment", "MATH-Hard": "hard", "Embed-Sel": "embed",
                  "STAT-Sel": "stat", "shuffled STAT-Sel": "shuffled"},
     "stat_syn": {"MATH-Augment": "augment", "STAT-Syn": "stat", "Embed-Syn": "embed", "STAT-Sel": "sel",
-                 "shuffled STAT-Syn": "shuffled", "Embed-Sel": "embed_sel"}}
+                 "shuffled STAT-Syn": "shuffled", "Embed-Sel": "embed_sel",
+                 "STAT-Syn, right pairs only": "stat_right", "STAT-Syn, a fifth random": "stat_mixed"}}
 STAT = (("C1", "STAT-Sel", "MATH-Augment"), ("C1", "MATH-Augment", "base"), ("C2", "STAT-Syn", "MATH-Augment"),
         ("C3", "STAT-Sel", "Embed-Sel"), ("C3", "STAT-Syn", "Embed-Sel"), ("beside C3", "STAT-Syn", "Embed-Syn"),
         ("C4", "STAT-Syn", "STAT-Sel"), ("baseline", "STAT-Sel", "MATH-Train"),
         ("baseline", "STAT-Sel", "MATH-Hard"), ("control", "STAT-Sel", "shuffled STAT-Sel"),
-        ("control", "STAT-Sel", "accuracy"), ("control", "STAT-Syn", "shuffled STAT-Syn"))
+        ("control", "STAT-Sel", "accuracy"), ("control", "STAT-Syn", "shuffled STAT-Syn"),
+        ("beside C2", "STAT-Syn, right pairs only", "STAT-Syn"), ("beside C2", "STAT-Syn, a fifth random", "STAT-Syn"),
+        ("beside C2", "STAT-Syn, a fifth random", "MATH-Augment"))
 CLAIMS = {
     "stat_sel": STAT, "stat_syn": STAT,
     "active_loop": (("A1", "loss", "random"), ("hard seeds", "static_loss", "random"),
                     ("closed loop", "loss", "static_loss"), ("A4", "loss", "true_loss"),
-                    ("beside A1", "loss", "incorrect"), ("beside A1", "loss", "badge")),
+                    ("beside A1", "loss", "incorrect"), ("beside A1", "loss", "badge"),
+                    ("beside A1", "loss, sum", "random"), ("beside A1", "loss, sum", "loss")),
     "dart": (("D1", "dart", "sft"), ("D1", "dart", "sft at 0.0002"), ("beside D1", "dart", "base"),
              ("D2", "dart", "prompt"), ("beside D2", "dart", "dropped"), ("beside D2", "dart", "best_of_n"),
              ("beside D2", "dart", "rejection"), ("beside D2, the ceiling", "perfect", "dart"),
@@ -375,7 +379,8 @@ def loop_arms(path: Path, result: dict, args: dict, row: dict) -> dict[str, dict
     curve, seconds = result["curve"], Counter()
     for name, s in logged_seconds(path).items():  # r3_answers.jsonl, r3 (its training), ...
         seconds[f"{re.sub(r'^r[0-9]+_?|[.]jsonl?$', '', name) or 'train'} s"] += s
-    return {result["select"]: {"curve": curve, "scores": loop_scores(curve), "cost": loop_costs(curve) | seconds}}
+    arm = result["select"] + ", sum" * (args.get("norm") == "sum")
+    return {arm: {"curve": curve, "scores": loop_scores(curve), "cost": loop_costs(curve) | seconds}}
 
 
 def loop_scores(curve: list[dict]) -> dict:

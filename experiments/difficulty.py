@@ -62,21 +62,21 @@ def agreement(hits: int, false_alarms: int, misses: int, rejections: int) -> dic
     return {name: 100 * k / n if n else None for name, (k, n) in parts.items()}
 
 
-def open_finished(path: str) -> tuple[common.Run, stat_sel.Args, stat_sel.Questions]:
-    """A run of stat_sel.py after its step 2, kept for this process alone, its arguments and its questions."""
+def open_finished(path: str, method=stat_sel) -> tuple:
+    """A run of a STAT file after its step 2, kept for this process alone, its arguments and its questions."""
     folder = Path(path)
     for name in ("args.json", "0_questions.jsonl", "2_graded.jsonl"):
         if not (folder / name).is_file():
-            raise UserError(f"{folder}: expected a run of stat_sel.py with its step 2 finished, found no "
-                            f"{name}; finish it, or give another")
-    known, given = {field.name for field in dataclasses.fields(stat_sel.Args)}, {}
+            raise UserError(f"{folder}: expected a run of {method.__name__}.py with its step 2 finished, "
+                            f"found no {name}; finish it, or give another")
+    known, given = {field.name for field in dataclasses.fields(method.Args)}, {}
     for name, value in common.read_json(folder / "args.json").items():
         if name in known:
             given[name] = tuple(value) if isinstance(value, list) else value
     if not isinstance(given.get("lr"), tuple):
-        raise UserError(f"{folder}: an older stat_sel.py made this run; make it anew")
-    args = stat_sel.Args(**given | {"out": path})
-    questions = stat_sel.load_questions(args)
+        raise UserError(f"{folder}: an older {method.__name__}.py made this run; make it anew")
+    args = method.Args(**given | {"out": path})
+    questions = method.load_questions(args)
     try:
         run = common.Run(folder, common.lock(folder / ".lock", timeout_s=0))
     except TimeoutError:

@@ -11,6 +11,7 @@ import stat_syn
 from tests import started
 from tests.conftest import ROOT, read_cache
 from tests.test_run_end_to_end import flags, read
+from toyworld import problems as toy
 from toyworld import teacher as toy_teacher
 from toyworld import world
 
@@ -296,6 +297,25 @@ def test_a_slice_of_real_math(real_data, math_slice, small_world, tmp_path, teac
     for row in read(tmp_path / "out" / "5_written.jsonl")[:20]:
         assert any(problems[i] in (row["problem"] or "") for i in row["references"]) or row["fault"]  # the toy teacher writes around a given one
     assert set(json.loads((tmp_path / "out" / "result.json").read_text())["arms"]["stat"]) == {"MATH", "gsm8k/test"}
+
+
+def test_right_pairs_alone_and_a_fifth_of_random_ones_are_two_more_arms(whole_run, tmp_path):
+    out = shutil.copytree(whole_run[0], tmp_path / "run")
+    done = started.run("-m", "toyworld.variants", out)
+    assert done.returncode == 0, done.stderr[-2000:]
+    problems, (stat, right, mixed, augment) = {row["id"]: row["problem"] for row in read(out / "5_written.jsonl")}, (
+        [json.dumps(row) for row in read(out / f"train_{arm}.jsonl")] for arm in ("stat", "stat_right", "stat_mixed", "augment"))
+    wrong = [row for row in map(json.loads, stat)
+             if not (problem := toy.read(problems[row["id"]])) or f"boxed{{{toy.solve(problem)[1]}}}" not in row["messages"][-1]["content"]]
+    assert len(right) == len(mixed) == len(stat) == 40 and set(right) == set(stat) - set(map(json.dumps, wrong))
+    assert len([row for row in mixed if row in augment]) == 8 and len(set(mixed)) == 40
+    arms = json.loads((out / "result.json").read_text())["arms"]
+    assert list(arms)[-2:] == ["stat_right", "stat_mixed"]
+    assert all(arms[arm]["MATH"] == [sum(bool(row["is_right"]) for row in read(out / f"7_test_{arm}.jsonl")), 90] for arm in arms)
+    shown = started.run("report.py", out, "--brief").stdout
+    assert "| beside C2: STAT-Syn, right pairs only > STAT-Syn |" in shown and "| beside C2: STAT-Syn, a fifth random > MATH-Augment |" in shown
+    again = started.run("-m", "toyworld.variants", tmp_path)
+    assert again.returncode == 2 and "found no args.json" in again.stderr
 
 
 def test_the_toy_command_goes_on_from_stat_sels(tmp_path, small_world):

@@ -107,10 +107,11 @@ def main() -> int:
     if args.method != "active_loop" and args.family == "deduction":
         print("error: --family deduction: its problems are for active_loop alone; leave it out", file=sys.stderr)
         return 2
+    suffix = "_sum" if getattr(settings, "norm", "") == "sum" else ""
     if args.method != "active_loop" or {"--select", "--out"} & given:
         family = "demonstrations" if args.method == "dart" else args.family or "mathematics"
-        return run_method(args, method, rest, args.seed, family, settings.select if "--select" in given else "")[0]
-    sweep, outs, suffix = args.sweep is not None, [], "_sum" if settings.norm == "sum" else ""
+        return run_method(args, method, rest, args.seed, family, settings.select + suffix if "--select" in given else "")[0]
+    sweep, outs = args.sweep is not None, []
     for seed in args.sweep or (SEEDS if sweep else [args.seed]):
         for family in [args.family] if args.family else ["mathematics", "deduction"] if sweep else ["mathematics"]:
             shared = []
