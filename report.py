@@ -154,7 +154,8 @@ def tables(results: dict, brief: bool = False) -> str:
     lines += table(["arm", *header], [
         [arm, *(shown(t_interval([value(run, arm, name) for run in runs]), "") for name in columns)] for arm in arms])
     if "MATH^D" in columns:
-        lines += ["", "MATH^D: what base's first draw makes difficult. Any other student gains on it, so compare trained arms alone."]
+        lines += ["", "MATH^D: what base's first draw makes difficult. Any other student gains on it, so compare trained arms alone. "
+                  "At equal accuracy an arm that changes more answers gains more on it, and loses more off it."]
     lines += claims(runs, method, arms) + beside(runs, method, arms)
     if brief:
         return "\n".join(lines) + "\n"
@@ -188,7 +189,7 @@ def claims(runs: list[dict], method: str, arms: list[str]) -> list[str]:
             worse.startswith("Embed") and runs[0].get("embedder", 0) is None)
         rows.append([f"{claim}: {better} > {worse}{no_embedder}", *cells, *(["; ".join(paper)] * bool(called))])
     paper = ["in the paper (Llama-3.2-3B-Instruct, Qwen2.5-3B, Llama-3.2-1B-Instruct)"] * bool(called)
-    note = f"*: so with the interval corrected for {len(there)} claims too (Bonferroni)."
+    note = f"*: so with the interval corrected for {len(there)} claims too (Bonferroni); not for the columns."
     return [*table(["claim", *columns, *paper], rows), "", note] if rows else []
 
 

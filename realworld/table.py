@@ -7,6 +7,7 @@ import argparse
 import itertools
 import json
 import math
+import statistics
 import sys
 from pathlib import Path
 
@@ -63,12 +64,16 @@ def power(runs: list[dict], arm: str, reference: str) -> str:
     for seeds in sorted({len(runs), 3, 8} - {1}):
         half = stdtrit(seeds - 1, 0.975) * 100 * math.sqrt(share / n / seeds)
         halves.append(f"{half:.1f} points with {seeds} seeds")
-    first = next(iter(runs[0]["arms"]["base"]["scores"]))
+    first, spread = next(iter(runs[0]["arms"]["base"]["scores"])), ""
+    if len(runs) > 1:
+        leads = [report.value(run, arm, first) - report.value(run, reference, first) for run in runs]
+        spread = (f" By chance alone the differences of single seeds have a standard deviation of "
+                  f"{100 * math.sqrt(share / n):.1f} points; these have {statistics.stdev(leads):.1f}.")
     base = [report.value(run, "base", first) for run in runs]
     mean = sum(base) / len(base)
     return (f"Power: {arm} and {reference} differ on {100 * share:.1f} % of {n} test questions. By chance "
-            f"alone the half-width of the interval of their difference is {', '.join(halves)}. The base has "
-            f"{mean:.1f} %, so {100 - mean:.1f} points are the most that can show.")
+            f"alone the half-width of the interval of their difference is {', '.join(halves)}.{spread} "
+            f"The base has {mean:.1f} %, so {100 - mean:.1f} points are the most that can show.")
 
 
 def main() -> int:

@@ -394,6 +394,14 @@ def test_every_function_of_the_numbered_details_exists(method, page):
     assert len(names) >= 8 and [name for name in names if not callable(getattr(module, name, None))] == []
 
 
+def test_what_is_said_of_stat_sels_real_runs_is_in_the_committed_results():
+    runs, text = results("real_stat_sel")["runs"], " ".join(TEXTS["docs/real.md"].split())
+    assert report.lead(runs, "shuffled", "augment", "MATH")[2] < 0 and "The control loses to random pairs too" in text
+    kept = sorted(report.t_interval([report.value(run, arm, "off MATH^D") for run in runs])[0] for arm in runs[0]["arms"] if arm != "base")
+    assert f"the arms keep {kept[0]:.0f} to {kept[-1]:.0f} %." in text and runs[0]["arms"]["stat"]["scores"]["off MATH^D"][0] > 0
+    assert results("real_stat_sel")["args"]["lr"] == [5e-4] and "One rate, 5e-4, serves all arms" in text
+
+
 def test_what_is_said_of_darts_real_run_is_in_the_committed_results():
     (run,) = results("real_dart")["runs"]
     text, steps = " ".join(TEXTS["docs/real.md"].split()), run["steps"]["dart"]
@@ -406,6 +414,9 @@ def test_what_is_said_of_darts_real_run_is_in_the_committed_results():
             f"{100 * mean(last, 'is_right'):.0f} % in the last ten, at an alignment of "
             f"{mean(first, 'align'):.2f} and {mean(last, 'align'):.2f}.") in text
     assert f"leave {kept['dart']} of the demonstrations as given, where the untrained mapper's leave {kept['prompt']}." in text
+    (uplift, was), (no_false, before) = ([f"{run['arms'][arm]['scores'][name]:.1f}" for arm in ("dart", "prompt")]
+                                         for name in ("answer uplift (nats)", "no false equation"))
+    assert f"answer uplift {uplift} nats against {was}, no false equation in {no_false} % against {before}." in text
     right = {arm: run["arms"][arm]["scores"]["in distribution"] for arm in run["arms"]}
     assert max(k for arm, (k, _) in right.items() if arm != "base") < right["base"][0] and f"the base ({right['base'][0]} of 100)" in text
     assert right["dart"][0] - right["sft"][0] == 2 and right["dart"][0] - right["prompt"][0] == -1 and "-1.0 over the untrained mapper" in row("dart")
