@@ -13,6 +13,7 @@ import torch
 
 import active_loop
 import common
+import report
 from active_loop import by_gap, by_gradient, by_score, spearman
 from tests import started
 from tests.conftest import read_cache
@@ -503,8 +504,9 @@ def test_a_slice_of_real_data(data, more, real_data, math_slice, small_world, tm
 
 def test_the_toy_command_compares_loss_with_random(tmp_path):
     """On deduction; on mathematics the other tests of this file run."""
-    done = started.run("-m", "toyworld", "active_loop", "--family", "deduction", "--scale", "0.04", "--n-seeds", "30", "--limit", "10",
-                       "--rounds", "1", "--per-round", "6", "--epochs", "1", cwd=tmp_path, TOYWORLD_DIR=str(tmp_path))
+    command = ("-m", "toyworld", "active_loop", "--family", "deduction", "--scale", "0.04", "--n-seeds", "30", "--limit", "10",
+               "--rounds", "1", "--per-round", "6", "--epochs", "1")
+    done = started.run(*command, cwd=tmp_path, TOYWORLD_DIR=str(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "**deduction**" in done.stdout and "A1: loss > random" in done.stdout and "Warning" not in done.stderr
     assert (tmp_path / "runs" / "toy_active_loop" / "active_curve.png").exists()
@@ -512,6 +514,11 @@ def test_the_toy_command_compares_loss_with_random(tmp_path):
     assert args["n_agreeing"] == 5  # of True and False three of five agree too easily
     taken = [row["step"] for row in read(tmp_path / "runs/toy_active_loop/seed-0/deduction/random/metrics.jsonl") if row.get("taken_from")]
     assert taken == ["r0_test_answers.jsonl", "r0_test.jsonl"]  # the base is tested once for both
+    by_mean = tmp_path / "runs/toy_active_loop/seed-0/deduction/loss"
+    summed = started.run(*command, "--select", "loss", "--norm", "sum", "--from", by_mean, cwd=tmp_path, TOYWORLD_DIR=str(tmp_path))
+    assert summed.returncode == 0, summed.stderr[-2000:]
+    tables = report.tables(report.gather([str(by_mean), str(by_mean.with_name("loss_sum"))]))  # two arms of one run
+    assert "| beside A1: loss, sum > loss | not told by one run: " in tables
     made = next(tmp_path.glob("deduction-0-*"))
     levels = {split: Counter(row["level"] for row in common.load(str(made), split)) for split in ("train", "test")}
     assert levels["train"][1] + levels["train"][2] > 0.6 * levels["train"].total()  # mostly shallow
