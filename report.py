@@ -315,6 +315,9 @@ def stat_arms(path: Path, result: dict, args: dict, row: dict) -> dict[str, dict
     difficult = {one["id"] for one in read_rows(path / "2_graded.jsonl") if one["part"] == "Q_test" and one["difficult"]}
     profile = [one for one in read_rows(path / "4_profile.jsonl", there=False) if not one["fault"]]
     row |= {"profile": Counter(itertools.chain(*(one["skills"] for one in profile))), "embedder": args["embedder"]}
+    if judged := read_rows(path / "difficulty.jsonl", there=False):  # difficult and wrong, and right; not difficult and wrong, and right
+        row["detection"] = {name: [sum((one["difficult_by"][name], one["is_right"] is not True) == kind for one in judged)
+                                   for kind in itertools.product((True, False), repeat=2)] for name in judged[0]["difficult_by"]}
     by_teacher, of_test = ({one["id"]: one["skills"] for one in read_rows(path / name, there=False)}
                            for name in ("3_skill_map.jsonl", "labels_test.jsonl"))
     own = own_labels(path, set(itertools.chain(*by_teacher.values())))

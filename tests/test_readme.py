@@ -217,6 +217,8 @@ def test_all_committed_results_are_shown():
     for path in (ROOT / "results").glob("toy_*.json"):
         assert f"<!-- results: python report.py results/{path.name} --brief -->" in EVERYTHING
         assert f"<!-- results: python report.py results/{path.name} -->" in TEXTS["docs/results.md"]
+    for path in (ROOT / "results" / "pilots").glob("toy_*.json"):
+        assert f"<!-- results: python -m experiments.power results/pilots/{path.name} -->" in TEXTS["docs/results.md"]
     listed = (ROOT / "results" / "README.md").read_text()
     for path in (ROOT / "results").glob("*.json"):
         assert f"`{path.name}`" in listed or path.name.startswith("bench_")
@@ -294,9 +296,15 @@ def test_the_criteria_that_were_run_once_are_those_of_the_committed_results():
 
 def test_what_is_read_from_stats_tables_is_in_the_committed_results():
     runs, text = results("toy_stat_sel")["runs"], " ".join(TEXTS["docs/stat.md"].split())
-    leads = [report.lead(runs, "stat", "hard", skill)[0] for skill in report.most_missed(runs)]
-    words = {8: "eight", 9: "nine"}[sum(lead > 0 for lead in leads)]
-    assert f"STAT-Sel is ahead of MATH-Hard, which has half the pairs, on {words} of ten means" in text
+    rises = {arm: sum(report.lead(runs, arm, "base", skill)[0] > 0 for skill in report.most_missed(runs)) for arm in ("stat", "augment", "hard")}
+    assert rises == {"stat": 10, "augment": 10, "hard": 5} and "so they do with random pairs, and under MATH-Hard, which has half the pairs, on five." in text
+    different = {arm: f"{sum(report.value(run, arm, 'questions') for run in runs) / len(runs):,.0f}" for arm in runs[0]["arms"] if arm != "base"}
+    assert ("STAT-Sel {stat}, permuted {shuffled}, Embed-Sel {embed}, `accuracy` {accuracy}, random {augment}." .format(**different)) in text
+    leads = [f"{-report.lead(runs, 'stat', arm, 'MATH')[0]:.1f}" for arm in ("accuracy", "embed")]
+    assert "`accuracy` leads STAT-Sel by {} points and Embed-Sel, against C3, by {}; neither".format(*leads) in text
+    first = [report.lead(runs, "stat", "augment", name) for name in ("MATH", "missed skills", "off MATH^D")] + [
+        report.lead(runs, "stat", "shuffled", "MATH")]
+    assert all(report.shown(lead) in text for lead in first)
     rates = {}
     for name in ("prm", "consistency", "length"):
         rows = [difficulty.agreement(*run["detection"][name]) for run in runs]

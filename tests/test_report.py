@@ -21,7 +21,8 @@ BEFORE = json.loads((ROOT / "tests" / "report_before.json").read_text())
 @pytest.mark.parametrize("name", sorted({row[0] for row in BEFORE}))
 def test_the_committed_results_give_the_numbers_that_they_gave_before(name):
     """report_before.json: [file, data, arm a, arm b or none, score, mean, low, high] by an earlier report.py from the same runs."""
-    results = json.loads((ROOT / "results" / f"{name}.json").read_text())
+    path = ROOT / "results" / "pilots" / f"{name}.json"
+    results = json.loads((path if path.exists() else ROOT / "results" / path.name).read_text())
     for _, data, a, b, score, *was in [row for row in BEFORE if row[0] == name]:
         runs = (results["data"][data] if data else results)["runs"]
         now = report.lead(runs, a, b, score) if b else report.t_interval([report.value(run, a, score) for run in runs])
@@ -133,6 +134,7 @@ def test_counts_by_hand(gathered):
     assert augment["skills_by_teacher"] == {"S: b": 2, "S: a": 1} and augment["skills_by_data"] == {"S: a": 3, "S: b": 1}
     assert base["skills_by_teacher"] == base["skills_by_data"] == {}
     assert augment["cost"] == {"no answer": 0, "cut off": 0, "pairs": 3, "questions": 2, "training s": 1.0, "peak GiB": 0.4}
+    assert run["detection"] == {"prm": [2, 1, 0, 1], "consistency": [2, 0, 1, 1], "length": [1, 1, 2, 1]}
     near = pytest.approx(100 / 47)  # of its 3 or 4 labels one or two are on b, which is 1 of the profile's 47
     assert augment["scores"]["near the profile"] == augment["scores"]["near the profile (labels drawn by)"] == near
     assert report.value(run, "base", "AMC, pass@2") == 50 and report.value(run, "base", "S: a") == 50 and report.value(run, "base", "pairs") is None
