@@ -52,7 +52,9 @@ $(R)/audit_%.json: $$(call of_seeds,toy_$$*)
 $(R)/toy_stat_sel/seed-%.json: | .venv
 	$(BIN)/python -m toyworld stat_sel --seed $* --arms $(ARMS)
 	$(BIN)/python experiments/difficulty.py runs/toy_stat_sel/seed-$* --length-words 12
-	mkdir -p $(@D) && $(BIN)/python report.py runs/toy_stat_sel/seed-$* --save $@
+	$(BIN)/python -m toyworld stat_sel --seed $* --arms stat --questions-per-skill 20 --out runs/toy_stat_sel/wide-$* \
+	  --cache runs/toy_stat_sel/seed-$*/teacher.sqlite
+	mkdir -p $(@D) && $(BIN)/python report.py runs/toy_stat_sel/seed-$* runs/toy_stat_sel/wide-$* --save $@
 
 $(R)/toy_stat_sel_seen_4/seed-%.json: | .venv
 	$(BIN)/python -m toyworld stat_sel --seed $* --times-seen 4

@@ -30,7 +30,7 @@ MAY_DIFFER = {  # between the runs of one table; a method's own are those that m
     "": "prm data skills seed out teacher_url teacher_max_tokens teacher_timeout teacher_max_none cache concurrency "
         "max_usd usd_per_m_in usd_per_m_out plan until micro_batch sample_batch prm_batch checkpointing profile_from "
         "from_ writer_url writer_usd_per_m_in writer_usd_per_m_out save_every",
-    "active_loop": "select reward_model norm", "dart": "ood retention arms penalty reject_cheats"}
+    "stat_sel": "arms questions_per_skill", "active_loop": "select reward_model norm", "dart": "ood retention arms penalty reject_cheats"}
 COLUMNS = ("in distribution", "out of distribution", "retention")  # DART's
 NEAR = "near the profile"  # C5: 100 minus the distance between the skills of an arm's pairs and the profile
 OVER_ROUNDS = ("mean over rounds", "last round", "at equal teacher tokens")  # what a loop's claims are about
@@ -38,7 +38,7 @@ OVER_ROUNDS = ("mean over rounds", "last round", "at equal teacher tokens")  # w
 # --- Claims, as data: what is said, arm a > arm b. -------------------------------------------------------------
 ARMS = {  # the paper's name of an arm -> the file's
     "stat_sel": {"MATH-Train": "train", "MATH-Augment": "augment", "MATH-Hard": "hard", "Embed-Sel": "embed",
-                 "STAT-Sel": "stat", "shuffled STAT-Sel": "shuffled"},
+                 "STAT-Sel": "stat", "shuffled STAT-Sel": "shuffled", "STAT-Sel, 20 a skill": "stat, 20 a skill"},
     "stat_syn": {"MATH-Augment": "augment", "STAT-Syn": "stat", "Embed-Syn": "embed", "STAT-Sel": "sel",
                  "shuffled STAT-Syn": "shuffled", "Embed-Sel": "embed_sel",
                  "STAT-Syn, right pairs only": "stat_right", "STAT-Syn, a fifth random": "stat_mixed"}}
@@ -46,7 +46,9 @@ STAT = (("C1", "STAT-Sel", "MATH-Augment"), ("C1", "MATH-Augment", "base"), ("C2
         ("C3", "STAT-Sel", "Embed-Sel"), ("C3", "STAT-Syn", "Embed-Sel"), ("beside C3", "STAT-Syn", "Embed-Syn"),
         ("C4", "STAT-Syn", "STAT-Sel"), ("baseline", "STAT-Sel", "MATH-Train"),
         ("baseline", "STAT-Sel", "MATH-Hard"), ("control", "STAT-Sel", "shuffled STAT-Sel"),
-        ("control", "STAT-Sel", "accuracy"), ("control", "STAT-Syn", "shuffled STAT-Syn"),
+        ("control", "STAT-Sel", "accuracy"), ("beside C1", "STAT-Sel, 20 a skill", "STAT-Sel"),
+        ("beside C1", "STAT-Sel, 20 a skill", "MATH-Augment"), ("beside C1", "STAT-Sel, 20 a skill", "accuracy"),
+        ("control", "STAT-Syn", "shuffled STAT-Syn"),
         ("beside C2", "STAT-Syn, right pairs only", "STAT-Syn"), ("beside C2", "STAT-Syn, a fifth random", "STAT-Syn"),
         ("beside C2", "STAT-Syn, a fifth random", "MATH-Augment"))
 CLAIMS = {
@@ -311,7 +313,12 @@ def training(path: Path, *names: str) -> dict[str, float | None]:
 
 
 def stat_arms(path: Path, result: dict, args: dict, row: dict) -> dict[str, dict]:
-    """STAT: by part of Q_test, by skill, on other sets; the skills of the training pairs."""
+    """STAT: by part of Q_test, by skill, on other sets; the skills of the training pairs.
+
+    A run of arm stat alone with another --questions-per-skill than the paper's 5 is an arm of its own: "stat, 20 a skill".
+    """
+    k = args.get("questions_per_skill", 5)
+    beside = f", {k} a skill" if list(result["arms"]) == ["stat"] and k != 5 else ""
     difficult = {one["id"] for one in read_rows(path / "2_graded.jsonl") if one["part"] == "Q_test" and one["difficult"]}
     profile = [one for one in read_rows(path / "4_profile.jsonl", there=False) if not one["fault"]]
     row |= {"profile": Counter(itertools.chain(*(one["skills"] for one in profile))), "embedder": args["embedder"]}
@@ -340,17 +347,17 @@ def stat_arms(path: Path, result: dict, args: dict, row: dict) -> dict[str, dict
             shares, k = [right(samples) for samples in of.values()], max(map(len, of.values()))
             scores[f"{name}, avg@{k}"] = 100 * statistics.fmean(n / of for n, of in shares)
             scores |= {f"{name}, pass@{k}": 100 * statistics.fmean(n > 0 for n, _ in shares)} if k > 1 else {}
-        arms[arm] = {
+        kept = arms[f"{arm}{beside}"] = {
             "scores": scores, "by_skill": {skill: right(of) for skill, of in by_skill.items()},
             "skills_by_teacher": Counter(itertools.chain(*(  # of a new question the skill that was asked for
                 by_teacher.get(one["id"], [one["skill"]] if one.get("skill") else []) for one in pairs))),
             "skills_by_data": Counter(itertools.chain(*(own["P"].get(one["id"], []) for one in pairs)))}
-        cost = arms[arm]["cost"] = {
+        cost = kept["cost"] = {
             "no answer": sum(one["is_right"] is None for one in on_math), "cut off": sum(one["cut_off"] for one in on_math)}
         if pairs:
             cost |= {"pairs": len(pairs), "questions": len({one["messages"][-2]["content"] for one in pairs}),
                      **training(path, arm)}
-            near = {NEAR: arms[arm]["skills_by_data"], f"{NEAR} (labels drawn by)": arms[arm]["skills_by_teacher"]}
+            near = {NEAR: kept["skills_by_data"], f"{NEAR} (labels drawn by)": kept["skills_by_teacher"]}
             scores |= {name: 100 - total_variation(skills, row["profile"]) for name, skills in near.items() if skills and row["profile"]}
         cost |= Counter(name for one in written if one["arm"] == arm for name in ("asked for", dropped.get(one["id"], "kept")))
     return arms

@@ -297,9 +297,10 @@ def test_the_criteria_that_were_run_once_are_those_of_the_committed_results():
 def test_what_is_read_from_stats_tables_is_in_the_committed_results():
     runs, text = results("toy_stat_sel")["runs"], " ".join(TEXTS["docs/stat.md"].split())
     rises = {arm: sum(report.lead(runs, arm, "base", skill)[0] > 0 for skill in report.most_missed(runs)) for arm in ("stat", "augment", "hard")}
-    assert rises == {"stat": 10, "augment": 10, "hard": 5} and "so they do with random pairs, and under MATH-Hard, which has half the pairs, on five." in text
+    assert rises == {"stat": 10, "augment": 10, "hard": 5}
+    assert "so they do with random pairs, and under MATH-Hard, which has half the pairs, on five." in text
     different = {arm: f"{sum(report.value(run, arm, 'questions') for run in runs) / len(runs):,.0f}" for arm in runs[0]["arms"] if arm != "base"}
-    assert ("STAT-Sel {stat}, permuted {shuffled}, Embed-Sel {embed}, `accuracy` {accuracy}, random {augment}." .format(**different)) in text
+    assert ("STAT-Sel {stat}, permuted {shuffled}, Embed-Sel {embed}, `accuracy` {accuracy}, random {augment}.".format(**different)) in text
     leads = [f"{-report.lead(runs, 'stat', arm, 'MATH')[0]:.1f}" for arm in ("accuracy", "embed")]
     assert "`accuracy` leads STAT-Sel by {} points and Embed-Sel, against C3, by {}; neither".format(*leads) in text
     first = [report.lead(runs, "stat", "augment", name) for name in ("MATH", "missed skills", "off MATH^D")] + [

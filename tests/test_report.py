@@ -140,6 +140,16 @@ def test_counts_by_hand(gathered):
     assert report.value(run, "base", "AMC, pass@2") == 50 and report.value(run, "base", "S: a") == 50 and report.value(run, "base", "pairs") is None
 
 
+def test_a_run_with_more_questions_a_skill_is_another_arm(tmp_path):
+    whole = write_run(tmp_path / "whole", questions_per_skill=5)
+    wide = write_run(tmp_path / "wide", arms=("stat",), questions_per_skill=20)
+    results = report.gather([whole, wide])
+    assert list(results["runs"][0]["arms"]) == ["base", "augment", "stat", "stat, 20 a skill"]
+    assert "| beside C1: STAT-Sel, 20 a skill > STAT-Sel | not told by one run: +0.0 |" in report.tables(results)
+    alone = report.gather([write_run(tmp_path / "alone", arms=("base", "stat"), questions_per_skill=20)])
+    assert list(alone["runs"][0]["arms"]) == ["base", "stat"]
+
+
 def test_the_teachers_labels_of_the_test_are_used_where_they_were_asked_for(gathered):
     base = gathered(label_test=True)["runs"][0]["arms"]["base"]
     assert base["by_skill"] == {"S: c": [1, 1]} and base["scores"]["missed skills"] == [0, 0]
