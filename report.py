@@ -343,6 +343,7 @@ def stat_arms(path: Path, result: dict, args: dict, row: dict) -> dict[str, dict
         scores = {"MATH": right(on_math), "MATH^D": right([one for one in on_math if one["id"] in difficult]),
                   "off MATH^D": right([one for one in on_math if one["id"] not in difficult]),
                   "missed skills": right([one for one in on_math if missed & set(needed.get(one["id"], []))])}
+        of_p = pairs if all(one["id"] in own["P"] for one in pairs) else []  # new questions have no labels of the data's
         for name, of in others.items():
             shares, k = [right(samples) for samples in of.values()], max(map(len, of.values()))
             scores[f"{name}, avg@{k}"] = 100 * statistics.fmean(n / of for n, of in shares)
@@ -351,7 +352,7 @@ def stat_arms(path: Path, result: dict, args: dict, row: dict) -> dict[str, dict
             "scores": scores, "by_skill": {skill: right(of) for skill, of in by_skill.items()},
             "skills_by_teacher": Counter(itertools.chain(*(  # of a new question the skill that was asked for
                 by_teacher.get(one["id"], [one["skill"]] if one.get("skill") else []) for one in pairs))),
-            "skills_by_data": Counter(itertools.chain(*(own["P"].get(one["id"], []) for one in pairs)))}
+            "skills_by_data": Counter(itertools.chain(*(own["P"][one["id"]] for one in of_p)))}
         cost = kept["cost"] = {
             "no answer": sum(one["is_right"] is None for one in on_math), "cut off": sum(one["cut_off"] for one in on_math)}
         if pairs:
