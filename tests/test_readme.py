@@ -314,9 +314,16 @@ def test_what_is_read_from_stats_tables_is_in_the_committed_results():
             f"({sum(sum(run['detection']['prm']) for run in runs):,} answers to Q_val). The consistency criterion is right about "
             f"{rates['consistency']['accuracy']} % and finds {rates['consistency']['recall']} % of the wrong answers; "
             f"length finds {rates['length']['recall']} %.") in text
-    for part, claim in (("(C2)", "C2: STAT-Syn > MATH-Augment"), ("(C1)", "C1: STAT-Sel > MATH-Augment")):
-        value, interval = claims("docs/stat.md", claim, column=1)[-1][0].split(" ", 1)
-        assert re.search(rf"{re.escape(value[1:])} (points )?{re.escape(interval)} {re.escape(part)}", text), claim
+    runs = results("toy_stat_syn")["runs"]
+    different = [f"{sum(report.value(run, arm, 'questions') for run in runs) / len(runs):.0f}" for arm in ("stat", "sel")]
+    assert "Its pairs come from {} different questions, STAT-Sel's from {},".format(*different) in text
+
+
+def test_every_interval_that_is_read_from_stats_tables_stands_in_them():
+    toy = re.search(r"### STAT-Sel in the toy world.*(?=## Failed ideas)", TEXTS["docs/stat.md"], re.DOTALL)[0]
+    prose, tables = refresh.BLOCK.sub("", toy), "".join(block[0] for block in refresh.BLOCK.finditer(toy))
+    told = re.findall(r"[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]", " ".join(prose.split()))
+    assert len(told) >= 12 and [lead for lead in told if lead not in tables] == []
 
 
 def test_what_is_read_from_darts_tables_is_in_the_committed_results():
