@@ -326,6 +326,12 @@ def test_every_interval_that_is_read_from_stats_tables_stands_in_them():
     assert len(told) >= 12 and [lead for lead in told if lead not in tables] == []
 
 
+def test_the_claims_that_cannot_be_told_are_those_of_the_power_tables():
+    untold = [line.split(" | ")[:2] for line in TEXTS["docs/results.md"].splitlines() if line.endswith("| no |")]
+    d3 = [column for claim, column in untold if claim.startswith("| D3")]
+    assert sorted(d3) == sorted(report.COLUMNS) and {column for claim, column in untold if not claim.startswith("| D3")} == {"retention"}
+
+
 def test_what_is_read_from_darts_tables_is_in_the_committed_results():
     runs, audits = results("toy_dart")["runs"], results("audit_dart")["runs"]
     text = " ".join(TEXTS["docs/dart.md"].split())
