@@ -277,6 +277,11 @@ def test_the_readmes_results_are_those_of_the_tables():
     active, mapper, best = claims("docs/active.md", "A1: loss > random"), claims("docs/dart.md", "D2: dart > prompt"), claims(
         "docs/dart.md", "beside D2: dart > best_of_n")
     assert f"over random pairs {of_sel[0]}: {of_sel[1]};" in row("stat_sel")
+    for claim, words in (("control: STAT-Sel > shuffled STAT-Sel", "over permuted skills {}: {};"),
+                         ("beside C1: STAT-Sel, 20 a skill > MATH-Augment", "20 questions a skill, tried afterwards: {};")):
+        assert words.format(*claims("docs/stat.md", claim)[0]) in row("stat_sel")
+    mixed = claims("docs/stat.md", "beside C2: STAT-Syn, a fifth random > MATH-Augment")[0]
+    assert f"a fifth of random pairs mixed in: {mixed[0]};" in row("stat_syn")
     real, of_real = results("real_stat_sel")["runs"], claims("docs/real.md", "C1: STAT-Sel > MATH-Augment")[0]
     assert (f"{mean(real, 'base')} -> {mean(real, 'stat')}; over random pairs {of_real[0]}: {of_real[1]};") in row("stat_sel") and len(real) == 6
     assert f"over random pairs {of_syn[0]}: {of_syn[1]}; on difficult questions {hard[0]}: {hard[1]};" in row("stat_syn")
@@ -301,6 +306,7 @@ def test_what_is_read_from_stats_tables_is_in_the_committed_results():
     assert "so they do with random pairs, and under MATH-Hard, which has half the pairs, on five." in text
     different = {arm: f"{sum(report.value(run, arm, 'questions') for run in runs) / len(runs):,.0f}" for arm in runs[0]["arms"] if arm != "base"}
     assert ("STAT-Sel {stat}, permuted {shuffled}, Embed-Sel {embed}, `accuracy` {accuracy}, random {augment}.".format(**different)) in text
+    assert f"20`: {different['stat, 20 a skill']} different ones)" in text
     leads = [f"{-report.lead(runs, 'stat', arm, 'MATH')[0]:.1f}" for arm in ("accuracy", "embed")]
     assert "`accuracy` leads STAT-Sel by {} points and Embed-Sel, against C3, by {}; neither".format(*leads) in text
     first = [report.lead(runs, "stat", "augment", name) for name in ("MATH", "missed skills", "off MATH^D")] + [
