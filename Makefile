@@ -28,7 +28,8 @@ bench: .venv-bench  ## speed and memory beside TRL, transformers and math-verify
 	for place in training sampling grpo teacher growth; do .venv-bench/bin/python benchmarks/$$place.py || exit; done
 	.venv-bench/bin/python benchmarks/scorer.py --save results/scorer.json
 
-# Each finished seed is a small file that stays; the same command goes on with the next. R: where these files lie.
+# Each finished seed is a small file that stays; the same command goes on with the next. Two at a time on two cores:
+# OMP_NUM_THREADS=1 make -j2 results. R: where these files lie.
 R = results
 SEEDS = 31 32 33 34 35 36 37 38
 TOY = toy_stat_sel toy_stat_syn toy_active toy_dart toy_stat_sel_seen_4

@@ -307,6 +307,8 @@ def test_what_is_read_from_stats_tables_is_in_the_committed_results():
     different = {arm: f"{sum(report.value(run, arm, 'questions') for run in runs) / len(runs):,.0f}" for arm in runs[0]["arms"] if arm != "base"}
     assert ("STAT-Sel {stat}, permuted {shuffled}, Embed-Sel {embed}, `accuracy` {accuracy}, random {augment}.".format(**different)) in text
     assert f"20`: {different['stat, 20 a skill']} different ones)" in text
+    near = [report.t_interval([report.value(run, arm, report.NEAR) for run in runs])[0] for arm in ("stat, 20 a skill", "stat")]
+    assert "less closely ({:.0f} in place of {:.0f}, of 100)".format(*near) in text
     leads = [f"{-report.lead(runs, 'stat', arm, 'MATH')[0]:.1f}" for arm in ("accuracy", "embed")]
     assert "`accuracy` leads STAT-Sel by {} points and Embed-Sel, against C3, by {}; neither".format(*leads) in text
     first = [report.lead(runs, "stat", "augment", name) for name in ("MATH", "missed skills", "off MATH^D")] + [
