@@ -30,7 +30,7 @@ MAY_DIFFER = {  # between the runs of one table; a method's own are those that m
     "": "prm data skills seed out teacher_url teacher_max_tokens teacher_timeout teacher_max_none cache concurrency "
         "max_usd usd_per_m_in usd_per_m_out plan until micro_batch sample_batch prm_batch checkpointing profile_from "
         "from_ writer_url writer_usd_per_m_in writer_usd_per_m_out save_every",
-    "stat_sel": "arms questions_per_skill", "active_loop": "select reward_model norm", "dart": "ood retention arms penalty reject_cheats"}
+    "stat_sel": "arms", "active_loop": "select reward_model norm", "dart": "ood retention arms penalty reject_cheats"}
 COLUMNS = ("in distribution", "out of distribution", "retention")  # DART's
 NEAR = "near the profile"  # C5: 100 minus the distance between the skills of an arm's pairs and the profile
 OVER_ROUNDS = ("mean over rounds", "last round", "at equal teacher tokens")  # what a loop's claims are about
@@ -264,6 +264,8 @@ def read_run(path: Path) -> tuple[str, dict, dict]:
         name: Path(args[name]).name for name in ("student", "embedder") if args.get(name)}
     run = {"method": method, "seed": args["seed"], "commits": [str(env[-1]["commit"])[:10]], "gpu": env[-1]["gpu"], "packages": env[-1]["packages"],
            "made": [re.sub(r"-[0-9a-f]{8}\b|/perfect$", "", str(args[name])) for name in ("data", "student")]}  # a toy world's digest
+    if more_a_skill(result, args):
+        agreed["questions_per_skill"] = 5
     of = {"active_loop": loop_arms, "dart": dart_arms}.get(method, stat_arms)
     return data_name(args) if method == "active_loop" else "", agreed, run | {"arms": of(path, result, args, run)}
 
@@ -312,13 +314,15 @@ def training(path: Path, *names: str) -> dict[str, float | None]:
     return {"training s": sum(seconds), "peak GiB": max(peaks, default=None)} if seconds else {}
 
 
-def stat_arms(path: Path, result: dict, args: dict, row: dict) -> dict[str, dict]:
-    """STAT: by part of Q_test, by skill, on other sets; the skills of the training pairs.
-
-    A run of arm stat alone with another --questions-per-skill than the paper's 5 is an arm of its own: "stat, 20 a skill".
-    """
+def more_a_skill(result: dict, args: dict) -> str:
+    """", 20 a skill": arm stat alone, with other --questions-per-skill than the paper's 5, stands beside the run that has the paper's."""
     k = args.get("questions_per_skill", 5)
-    beside = f", {k} a skill" if list(result["arms"]) == ["stat"] and k != 5 else ""
+    return f", {k} a skill" if list(result.get("arms", ())) == ["stat"] and k != 5 else ""
+
+
+def stat_arms(path: Path, result: dict, args: dict, row: dict) -> dict[str, dict]:
+    """STAT: by part of Q_test, by skill, on other sets; the skills of the training pairs."""
+    beside = more_a_skill(result, args)
     difficult = {one["id"] for one in read_rows(path / "2_graded.jsonl") if one["part"] == "Q_test" and one["difficult"]}
     profile = [one for one in read_rows(path / "4_profile.jsonl", there=False) if not one["fault"]]
     row |= {"profile": Counter(itertools.chain(*(one["skills"] for one in profile))), "embedder": args["embedder"]}

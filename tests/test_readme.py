@@ -1,6 +1,7 @@
 """README.md and docs/: every command is one that the files take, every link leads somewhere, every table is what its source gives."""
 import argparse
 import importlib
+import itertools
 import json
 import re
 import shlex
@@ -229,6 +230,16 @@ def test_all_committed_results_are_shown():
     for path in (ROOT / "results").glob("real_*.json"):
         assert f"<!-- results: python -m realworld.table {path.stem.removeprefix('real_')} -->" in TEXTS["docs/real.md"]
         assert json.loads(path.read_text()) == table.merge(sorted(path.with_suffix("").glob("seed-*.json")))[0]
+
+
+@pytest.mark.parametrize("name", ["toy_stat_sel", "toy_stat_syn"])
+def test_a_joined_file_is_what_its_seeds_give(name):
+    seeds = sorted((ROOT / "results" / name).glob("seed-??.json"))
+    joined = results(name)
+    assert len(seeds) == 8 and joined.pop("command") and report.gather(list(map(str, seeds))) == joined
+    if name == "toy_stat_syn":
+        audits = [json.loads(path.with_suffix(".audit.json").read_text())["runs"] for path in seeds]
+        assert list(itertools.chain(*audits)) == results("audit_stat_syn")["runs"]
 
 
 @pytest.mark.parametrize("page", TEXTS)

@@ -146,6 +146,8 @@ def test_a_run_with_more_questions_a_skill_is_another_arm(tmp_path):
     results = report.gather([whole, wide])
     assert list(results["runs"][0]["arms"]) == ["base", "augment", "stat", "stat, 20 a skill"]
     assert "| beside C1: STAT-Sel, 20 a skill > STAT-Sel | not told by one run: +0.0 |" in report.tables(results)
+    with pytest.raises(report.UserError, match="its arguments differ"):  # two seeds of one arm, drawn differently
+        report.gather([whole, write_run(tmp_path / "other", seed=2, questions_per_skill=20)])
     alone = report.gather([write_run(tmp_path / "alone", arms=("base", "stat"), questions_per_skill=20)])
     assert list(alone["runs"][0]["arms"]) == ["base", "stat"]
 
@@ -525,6 +527,11 @@ def test_power_by_hand():
     # Leads 2, 4, 6 have sd 2; t(7) = 2.3646; 2.3646 x 2 / sqrt(8) = 1.67. Random pairs have 80 of 100, so 20 are left.
     assert "| C1: STAT-Sel > MATH-Augment | MATH | +4.0 | 1.7 | 20.0 | yes |" in power.power(pilots, 8)
     assert "| C1: MATH-Augment > base | MATH | -11.0 | 9.0 | 9.0 | yes |" in power.power(pilots, 2)  # 12.706 x 1 / sqrt(2) = 8.98 < 9
+
+
+def test_one_pilot_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["power.py", str(ROOT / "results" / "pilot_dart.json")])
+    assert power.main() == 2 and "expected two pilots or more" in capsys.readouterr().err
 
 
 def test_of_dart_perfect_demonstrations_are_the_ceiling():
