@@ -14,7 +14,7 @@ demo: .venv  ## STAT-Sel in the toy world, three arms, half the questions: no GP
 	$(BIN)/python -m toyworld stat_sel --limit 700 --n-pairs 1000 --arms base augment stat --out runs/demo
 
 test: .venv  ## the whole suite
-	$(BIN)/ruff check . && $(BIN)/ruff check --line-length 110 common.py stat_sel.py stat_syn.py active_loop.py dart.py plot.py experiments realworld tests/test_plot.py tests/test_realworld.py tests/test_walkthrough.py
+	$(BIN)/ruff check . && $(BIN)/ruff check --line-length 110 *.py experiments realworld tests/test_plot.py tests/test_realworld.py tests/test_walkthrough.py
 	OMP_NUM_THREADS=1 TORCHDYNAMO_DISABLE=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 real: .venv  ## SmolLM2-135M on human word problems: one seed of STAT-Sel, about an hour on two cores

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+import gather
 import report
 from common import UserError, read_json
 
@@ -163,16 +164,16 @@ def draw_tokens(runs: list[dict]) -> Figure | None:
     arms = [arm for arm in runs[0]["arms"] if arm == "base" or runs[0]["arms"][arm]["cost"].get("generated")]
     return grid("DART, base and the arms that generate", [
         ({arm: [points(run, arm, column) for run in runs] for arm in arms},
-         "generated tokens (thousands)", f"right {column} (%)") for column in report.COLUMNS])
+         "generated tokens (thousands)", f"right {column} (%)") for column in gather.COLUMNS])
 
 
 # --- Active loop -------------------------------------------------------------------------------------------
 def draw_active(data: dict[str, dict]) -> Figure | None:
     def points(rounds, x):
-        return {i: (x(row), report.percent(row["right"])) for i, row in enumerate(rounds)}
+        return {i: (x(row), gather.percent(row["right"])) for i, row in enumerate(rounds)}
     panels = []
     for words, x in (("items trained on", lambda row: row["items"]),
-                     ("teacher tokens, read and written (thousands)", lambda row: report.tokens(row) / 1000)):
+                     ("teacher tokens, read and written (thousands)", lambda row: gather.tokens(row) / 1000)):
         for name, part in data.items():
             lines = defaultdict(list)
             for criterion, found in (item for run in part["runs"] for item in run["arms"].items()):
@@ -184,7 +185,7 @@ def draw_active(data: dict[str, dict]) -> Figure | None:
 # --- STAT --------------------------------------------------------------------------------------------------
 def draw_stat(runs: list[dict]) -> dict[str, Figure | None]:
     """Figs. 2, 6 and 4: the most-missed skills in the profile and in the arms' pairs; the change on them."""
-    skills = report.most_missed(runs)
+    skills = gather.most_missed(runs)
     arms = [arm for arm in runs[0]["arms"] if arm != "base" and all(arm in run["arms"] for run in runs)]
     by_data = all(run["arms"][arm]["skills_by_data"] for run in runs for arm in arms)
     counts = {"missed": [run["profile"] for run in runs]} | {
@@ -238,7 +239,7 @@ def rounds_so_far(path: Path) -> list[dict]:
     rounds, items, tokens = [], 0, [0, 0]
     while answers := rows_of(path / f"r{len(rounds)}_test.jsonl"):
         files = [path / f"r{len(rounds)}_{name}.json" for name in ("selected", "items")]
-        rounds.append({"items": items, "tokens": tokens, "right": report.right(answers)})
+        rounds.append({"items": items, "tokens": tokens, "right": gather.right(answers)})
         for made in map(read_json, filter(Path.is_file, files)):
             items += sum(not row["dropped"] for row in made.get("rows", ()))
             tokens = [a + b for a, b in zip(tokens, made["tokens"], strict=True)]
@@ -260,7 +261,7 @@ def draw(paths: list[Path]) -> dict[str, Figure]:
     """The name of each picture's file -> the picture."""
     is_results = len(paths) == 1 and paths[0].suffix == ".json"
     if is_results:
-        results = report.read_results(paths[0])
+        results = gather.read_results(paths[0])
         data, runs = results.get("data"), results.get("runs")
         method, done = runs[0]["method"] if runs else "active_loop", runs
     else:
@@ -269,11 +270,11 @@ def draw(paths: list[Path]) -> dict[str, Figure]:
         if len(set(methods)) > 1:
             raise UserError(f"runs of {' and '.join(sorted(set(methods)))}: draw one method at a time")
         ended = [str(path) for path in paths if (path / "result.json").is_file()]
-        done = report.gather(ended)["runs"] if ended and method != "active_loop" else []
+        done = gather.gather(ended)["runs"] if ended and method != "active_loop" else []
     if method == "active_loop":
         for path, one in zip(paths, args, strict=True) if not is_results else ():
             arms = {one["select"]: {"curve": rounds_so_far(path)}}
-            data[report.data_name(one)]["runs"].append({"arms": arms})
+            data[gather.data_name(one)]["runs"].append({"arms": arms})
         drawn = {"active_curve": draw_active(data)}
     elif method == "dart":
         if not is_results:

@@ -16,10 +16,11 @@ from pathlib import Path
 from scipy.special import stdtrit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import gather  # noqa: E402
 import report  # noqa: E402
 from common import UserError  # noqa: E402
 
-ON = {"": ("MATH", "MATH^D", "missed skills"), "active_loop": report.OVER_ROUNDS[:2], "dart": report.COLUMNS}
+ON = {"": ("MATH", "MATH^D", "missed skills"), "active_loop": report.OVER_ROUNDS[:2], "dart": gather.COLUMNS}
 
 
 def differences(runs: list[dict], a: str, b: str, name: str) -> list[float]:
@@ -62,7 +63,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=8, help="how many runs the table will have")
     args = parser.parse_args()
     try:
-        results = report.read_results(args.pilots)
+        results = gather.read_results(args.pilots)
         if args.seeds < 2:
             raise UserError(f"--seeds: expected 2 or more, came {args.seeds}; one run has no interval")
         print(power(results, args.seeds), end="")

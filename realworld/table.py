@@ -14,6 +14,7 @@ from pathlib import Path
 from scipy.special import stdtrit
 
 import common
+import gather
 import report
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -24,18 +25,18 @@ def record(out: Path, tuned: Path, code: str) -> dict:
 
     report.py's counts, the code's hash, how the student was made, on how many test questions two arms differ.
     """
-    kept, result = report.gather([str(out)]), common.read_json(out / "result.json")
+    kept, result = gather.gather([str(out)]), common.read_json(out / "result.json")
     for name in ("ood", "retention"):
         if name in kept["args"]:
             kept["args"][name] = [Path(path).stem for path in kept["args"][name]]
     stage, differ = 5 if result["method"] == "dart" else 7, {}
-    tested = {arm: report.read_rows(out / f"{stage}_test_{arm}.jsonl") for arm in result["arms"]}
+    tested = {arm: gather.read_rows(out / f"{stage}_test_{arm}.jsonl") for arm in result["arms"]}
     for a, b in itertools.combinations(tested, 2):
         first = tested[a][0]["set"]  # the set in distribution is tested first
         mine, other = ({row["id"]: row["is_right"] is True for row in tested[arm] if row["set"] == first}
                        for arm in (a, b))
         differ[f"{a} {b}"] = [sum(mine[i] != other[i] for i in mine), len(mine)]
-    kept["runs"][0] |= {"code": code, "differ": differ, "step_seconds": report.logged_seconds(out),
+    kept["runs"][0] |= {"code": code, "differ": differ, "step_seconds": gather.logged_seconds(out),
                         "student_made": common.read_json(tuned.with_suffix(".json"))}
     return kept
 

@@ -13,6 +13,7 @@ import torch
 
 import active_loop
 import common
+import gather
 import report
 from active_loop import by_gap, by_gradient, by_score, spearman
 from tests import started
@@ -517,7 +518,7 @@ def test_the_toy_command_compares_loss_with_random(tmp_path):
     by_mean = tmp_path / "runs/toy_active_loop/seed-0/deduction/loss"
     summed = started.run(*command, "--select", "loss", "--norm", "sum", "--from", by_mean, cwd=tmp_path, TOYWORLD_DIR=str(tmp_path))
     assert summed.returncode == 0, summed.stderr[-2000:]
-    tables = report.tables(report.gather([str(by_mean), str(by_mean.with_name("loss_sum"))]))  # two arms of one run
+    tables = report.tables(gather.gather([str(by_mean), str(by_mean.with_name("loss_sum"))]))  # two arms of one run
     assert "| beside A1: loss, sum > loss | not told by one run: " in tables
     made = next(tmp_path.glob("deduction-0-*"))
     levels = {split: Counter(row["level"] for row in common.load(str(made), split)) for split in ("train", "test")}

@@ -15,6 +15,7 @@ import tyro
 import active_loop
 import common
 import dart
+import gather
 import report
 import stat_sel
 from docs import refresh
@@ -236,7 +237,7 @@ def test_all_committed_results_are_shown():
 def test_a_joined_file_is_what_its_seeds_give(name):
     seeds = sorted((ROOT / "results" / name).glob("seed-??.json"))
     joined = results(name)
-    assert len(seeds) == 8 and joined.pop("command") and report.gather(list(map(str, seeds))) == joined
+    assert len(seeds) == 8 and joined.pop("command") and gather.gather(list(map(str, seeds))) == joined
     if name == "toy_stat_syn":
         audits = [json.loads(path.with_suffix(".audit.json").read_text())["runs"] for path in seeds]
         assert list(itertools.chain(*audits)) == results("audit_stat_syn")["runs"]
@@ -277,11 +278,11 @@ def test_the_readmes_results_are_those_of_the_tables():
     ends = [report.t_interval([report.value(run, arm, "last round") for run in part["runs"]])[0]
             for part in results("toy_active")["data"].values() for arm in ("loss", "random")]
     assert ("last round, mathematics: loss {:.1f}, random {:.1f}; deduction (an earlier world): {:.1f}, {:.1f};".format(*ends)) in row("active_loop")
-    base, dart = (f"{report.t_interval([report.value(run, arm, report.COLUMNS[0]) for run in results('toy_dart')['runs']])[0]:.1f}"
+    base, dart = (f"{report.t_interval([report.value(run, arm, gather.COLUMNS[0]) for run in results('toy_dart')['runs']])[0]:.1f}"
                   for arm in ("base", "dart"))
     assert f": {base} -> {dart};" in row("dart")
     (pilot,) = results("pilot_dart")["runs"]
-    lead = report.value(pilot, "dart", report.COLUMNS[0]) - report.value(pilot, "prompt", report.COLUMNS[0])
+    lead = report.value(pilot, "dart", gather.COLUMNS[0]) - report.value(pilot, "prompt", gather.COLUMNS[0])
     assert f"today's world, one run: {lead:+.1f} over the untrained mapper;" in row("dart")
     of_sel, of_syn = (claims("docs/stat.md", claim)[0] for claim in ("C1: STAT-Sel > MATH-Augment", "C2: STAT-Syn > MATH-Augment"))
     hard = claims("docs/stat.md", "C2: STAT-Syn > MATH-Augment", column=1)[0]
@@ -304,21 +305,21 @@ def test_the_criteria_that_were_run_once_are_those_of_the_committed_results():
     once, here = (results(name)["data"]["mathematics"]["runs"][0] for name in ("active_once", "toy_active"))
     assert once["seed"] == here["seed"] == 11
     runs = {name: (once if name in once["arms"] else here)["arms"][name]["curve"] for name in ("reward", "judge", "lion", "random", "loss")}
-    end = {name: f"{report.percent(curve[-1]['right']):.1f}" for name, curve in runs.items()}
-    used = ", ".join(f"{report.tokens(curve[-1]):,}" for curve in runs.values())
+    end = {name: f"{gather.percent(curve[-1]['right']):.1f}" for name, curve in runs.items()}
+    used = ", ".join(f"{gather.tokens(curve[-1]):,}" for curve in runs.values())
     assert (f"after 400 items reward {end['reward']}, judge {end['judge']}, lion {end['lion']} %, random {end['random']}, loss {end['loss']} %; "
             f"teacher tokens {used}.") in " ".join(TEXTS["docs/active.md"].split())
 
 
 def test_what_is_read_from_stats_tables_is_in_the_committed_results():
     runs, text = results("toy_stat_sel")["runs"], " ".join(TEXTS["docs/stat.md"].split())
-    rises = {arm: sum(report.lead(runs, arm, "base", skill)[0] > 0 for skill in report.most_missed(runs)) for arm in ("stat", "augment", "hard")}
+    rises = {arm: sum(report.lead(runs, arm, "base", skill)[0] > 0 for skill in gather.most_missed(runs)) for arm in ("stat", "augment", "hard")}
     assert rises == {"stat": 10, "augment": 10, "hard": 5}
     assert "so they do with random pairs, and under MATH-Hard, which has half the pairs, on five." in text
     different = {arm: f"{sum(report.value(run, arm, 'questions') for run in runs) / len(runs):,.0f}" for arm in runs[0]["arms"] if arm != "base"}
     assert ("STAT-Sel {stat}, permuted {shuffled}, Embed-Sel {embed}, `accuracy` {accuracy}, random {augment}.".format(**different)) in text
     assert f"20`: {different['stat, 20 a skill']} different ones)" in text
-    near = [report.t_interval([report.value(run, arm, report.NEAR) for run in runs])[0] for arm in ("stat, 20 a skill", "stat")]
+    near = [report.t_interval([report.value(run, arm, gather.NEAR) for run in runs])[0] for arm in ("stat, 20 a skill", "stat")]
     assert "less closely ({:.0f} in place of {:.0f}, of 100)".format(*near) in text
     leads = [f"{-report.lead(runs, 'stat', arm, 'MATH')[0]:.1f}" for arm in ("accuracy", "embed")]
     assert "`accuracy` leads STAT-Sel by {} points and Embed-Sel, against C3, by {}; neither".format(*leads) in text
@@ -348,7 +349,7 @@ def test_every_interval_that_is_read_from_stats_tables_stands_in_them():
 def test_the_claims_that_cannot_be_told_are_those_of_the_power_tables():
     untold = [line.split(" | ")[:2] for line in TEXTS["docs/results.md"].splitlines() if line.endswith("| no |")]
     d3 = [column for claim, column in untold if claim.startswith("| D3")]
-    assert sorted(d3) == sorted(report.COLUMNS) and {column for claim, column in untold if not claim.startswith("| D3")} == {"retention"}
+    assert sorted(d3) == sorted(gather.COLUMNS) and {column for claim, column in untold if not claim.startswith("| D3")} == {"retention"}
 
 
 def test_what_is_read_from_darts_tables_is_in_the_committed_results():
@@ -365,7 +366,7 @@ def test_what_is_read_from_darts_tables_is_in_the_committed_results():
         return mean([100 * run[arm]["sound"][0] / run[arm]["sound"][1] for run in audits])
     kept = {arm: f"{100 * mean([run['arms'][f'{arm}, rejecting']['cost']['fallback'] for run in runs]):.0f}" for arm in ("dart", "prompt")}
     aligned = {f"{mean([step['align'] for run in runs for step in run['steps']['dart'][part]]):.2f}" for part in (slice(10), slice(-10, None))}
-    inside, outside, retention = report.COLUMNS
+    inside, outside, retention = gather.COLUMNS
     for words in (f"{sound('dart') - sound('no penalty'):.1f} points more of the rewrites taken are sound",
                   f"the data is then {sound('dart, rejecting'):.0f} % sound, but {kept['dart']} % of the demonstrations have no rewrite left",
                   f"the untrained mapper leaves {kept['prompt']} % without a rewrite, and DART leads it by "

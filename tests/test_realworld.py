@@ -9,6 +9,7 @@ import pytest
 
 import common
 import dart
+import gather
 import realworld.__main__ as realworld
 import report
 import stat_sel
@@ -272,7 +273,7 @@ def test_the_table_puts_equal_code_together(run, tmp_path, monkeypatch, capsys):
     assert code == 0 and out.startswith("Power: stat and augment differ on 16.0 % of 400 test questions.")
     assert "5.0 points with 3 seeds" in out
     assert "Code aaa. 2 runs, seeds 1, 2;" in out and "Code bbb. 1 run, seeds 3;" in out
-    saved = report.read_results(str(tmp_path / "real.json"))
+    saved = gather.read_results(str(tmp_path / "real.json"))
     assert [one["seed"] for one in saved["runs"]] == [1, 2] and "| stat |" in report.tables(saved)
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 import active_loop
+import common
 import dart
+import gather
 import report
 import stat_sel
 import stat_syn
@@ -114,7 +116,7 @@ def write_run(path, seed=1, arms=("base", "augment", "stat"), rewards=True, embe
 @pytest.fixture
 def gathered(tmp_path):
     def make(n=2, **settings):
-        results = report.gather([write_run(tmp_path / str(seed), seed, **settings) for seed in range(n, 0, -1)])
+        results = gather.gather([write_run(tmp_path / str(seed), seed, **settings) for seed in range(n, 0, -1)])
         assert report.tables(results) == report.tables(json.loads(json.dumps(results)))  # from the runs as from the committed file
         return results
     return make
@@ -143,12 +145,12 @@ def test_counts_by_hand(gathered):
 def test_a_run_with_more_questions_a_skill_is_another_arm(tmp_path):
     whole = write_run(tmp_path / "whole", questions_per_skill=5)
     wide = write_run(tmp_path / "wide", arms=("stat",), questions_per_skill=20)
-    results = report.gather([whole, wide])
+    results = gather.gather([whole, wide])
     assert list(results["runs"][0]["arms"]) == ["base", "augment", "stat", "stat, 20 a skill"]
     assert "| beside C1: STAT-Sel, 20 a skill > STAT-Sel | not told by one run: +0.0 |" in report.tables(results)
-    with pytest.raises(report.UserError, match="its arguments differ"):  # two seeds of one arm, drawn differently
-        report.gather([whole, write_run(tmp_path / "other", seed=2, questions_per_skill=20)])
-    alone = report.gather([write_run(tmp_path / "alone", arms=("base", "stat"), questions_per_skill=20)])
+    with pytest.raises(common.UserError, match="its arguments differ"):  # two seeds of one arm, drawn differently
+        gather.gather([whole, write_run(tmp_path / "other", seed=2, questions_per_skill=20)])
+    alone = gather.gather([write_run(tmp_path / "alone", arms=("base", "stat"), questions_per_skill=20)])
     assert list(alone["runs"][0]["arms"]) == ["base", "stat"]
 
 
@@ -161,7 +163,7 @@ def test_the_datas_own_labels_are_spelt_as_the_known_skills_and_ignored_where_th
     def read(known, *names):
         rows = [{"id": i, "part": "P", "subject": "S", "skills": some} for i, some in enumerate(names)]
         (tmp_path / "0_questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        found = report.own_labels(tmp_path, known)
+        found = gather.own_labels(tmp_path, known)
         assert found["Q_val"] == found["Q_test"] == {}
         return found["P"]
     known = {"S: prime numbers", "S: sums"}
@@ -215,7 +217,7 @@ def test_stat_syns_claims_stand_beside_stat_sels(tmp_path):
             json.dumps({"id": f"{arm}/{i}", "arm": arm}) + "\n" for arm in ("stat", "embed") for i in range(4)))
         (path / "dropped.jsonl").write_text("".join(
             json.dumps({"id": f"stat/{i}", "arm": "stat", "dropped": why}) + "\n" for i, why in ((0, "inconsistent"), (3, "in P"))))
-    results = report.gather([str(tmp_path / "1"), str(tmp_path / "2")])
+    results = gather.gather([str(tmp_path / "1"), str(tmp_path / "2")])
     assert results["runs"][0]["arms"]["stat"]["skills_by_teacher"] == {"S: c": 3}  # of a new question the skill that was asked for
     shown = report.tables(results)
     rows = {row[0]: row[1:] for line in shown.splitlines() if (row := [cell.strip() for cell in line.split("|")[1:-1]])}
@@ -239,7 +241,7 @@ def test_an_older_run_without_an_embedder_says_so(gathered, tmp_path):
     words = "C3: STAT-Sel > Embed-Sel (its embedder: the student's own hidden states)"
     assert words in report.tables(gathered(arms=("embed", "stat"), embedder=None))
     one = write_run(tmp_path / "with", arms=("embed", "stat"), embedder="gte-Qwen2-7B-instruct")
-    assert "| C3: STAT-Sel > Embed-Sel | not told by one run: +0.0 |" in report.tables(report.gather([one]))
+    assert "| C3: STAT-Sel > Embed-Sel | not told by one run: +0.0 |" in report.tables(gather.gather([one]))
 
 
 def test_c5_holds_where_the_targeted_pairs_are_nearer(gathered):
@@ -255,7 +257,7 @@ def test_the_seconds_of_all_learning_rates_count(gathered, tmp_path):
     path = Path(write_run(tmp_path / "one", arms=("embed", "embed_sel"), lr=[1e-5, 2e-3]))
     (path / "metrics.jsonl").write_text("".join(json.dumps({"train": name, "epoch": 1, "seconds": s, "peak_gib": g}) + "\n" for name, s, g in (
         ("embed_1e-05", 50, 3), ("embed_1e-05", 1, 3), ("embed_0.002", 2, 4), ("embed_sel", 7, 5))))
-    arms = report.gather([str(path)])["runs"][0]["arms"]
+    arms = gather.gather([str(path)])["runs"][0]["arms"]
     assert [(arm["cost"]["training s"], arm["cost"]["peak GiB"]) for arm in arms.values()] == [(3, 4), (7, 5)]
 
 
@@ -276,19 +278,19 @@ def test_differences_are_paired_within_a_run():
 
 
 def test_distance_to_the_profile_by_hand():
-    assert report.total_variation({"S: a": 1, "S: b": 1}, {"S: a": 5, "S: b": 5}) == 0
-    assert report.total_variation({"S: a": 3, "S: b": 1}, {"S: a": 1, "S: b": 1}) == 25
-    assert report.total_variation({"S: a": 3}, {"S: b": 1}) == 100
-    assert report.total_variation({"T: a": 1, "S: a": 1}, {"S: a": 1}) == 50
+    assert gather.total_variation({"S: a": 1, "S: b": 1}, {"S: a": 5, "S: b": 5}) == 0
+    assert gather.total_variation({"S: a": 3, "S: b": 1}, {"S: a": 1, "S: b": 1}) == 25
+    assert gather.total_variation({"S: a": 3}, {"S: b": 1}) == 100
+    assert gather.total_variation({"T: a": 1, "S: a": 1}, {"S: a": 1}) == 50
 
 
 def test_most_missed_pools_the_runs_and_breaks_ties_by_name():
     runs = [small(1, 1, profile={"S: b": 2, "S: a": 1}), small(1, 1, profile={"S: a": 1, "T: c": 9})]
-    assert report.most_missed(runs) == ["T: c", "S: a", "S: b"] and report.most_missed(runs, top=1) == ["T: c"]
+    assert gather.most_missed(runs) == ["T: c", "S: a", "S: b"] and gather.most_missed(runs, top=1) == ["T: c"]
 
 
 def test_runs_that_differ_in_how_they_ran_are_gathered():
-    free = set(report.MAY_DIFFER[""].split())
+    free = set(gather.MAY_DIFFER[""].split())
     assert {*stat_sel.HOW, *stat_syn.HOW, *active_loop.HOW, *dart.HOW, "prm"} <= free and {"lr", "n_pairs", "arms"}.isdisjoint(free)
 
 
@@ -311,14 +313,14 @@ def test_another_results_file_is_refused(name, monkeypatch, capsys):
 
 def test_runs_with_other_arguments_are_refused(tmp_path):
     one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", seed=2, tau1=0.9)
-    with pytest.raises(report.UserError, match="two: its arguments differ from those of .*one"):
-        report.gather([one, two])
+    with pytest.raises(common.UserError, match="two: its arguments differ from those of .*one"):
+        gather.gather([one, two])
 
 
 def test_the_same_seed_twice_is_refused(tmp_path):
     one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two")
-    with pytest.raises(report.UserError, match="came twice"):
-        report.gather([one, two])
+    with pytest.raises(common.UserError, match="came twice"):
+        gather.gather([one, two])
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "results").glob("toy_*.json")))
@@ -352,7 +354,7 @@ def write_active(path, seed, select, rights, **args):
 @pytest.fixture
 def active(tmp_path):
     curves = {"random": ([50, 52, 54], [50, 51, 56]), "loss": ([50, 56, 60], [50, 53, 58]), "static_loss": ([50, 54, 60], [50, 53, 58])}
-    return report.gather([write_active(tmp_path / f"{c}-{seed}", seed, c, rows[seed]) for c, rows in curves.items() for seed in (0, 1)])
+    return gather.gather([write_active(tmp_path / f"{c}-{seed}", seed, c, rows[seed]) for c, rows in curves.items() for seed in (0, 1)])
 
 
 def test_the_active_loops_tables_by_hand(active):
@@ -395,22 +397,22 @@ def test_the_papers_numbers_are_those_of_the_page():
 
 def test_active_runs_must_agree_and_be_complete(tmp_path):
     one = write_active(tmp_path / "a", 0, "loss", [1, 2])
-    with pytest.raises(report.UserError, match="the same arms, and as many rounds"):
-        report.gather([one, write_active(tmp_path / "b", 1, "random", [1, 2])])
-    with pytest.raises(report.UserError, match="came twice"):
-        report.gather([one, write_active(tmp_path / "c", 0, "loss", [1, 2])])
-    with pytest.raises(report.UserError, match="arguments differ"):
-        report.gather([one, write_active(tmp_path / "d", 0, "random", [1, 2], lr=1)])
-    with pytest.raises(report.UserError, match="as many rounds"):
-        report.gather([one, write_active(tmp_path / "e", 0, "random", [1, 2, 3])])
-    with pytest.raises(report.UserError, match="its data or student"):
-        report.gather([one, write_active(tmp_path / "f", 0, "random", [1, 2], student="elsewhere/student")])
+    with pytest.raises(common.UserError, match="the same arms, and as many rounds"):
+        gather.gather([one, write_active(tmp_path / "b", 1, "random", [1, 2])])
+    with pytest.raises(common.UserError, match="came twice"):
+        gather.gather([one, write_active(tmp_path / "c", 0, "loss", [1, 2])])
+    with pytest.raises(common.UserError, match="arguments differ"):
+        gather.gather([one, write_active(tmp_path / "d", 0, "random", [1, 2], lr=1)])
+    with pytest.raises(common.UserError, match="as many rounds"):
+        gather.gather([one, write_active(tmp_path / "e", 0, "random", [1, 2, 3])])
+    with pytest.raises(common.UserError, match="its data or student"):
+        gather.gather([one, write_active(tmp_path / "f", 0, "random", [1, 2], student="elsewhere/student")])
 
 
 def test_two_sets_of_data_make_two_parts(tmp_path):
     paths = [write_active(tmp_path / f"{data}-{c}", 0, c, [50, 60], data=data)
              for data in ("a/deduction-0-89abcdef", "gsm8k") for c in ("loss", "random")]
-    results = report.gather(paths)
+    results = gather.gather(paths)
     assert list(results["data"]) == ["deduction", "gsm8k"] and report.tables(results).count("A1: loss > random") == 2
 
 
@@ -453,7 +455,7 @@ def test_darts_tables_by_hand(tmp_path):
     paths += [write_dart(tmp_path / f"{seed}n", seed, {"base": [5, 5, 9], "dart": [7, 6, 9]}, penalty=False) for seed in (0, 1)]
     paths += [write_dart(tmp_path / f"{seed}p", seed, {"sft": [9, 7, 9]}, data="d/perfect") for seed in (0, 1)]
     paths += [write_dart(tmp_path / f"{seed}r", seed, {"dart": [9, 7, 9]}, reject_cheats=True) for seed in (0, 1)]
-    results = report.gather(paths)
+    results = gather.gather(paths)
     assert [set(run["arms"]) for run in results["runs"]] == [{"base", "sft", "dart", "dart, rejecting", "no penalty", "perfect"}] * 2
     shown = report.tables(json.loads(json.dumps(results)))
     cost = results["runs"][0]["arms"]["dart"]["cost"]
@@ -474,7 +476,7 @@ def test_d3_by_hand(tmp_path):
         rows = [{"id": str(i), "set": name, "is_right": i < k, "cut_off": False}
                 for name, k in (("d", 6), ("o.jsonl", 5), ("r.jsonl", 8)) for i in range(10)]
         (Path(path) / "5_test_grpo_1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shown = report.tables(json.loads(json.dumps(report.gather(paths))))
+    shown = report.tables(json.loads(json.dumps(gather.gather(paths))))
     assert "| grpo at 1/2 | 60.0 [60.0, 60.0] | 50.0 [50.0, 50.0] | 80.0 [80.0, 80.0] |" in shown
     assert "| D3: dart > grpo | is reversed*: -10.0 [-10.0, -10.0] | holds*: +20.0" in shown
 
@@ -487,7 +489,7 @@ def test_a_part_of_the_arms_and_columns_is_enough(arms, tmp_path):
     for file in path.glob("5_test_*.jsonl"):  # no set for retention
         file.write_text("".join(line + "\n" for line in file.read_text().splitlines() if "r.jsonl" not in line))
     (path / "metrics.jsonl").unlink()
-    shown = report.tables(json.loads(json.dumps(report.gather([str(path)]))))
+    shown = report.tables(json.loads(json.dumps(gather.gather([str(path)]))))
     assert all(f"| {arm} | 50.0 | 60.0 |" in shown for arm in arms) and "nan" not in shown and "None" not in shown
 
 
@@ -495,10 +497,10 @@ def test_dart_runs_must_agree(tmp_path):
     one = write_dart(tmp_path / "a", 0, {"base": [5, 5, 9], "dart": [8, 6, 9]})
     for name, seed, words, more in (("b", 0, "came twice", {}), ("c", 1, "arguments differ", {"epochs": 1}),
                                     ("d", 0, "data or student", {"data": "e"})):
-        with pytest.raises(report.UserError, match=words):
-            report.gather([one, write_dart(tmp_path / name, seed, {"base": [5, 5, 9], "dart": [8, 6, 9]}, **more)])
-    with pytest.raises(report.UserError, match="the same arms"):
-        report.gather([one, write_dart(tmp_path / "e", 1, {"base": [5, 5, 9]})])
+        with pytest.raises(common.UserError, match=words):
+            gather.gather([one, write_dart(tmp_path / name, seed, {"base": [5, 5, 9], "dart": [8, 6, 9]}, **more)])
+    with pytest.raises(common.UserError, match="the same arms"):
+        gather.gather([one, write_dart(tmp_path / "e", 1, {"base": [5, 5, 9]})])
 
 
 def test_files_of_single_seeds_join_as_their_runs_do(tmp_path, monkeypatch, capsys):
@@ -511,11 +513,11 @@ def test_files_of_single_seeds_join_as_their_runs_do(tmp_path, monkeypatch, caps
             files.append(f"{path}.json")
             monkeypatch.setattr("sys.argv", ["report.py", path, "--save", files[-1]])
             assert report.main() == 0
-        assert report.gather(files) == json.loads(json.dumps(report.gather(some)))
-    with pytest.raises(report.UserError, match="came twice"):
-        report.gather([files[0], some[0]])
+        assert gather.gather(files) == json.loads(json.dumps(gather.gather(some)))
+    with pytest.raises(common.UserError, match="came twice"):
+        gather.gather([files[0], some[0]])
     seeds = sorted(map(str, (ROOT / "results" / "real_stat_sel").glob("seed-*.json")))
-    assert report.tables(report.gather(seeds)) == report.tables(report.read_results(ROOT / "results" / "real_stat_sel.json"))
+    assert report.tables(gather.gather(seeds)) == report.tables(gather.read_results(ROOT / "results" / "real_stat_sel.json"))
     capsys.readouterr()
 
 

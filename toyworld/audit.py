@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import common
+import gather
 import report
 import stat_syn
 from toyworld import problems as toy
@@ -21,11 +22,11 @@ def count(path: Path) -> dict[str, dict[str, list[int]]]:
     """For each arm of a run [how many, of how many]: solutions that are right "before" and "after" the filter; kept questions "on_skill"."""
     if not (path / "5_written.jsonl").is_file():
         raise common.UserError(f"{path}: expected a run of stat_syn.py, found no 5_written.jsonl; give its directory")
-    dropped = {row["id"]: row["dropped"] for row in report.read_rows(path / "dropped.jsonl")}
+    dropped = {row["id"]: row["dropped"] for row in gather.read_rows(path / "dropped.jsonl")}
     solutions, out = defaultdict(list), defaultdict(lambda: {"before": [0, 0], "after": [0, 0], "on_skill": [0, 0]})
-    for row in report.read_rows(path / "5_solutions.jsonl"):
+    for row in gather.read_rows(path / "5_solutions.jsonl"):
         solutions[row["id"]].append(row)
-    for row in report.read_rows(path / "5_written.jsonl"):
+    for row in gather.read_rows(path / "5_written.jsonl"):
         if dropped.get(row["id"], "inconsistent") != "inconsistent":
             continue  # it was never solved
         problem, answers, counts = toy.read(row["problem"]), [one["answer"] for one in solutions[row["id"]]], out[row["arm"]]
@@ -44,11 +45,11 @@ def count_rewrites(path: Path) -> dict[str, dict[str, list[int]]]:
     """For each arm of a run of dart.py [how many, of how many]: rewrites that "pass" (a right answer, no hard fail); of those
     taken, the "sound" ones (no step is false, all that the problem needs are there), those with a "false" step, and those in which a step is
     "missing" and none false. Rejection rewrites nothing: what it takes are own answers."""
-    problems = {row["id"]: toy.read(row["problem"]) for row in report.read_rows(path / "0_questions.jsonl") if row["part"] == "D"}
+    problems = {row["id"]: toy.read(row["problem"]) for row in gather.read_rows(path / "0_questions.jsonl") if row["part"] == "D"}
     args, out = common.read_json(path / "args.json"), {}
     for arm in common.read_json(path / "result.json")["arms"]:
-        rewrites = [row for file in sorted(path.glob(f"3_rewrites_{arm}*.jsonl")) for row in report.read_rows(file)]
-        taken = [row for row in report.read_rows(path / f"3_chosen_{arm}.jsonl", there=False) if row["from"] == "rewrite"]
+        rewrites = [row for file in sorted(path.glob(f"3_rewrites_{arm}*.jsonl")) for row in gather.read_rows(file)]
+        taken = [row for row in gather.read_rows(path / f"3_chosen_{arm}.jsonl", there=False) if row["from"] == "rewrite"]
         if taken and (args["penalty"] or arm == "dart"):
             checked = [toy.check(problems[row["id"]], row["solution"]) for row in taken]
             kinds = Counter("false" if not all(is_true for _, is_true in found["steps"]) else "missing" if found["missing"] else "sound"
