@@ -239,11 +239,11 @@ def beside(runs: list[dict], method: str, arms: list[str]) -> list[str]:
     if method.startswith("stat") and {"stat", "base"} <= set(arms):
         skills = most_missed(runs)
         rises = [rise for skill in skills if (rise := lead(runs, "stat", "base", skill, len(skills)))]
+        beyond = f", beyond its corrected interval on {sum(low > 0 for _, low, _ in rises)}" * (len(runs) > 1)
         if rises:
             return ["", f"C6: of the {len(rises)} most-missed skills the mean rises on "
-                    f"{sum(mean > 0 for mean, *_ in rises)}, beyond its corrected interval on "
-                    f"{sum(low > 0 for _, low, _ in rises)} (Fig. 4: on {FIG_4[method]}, under MATH-Hard on "
-                    "all)."]
+                    f"{sum(mean > 0 for mean, *_ in rises)}{beyond} (Fig. 4: on {FIG_4[method]}, under "
+                    "MATH-Hard on all)."]
     if method == "active_loop" and {"loss", "random"} <= set(arms):
         best = Counter()
         for run in runs:

@@ -199,6 +199,7 @@ def test_tables_of_any_arms(gathered, arms):
                          ("| baseline: STAT-Sel > MATH-Hard", "stat hard"), ("| control: STAT-Sel > shuffled", "stat shuffled"),
                          ("| control: STAT-Sel > accuracy", "stat accuracy"), ("C6: ", "stat base")):
         assert (f"\n{claim}" in shown) == (set(needs.split()) <= set(arms)), claim
+    assert ("beyond its corrected interval" in shown) == ("\nC6: " in shown and len(results["runs"]) > 1)
     assert ("| claim |" in shown) == ("stat" in arms and len({*arms} - {"base"}) > 1 or {"augment", "base"} <= set(arms))
 
 
