@@ -233,7 +233,7 @@ def test_all_committed_results_are_shown():
         assert json.loads(path.read_text()) == table.merge(sorted(path.with_suffix("").glob("seed-*.json")))[0]
 
 
-@pytest.mark.parametrize("name", ["toy_stat_sel", "toy_stat_syn"])
+@pytest.mark.parametrize("name", ["toy_stat_sel", "toy_stat_sel_seen_4", "toy_stat_syn"])
 def test_a_joined_file_is_what_its_seeds_give(name):
     seeds = sorted((ROOT / "results" / name).glob("seed-??.json"))
     joined = results(name)
@@ -334,6 +334,10 @@ def test_what_is_read_from_stats_tables_is_in_the_committed_results():
             f"({sum(sum(run['detection']['prm']) for run in runs):,} answers to Q_val). The consistency criterion is right about "
             f"{rates['consistency']['accuracy']} % and finds {rates['consistency']['recall']} % of the wrong answers; "
             f"length finds {rates['length']['recall']} %.") in text
+    runs = results("toy_stat_sel_seen_4")["runs"]
+    n = {arm: [sum(report.value(run, arm, name) for run in runs) / len(runs) for name in ("pairs", "questions")] for arm in ("stat", "augment")}
+    assert "STAT-Sel has {:,.0f} pairs of {:,.0f} different questions, random pairs {:,.0f} of {:,.0f}.".format(*n["stat"], *n["augment"]) in text
+    assert f"Random pairs still bring {report.lead(runs, 'augment', 'base', 'MATH')[0]:.1f} points" in text
     runs = results("toy_stat_syn")["runs"]
     different = [f"{sum(report.value(run, arm, 'questions') for run in runs) / len(runs):.0f}" for arm in ("stat", "sel")]
     assert "Its pairs come from {} different questions, STAT-Sel's from {},".format(*different) in text
