@@ -18,8 +18,9 @@ MAY_DIFFER = {  # between the runs of one table; a method's own are those that m
     "": "prm data skills seed out teacher_url teacher_max_tokens teacher_timeout teacher_max_none cache "
         "concurrency max_usd usd_per_m_in usd_per_m_out plan until micro_batch sample_batch prm_batch "
         "checkpointing profile_from from_ writer_url writer_usd_per_m_in writer_usd_per_m_out save_every",
-    "stat_sel": "arms", "active_loop": "select reward_model norm",
+    "stat_sel": "arms", "stat_syn": "arms", "active_loop": "select reward_model norm",
     "dart": "ood retention arms penalty reject_cheats"}
+TOY = re.compile(r"\b(mathematics|deduction|demonstrations)(-\d+)(-[0-9a-f]{8})?")  # name, seed, digest
 COLUMNS = ("in distribution", "out of distribution", "retention")  # DART's
 NEAR = "near the profile"  # C5: 100 minus the distance between the skills of an arm's pairs and the profile
 
@@ -27,24 +28,29 @@ NEAR = "near the profile"  # C5: 100 minus the distance between the skills of an
 def gather(paths: list[str]) -> dict:
     """{"args", "runs"} of runs of one method, or of files with some; of a loop {"data": {its name: these}}.
 
-    Runs of one seed join in one, each with other arms. Every seed must have the same arms and arguments.
+    Runs of one seed join in one, each with other arms. All seeds must have the same arms, arguments and data.
     """
     parts: dict[str, tuple] = {}
     for path in paths:
         for name, args, run in read_saved(path) if path.endswith(".json") else [read_run(Path(path))]:
             first, agreed, runs = parts.setdefault(name, (path, args, {}))
-            if args != agreed:
-                raise UserError(f"{path}: its arguments differ from those of {first}; gather runs of one "
-                                "setting")
+            if odd := {key for key in args.keys() | agreed.keys() if args.get(key) != agreed.get(key)}:
+                raise UserError(f"{path}: its arguments differ from those of {first}: "
+                                f"{', '.join(sorted(odd))}; gather runs of one setting")
             mine = runs.setdefault(run["seed"], run | {"arms": {}, "steps": {}})
             if mine.get("made") != run.get("made"):
                 raise UserError(f"{path}: its data or student are not those of the other runs with seed "
                                 f"{run['seed']}; make them anew")
+            of = [data_name(one["made"][0]) for one in (*runs.values(), run) if "made" in one]
+            if len(set(of)) > 1:
+                raise UserError(f"{path}: its data, {of[-1]}, are not {of[0]} as in {first}; gather runs of "
+                                "one set")
             if twice := mine["arms"].keys() & run["arms"].keys():
                 raise UserError(f"{path}: arm {min(twice)} with seed {run['seed']} came twice; leave out one")
             mine["arms"] |= run["arms"]
             mine["steps"] |= run.get("steps", {})
             mine["commits"] = list(dict.fromkeys(mine["commits"] + run["commits"]))
+            mine["gpu"] = ", ".join(dict.fromkeys([*mine["gpu"].split(", "), run["gpu"]]))
     for first, _, runs in parts.values():
         lengths = {len(one.get("curve", ())) for run in runs.values() for one in run["arms"].values()}
         if len({tuple(sorted(run["arms"])) for run in runs.values()}) > 1 or len(lengths) > 1:
@@ -65,8 +71,12 @@ def read_saved(path: str) -> list[tuple[str, dict, dict]]:
 def read_results(path: str) -> dict:
     """What --save wrote."""
     results = read_json(path)
-    if not isinstance(results, dict) or "data" not in results and not all(
-            "arms" in run for run in results.get("runs", [{}])):
+    try:
+        parts = results["data"].values() if "data" in results else [results]
+        known = parts and all(part["runs"] and all("arms" in run for run in part["runs"]) for part in parts)
+    except (AttributeError, KeyError, TypeError):
+        known = False
+    if not known:
         raise UserError(f"{path}: expected a file that report.py --save wrote, came another; give that, or "
                         "run directories")
     return results
@@ -85,16 +95,18 @@ def read_run(path: Path) -> tuple[str, dict, dict]:
     if more_a_skill(result, args):
         agreed["questions_per_skill"] = 5
     run = {"method": method, "seed": args["seed"], "commits": [str(last["commit"])[:10]], "gpu": last["gpu"],
-           "packages": last["packages"], "made": [  # without a toy world's digest
-               re.sub(r"-[0-9a-f]{8}\b|/perfect$", "", str(args[name])) for name in ("data", "student")]}
+           "packages": last["packages"]}
+    run["made"] = [re.sub(TOY.pattern + "(/perfect$)?", r"\1\2", str(args[name]))
+                   for name in ("data", "student")]
     read_arms = {"active_loop": loop_arms, "dart": dart_arms}.get(method, stat_arms)
     run["arms"] = read_arms(path, result, args, run)
-    return data_name(args) if method == "active_loop" else "", agreed, run
+    return data_name(args["data"]) if method == "active_loop" else "", agreed, run
 
 
-def data_name(args: dict) -> str:
-    """The toy world's folders carry its seed."""
-    return re.sub(r"-\d+-[0-9a-f]{8}.*", "", Path(args["data"]).name)
+def data_name(data: str) -> str:
+    """The name of --data; a toy world's is that of its family, whatever its seed."""
+    toy = TOY.match(Path(data).name)
+    return toy[1] if toy else Path(data).name
 
 
 def read_rows(path: Path, there: bool = True) -> list[dict]:
@@ -115,7 +127,7 @@ def right(rows: list[dict]) -> list[int]:
 
 
 def logged_seconds(path: Path) -> Counter:
-    """Seconds of each logged step, the last of those logged twice."""
+    """Seconds by file, arm's training or GRPO; of what was done again, the later row counts."""
     logged, total = {}, Counter()
     for row in read_rows(path / "metrics.jsonl", there=False):
         if "seconds" in row:
@@ -127,7 +139,7 @@ def logged_seconds(path: Path) -> Counter:
 
 
 def training(path: Path, *names: str) -> dict[str, float | None]:
-    """Seconds and peak memory of what is logged under these names, each at one of several rates perhaps."""
+    """Seconds and peak memory logged under these names, with every learning rate that was tried."""
     of_these = re.compile(rf"({'|'.join(map(re.escape, names))})(_[\d.]+(e-?\d+)?)?")
     peaks = [row["peak_gib"] for row in read_rows(path / "metrics.jsonl", there=False)
              if "peak_gib" in row and of_these.fullmatch(str(row.get("grpo") or row.get("train")))]
@@ -142,7 +154,10 @@ def most_missed(runs: list[dict], top: int = 10) -> list[str]:
 
 
 def stat_arms(path: Path, result: dict, args: dict, run: dict) -> dict[str, dict]:
-    """STAT: by part of Q_test, by skill, on other sets; the skills of the training pairs."""
+    """STAT: by part of Q_test, by skill, on other sets; the skills of the training pairs.
+
+    "missed skills": the questions that need one of the ten skills most missed in this run.
+    """
     profile = [row for row in read_rows(path / "4_profile.jsonl", there=False) if not row["fault"]]
     run["profile"] = Counter(itertools.chain(*(row["skills"] for row in profile)))
     run["embedder"] = args["embedder"]
@@ -266,8 +281,8 @@ def dart_arms(path: Path, result: dict, args: dict, run: dict) -> dict[str, dict
     A run with --no-penalty gives "no penalty", with --reject-cheats "..., rejecting", on perfect data
     "perfect".
     """
-    only = {"sft": "perfect"} if args["data"].endswith("/perfect") else (
-        {} if args["penalty"] else {"dart": "no penalty"})
+    perfect = TOY.search(args["data"]) and args["data"].endswith("/perfect")
+    only = {"sft": "perfect"} if perfect else {} if args["penalty"] else {"dart": "no penalty"}
     arms, columns, steps = {}, result["columns"], run.setdefault("steps", {})
     for arm in result["arms"]:
         if only and arm not in only:
@@ -284,9 +299,10 @@ def dart_arms(path: Path, result: dict, args: dict, run: dict) -> dict[str, dict
             scores |= {"answer uplift (nats)": data["uplift"],
                        "no false equation": 100 * (1 - fires.get("false equation", 0))}
         arms[name] = {"scores": scores, "cost": cost}
-        for i in range(1, args["curve"]) if arm == "grpo" else ():
-            answers = read_rows(path / f"5_test_grpo_{i}.jsonl")
-            arms[f"grpo at {i}/{args['curve']}"] = {"scores": by_column(answers, columns), "cost": {}}
+        if arm == "grpo":
+            for i in range(1, args["curve"]):
+                answers = read_rows(path / f"5_test_grpo_{i}.jsonl")
+                arms[f"grpo at {i}/{args['curve']}"] = {"scores": by_column(answers, columns), "cost": {}}
     return arms
 
 

@@ -274,7 +274,7 @@ def draw(paths: list[Path]) -> dict[str, Figure]:
     if method == "active_loop":
         for path, one in zip(paths, args, strict=True) if not is_results else ():
             arms = {one["select"]: {"curve": rounds_so_far(path)}}
-            data[gather.data_name(one)]["runs"].append({"arms": arms})
+            data[gather.data_name(one["data"])]["runs"].append({"arms": arms})
         drawn = {"active_curve": draw_active(data)}
     elif method == "dart":
         if not is_results:

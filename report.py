@@ -124,7 +124,7 @@ def at_equal_tokens(one: list[dict], two: list[dict]) -> float:
     for curve in (one, two):
         points = [(tokens(row), percent(row["right"])) for row in curve]
         pairs = itertools.pairwise(points)
-        (t, low), (u, high) = next((pair for pair in pairs if end <= pair[1][0]), points[-2:])
+        (t, low), (u, high) = next(pair for pair in pairs if end <= pair[1][0])
         found.append(low + (high - low) * (end - t) / (u - t))
     return found[0] - found[1]
 
@@ -209,7 +209,7 @@ def questions(runs: list[dict], name: str) -> str:
 
 
 def claims(runs: list[dict], method: str, arms: list[str]) -> list[str]:
-    """A row for each claim whose two arms are there; * where it holds with corrected intervals too."""
+    """A row for each claim whose two arms are there; * where the corrected interval says the same."""
     rows, called = [], ARMS.get(method, {})
     columns = OVER_ROUNDS if method == "active_loop" else names(runs, "scores")
     there = [(claim, better, worse, a, b) for claim, better, worse in CLAIMS[method]
@@ -226,7 +226,7 @@ def claims(runs: list[dict], method: str, arms: list[str]) -> list[str]:
                      if better in of and worse in of}
             cells.append("; ".join(f"{name} {', '.join(f'{x - y:+.1f}' for x, y in pairs)}"
                                    for name, pairs in leads.items()))
-        no_embedder = worse.startswith("Embed") and runs[0].get("embedder", 0) is None
+        no_embedder = worse.startswith("Embed") and "embedder" in runs[0] and not runs[0]["embedder"]
         rows.append([f"{claim}: {better} > {worse}"
                      + " (its embedder: the student's own hidden states)" * no_embedder, *cells])
     paper = ["in the paper (Llama-3.2-3B-Instruct, Qwen2.5-3B, Llama-3.2-1B-Instruct)"] * bool(called)
@@ -235,7 +235,7 @@ def claims(runs: list[dict], method: str, arms: list[str]) -> list[str]:
 
 
 def beside(runs: list[dict], method: str, arms: list[str]) -> list[str]:
-    """Claims that are no difference of two scores."""
+    """C6 of STAT, A2 of the active loop: claims that are no difference of two scores."""
     if method.startswith("stat") and {"stat", "base"} <= set(arms):
         skills = most_missed(runs)
         rises = [rise for skill in skills if (rise := lead(runs, "stat", "base", skill, len(skills)))]
@@ -247,8 +247,9 @@ def beside(runs: list[dict], method: str, arms: list[str]) -> list[str]:
     if method == "active_loop" and {"loss", "random"} <= set(arms):
         best = Counter()
         for run in runs:
-            for name in [name for name in names([run], "scores") if name.endswith(" items")][1:]:
-                scores = {arm: value(run, arm, name) for arm in arms}
+            curves = {arm: run["arms"][arm]["curve"] for arm in arms}
+            for t in range(1, len(curves["loss"])):
+                scores = {arm: percent(curve[t]["right"]) for arm, curve in curves.items()}
                 best.update(arm for arm in arms if scores[arm] == max(scores.values()))
         holds = "holds" if best["loss"] == max(best.values()) else "does not hold"
         return ["", f"A2: loss is best or tied most often: {holds}; of all rounds: "

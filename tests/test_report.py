@@ -69,7 +69,7 @@ def write_run(path, seed=1, arms=("base", "augment", "stat"), rewards=True, embe
 
     def write(name, rows):
         (path / name).write_text("".join(json.dumps(row) + "\n" for row in rows) if name.endswith("l") else json.dumps(rows))
-    args = {"seed": seed, "data": f"worlds/{seed}", "student": f"worlds/{seed}/student", "prm": f"prm-{seed}", "arms": arms,
+    args = {"seed": seed, "data": f"worlds/mathematics-{seed}-0123abcd", "student": f"worlds/{seed}/student", "prm": f"prm-{seed}", "arms": arms,
             "tau1": 0.85, "tau2": 0.7, "lr": [1e-4],
             "teacher": "toy", "difficulty": "prm", "embedder": embedder and f"worlds/{seed}/{embedder}"} | args
     taught = set(arms) - {"base", "train"}
@@ -427,7 +427,7 @@ def write_dart(path, seed, arms, penalty=True, **args):
     files = {"result.json": {"method": "dart", "arms": list(arms), "columns": columns, "n": 4,
                              "cost": {arm: {"generated": 100, "scored": 50, "rl_steps": 2} for arm in arms},
                              "data": {arm: data for arm in arms if arm != "base"}},
-             "args.json": {"seed": seed, "penalty": penalty, "arms": list(arms), "data": "d", "student": f"w-{seed}/student", "out": str(path),
+             "args.json": {"seed": seed, "penalty": penalty, "arms": list(arms), "data": "demonstrations-7-0123abcd", "student": f"w-{seed}/student", "out": str(path),
                            "ood": ["o.jsonl"], "retention": ["r.jsonl"]} | args,
              "env.json": [{"commit": "c" * 40, "gpu": "cpu", "packages": {}}]}
     for name, value in files.items():
@@ -454,7 +454,7 @@ def write_dart(path, seed, arms, penalty=True, **args):
 def test_darts_tables_by_hand(tmp_path):
     paths = [write_dart(tmp_path / f"{seed}", seed, {"base": [5, 5, 9], "sft": [4, 3, 2], "dart": [8, 6 + seed, 9]}) for seed in (0, 1)]
     paths += [write_dart(tmp_path / f"{seed}n", seed, {"base": [5, 5, 9], "dart": [7, 6, 9]}, penalty=False) for seed in (0, 1)]
-    paths += [write_dart(tmp_path / f"{seed}p", seed, {"sft": [9, 7, 9]}, data="d/perfect") for seed in (0, 1)]
+    paths += [write_dart(tmp_path / f"{seed}p", seed, {"sft": [9, 7, 9]}, data="demonstrations-7-0123abcd/perfect") for seed in (0, 1)]
     paths += [write_dart(tmp_path / f"{seed}r", seed, {"dart": [9, 7, 9]}, reject_cheats=True) for seed in (0, 1)]
     results = gather.gather(paths)
     assert [set(run["arms"]) for run in results["runs"]] == [{"base", "sft", "dart", "dart, rejecting", "no penalty", "perfect"}] * 2
@@ -542,3 +542,33 @@ def test_of_dart_perfect_demonstrations_are_the_ceiling():
              {"dart": 70 + n, "grpo": 80, "perfect": 83}.items()}} for n in (0, 4)]
     # sd of -10 and -6: 2.83; with two seeds 12.706 x 2.83 / sqrt(2) = 25.4; perfect is 3 above grpo.
     assert "| D3: dart > grpo | in distribution | -8.0 | 25.4 | 3.0 | no |" in power.power({"runs": runs}, 2)
+
+
+# --- What else is refused, or read. -------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("content", [[], {"runs": []}, {"data": "math", "seed": 0}, {"data": {"dart": {"log_prob": -1}}}, {"data": {}}, {"runs": 3}])
+def test_a_file_of_another_kind_is_refused(content, tmp_path, monkeypatch, capsys):
+    (tmp_path / "args.json").write_text(json.dumps(content))
+    monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path / "args.json")])
+    assert report.main() == 2 and "expected a file that report.py --save wrote" in capsys.readouterr().err
+
+
+def test_seeds_of_other_data_are_refused(tmp_path):
+    for two in ("mine-20240202", "other"):
+        paths = [write_run(tmp_path / f"{two}-{seed}", seed, data=data, student="s") for seed, data in ((1, "mine-20240101"), (2, two))]
+        with pytest.raises(common.UserError, match=f"its data, {two}, are not mine-20240101"):
+            gather.gather(paths)
+    worlds = [write_run(tmp_path / str(seed), seed, data=f"runs/toyworld/mathematics-{seed}-0123abc{seed}", student="s") for seed in (1, 2)]
+    assert len(gather.gather(worlds)["runs"]) == 2
+
+
+def test_stat_syns_runs_of_one_seed_join(tmp_path):
+    paths = [write_run(tmp_path / arms[-1], arms=arms, method="stat_syn") for arms in (("base", "augment"), ("stat",))]
+    assert list(gather.gather(paths)["runs"][0]["arms"]) == ["base", "augment", "stat"]
+
+
+def test_rounds_with_other_numbers_of_items_are_compared(tmp_path):
+    paths = [write_active(tmp_path / name, 0, name, [50, 60, right]) for name, right in (("loss", 70), ("random", 65))]
+    result = json.loads((tmp_path / "random" / "result.json").read_text())
+    result["curve"][2]["items"] = 19
+    (tmp_path / "random" / "result.json").write_text(json.dumps(result))
+    assert "best or tied most often: holds; of all rounds: loss 2, random 1." in report.tables(gather.gather(paths))
