@@ -20,7 +20,7 @@ Names   D = {(x, y, a)} = demonstrations: problem, solution, answer; y' =
         rewrite, of the mapper M; pi_T = the target before training; L(y') =
         mean log-probability of a token of y' under pi_T, which is shown x
         alone, as in training and testing; G = group, K = n_rewrites.
-Adapters  One 4-bit base is in memory, with one LoRA adapter or none. Switched
+Adapters  One base is in memory, with one LoRA adapter or none. Switched
         on: the mapper where it samples and learns, the target's where it is
         trained and tested. Switched off, or not there: the base, which is pi_T
         (L_raw, L_on, L(y'), uplift) and GRPO's reference policy (KL).

@@ -427,7 +427,8 @@ def write_dart(path, seed, arms, penalty=True, **args):
     files = {"result.json": {"method": "dart", "arms": list(arms), "columns": columns, "n": 4,
                              "cost": {arm: {"generated": 100, "scored": 50, "rl_steps": 2} for arm in arms},
                              "data": {arm: data for arm in arms if arm != "base"}},
-             "args.json": {"seed": seed, "penalty": penalty, "arms": list(arms), "data": "demonstrations-7-0123abcd", "student": f"w-{seed}/student", "out": str(path),
+             "args.json": {"seed": seed, "penalty": penalty, "arms": list(arms), "data": "demonstrations-7-0123abcd",
+                           "student": f"w-{seed}/student", "out": str(path),
                            "ood": ["o.jsonl"], "retention": ["r.jsonl"]} | args,
              "env.json": [{"commit": "c" * 40, "gpu": "cpu", "packages": {}}]}
     for name, value in files.items():
