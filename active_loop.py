@@ -80,7 +80,7 @@ from tqdm import tqdm
 import common
 from common import Request, UserError
 
-HOW = tuple((  # may differ between the starts of one run; batch sizes move the draws of what is still to do
+MAY_CHANGE = tuple((  # between the starts of one run; batch sizes move the draws of what is still to do
     "teacher_url teacher_max_tokens teacher_timeout teacher_max_none cache concurrency max_usd usd_per_m_in "
     "usd_per_m_out plan micro_batch sample_batch checkpointing from_").split())
 BASE_BY = ("student", "chat_template_kwargs", "max_new_tokens")  # and by the questions: see Share
@@ -838,7 +838,7 @@ def begin(args, parts: dict[str, list[dict]]) -> tuple:
     takes_base = args.from_ and not Path(args.out, "r0_test.jsonl").exists()  # later that run may be gone
     if takes_base:
         check_base(args, {part: common.digest(rows) for part, rows in parts.items()})
-    run = common.open_run(args, args.out, HOW)
+    run = common.open_run(args, args.out, MAY_CHANGE)
     common.check_questions(run, parts)
     run.step("0_questions.jsonl", lambda: [
         {"id": row["id"], "part": part, "problem": row["problem"]} for part in parts for row in parts[part]])

@@ -85,7 +85,7 @@ from common import UserError
 
 # May differ between the starts of one run. The batch sizes move the draws of dropout and of sampling: what is
 # there already is kept.
-HOW = ("micro_batch", "sample_batch", "checkpointing", "save_every")
+MAY_CHANGE = ("micro_batch", "sample_batch", "checkpointing", "save_every")
 ORDER = ("base", "sft", "prompt", "dart", "dropped", "best_of_n", "rejection", "grpo")  # of the arms
 
 
@@ -1182,7 +1182,7 @@ def say_room(outcomes: dict[str, list[dict]], columns: dict[str, str]) -> None:
 def main(args: Args) -> None:
     columns = columns_of(args)
     rows, heldout, tests = read_sets(args, columns)
-    run, loaded = common.open_run(args, args.out, HOW), {}
+    run, loaded = common.open_run(args, args.out, MAY_CHANGE), {}
     parts = {"D": rows, "held out": heldout} | {f"test {name}": some for name, some in tests.items()}
     common.check_questions(run, parts)
     run.step("0_questions.jsonl", lambda: [

@@ -83,7 +83,7 @@ import common
 from common import Request, UserError
 
 Arm = Literal["base", "train", "augment", "hard", "embed", "stat", "shuffled", "accuracy"]
-HOW = tuple((  # may differ between the starts of one run; batch sizes move the draws of what is still to do
+MAY_CHANGE = tuple((  # between the starts of one run; batch sizes move the draws of what is still to do
     "teacher_url teacher_max_tokens teacher_timeout teacher_max_none cache concurrency max_usd usd_per_m_in "
     "usd_per_m_out plan until micro_batch sample_batch prm_batch checkpointing").split())
 
@@ -1003,7 +1003,7 @@ def check_questions(args, skills: dict[str, list[str]], questions: Questions) ->
 
 def start(args, questions: Questions) -> "common.Run":
     """The run directory; one that was made with other questions is refused."""
-    run = common.open_run(args, args.out, HOW)
+    run = common.open_run(args, args.out, MAY_CHANGE)
     parts = {"P": questions.pool, "Q_val": questions.val}
     common.check_questions(run, parts | {f"test {name}": rows for name, rows in questions.sets.items()})
     kept = []

@@ -68,7 +68,7 @@ from tqdm import tqdm
 import common
 from common import Request, UserError
 
-HOW = tuple((  # may differ between the starts of one run; batch sizes move the draws of what is still to do
+MAY_CHANGE = tuple((  # between the starts of one run; batch sizes move the draws of what is still to do
     "teacher_url teacher_max_tokens teacher_timeout teacher_max_none cache concurrency max_usd usd_per_m_in "
     "usd_per_m_out plan until micro_batch sample_batch prm_batch checkpointing profile_from writer_url "
     "writer_usd_per_m_in writer_usd_per_m_out").split())
@@ -547,7 +547,7 @@ def take_over(args, run) -> None:
     there, here = common.read_json(source / "args.json"), run.read("args.json")
     steps = "1_answers 2_rewards 2_graded 3_skill_map 4_profile".split()
     names = {f"{step}.jsonl": f"{step}.jsonl" for step in steps}
-    shared = sorted(there.keys() & here.keys() - {"out", "arms", *HOW})
+    shared = sorted(there.keys() & here.keys() - {"out", "arms", *MAY_CHANGE})
     if odd := differences(there, here, shared):
         print(f"  {source}: its arms do not stand beside these: they were made with other arguments ({odd})")
     else:
@@ -1257,7 +1257,7 @@ def check_questions(args, skills: dict[str, list[str]], questions: Questions) ->
 # Copied from stat_sel.start
 def start(args, questions: Questions) -> "common.Run":
     """The run directory; one that was made with other questions is refused."""
-    run = common.open_run(args, args.out, HOW)
+    run = common.open_run(args, args.out, MAY_CHANGE)
     parts = {"P": questions.pool, "Q_val": questions.val}
     common.check_questions(run, parts | {f"test {name}": rows for name, rows in questions.sets.items()})
     kept = []

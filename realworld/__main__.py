@@ -99,7 +99,7 @@ def make_world(args) -> tuple[Path, Path]:
 def is_standard(args, method, rest: list[str]) -> bool:
     """Whether a run belongs into results/: other arms, and flags that only say how to run, are no matter."""
     given = {word.partition("=")[0].replace("--no-", "--") for word in rest if word.startswith("--")}
-    free = {f"--{name.replace('_', '-')}" for name in ("arms", "out", *method.HOW)} - {"--teacher-url"}
+    free = {f"--{name.replace('_', '-')}" for name in ("arms", "out", *method.MAY_CHANGE)} - {"--teacher-url"}
     return given <= free and not args.model and args.scale == 1
 
 

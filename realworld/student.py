@@ -53,7 +53,7 @@ def save(model, tokenizer, made: Path) -> None:
 def make_student(made: Path, base: str, data: Path, max_rounds: int, code: str) -> None:
     """made/tuned: the base after rounds of an epoch on P, until answers to the held-out part level off."""
     args = stat_sel.Args(student=base, out=str(made / "training"), arms=("base",), **TRAINING)
-    run, started = common.open_run(args, args.out, stat_sel.HOW), time.time()
+    run, started = common.open_run(args, args.out, stat_sel.MAY_CHANGE), time.time()
     pairs = []
     for row in common.load(str(data), "train"):
         answer = {"role": "assistant", "content": row["solution"]}

@@ -11,7 +11,7 @@ import stat_syn
 from tests.conftest import ROOT
 
 METHODS = {name: ROOT / f"{name}.py" for name in ("stat_sel", "stat_syn", "dart", "active_loop", "report") if (ROOT / f"{name}.py").exists()}
-EACH_ITS_OWN = {"Args", "Arm", "HOW", "plan", "draw", "main"}  # the settings and the glue
+EACH_ITS_OWN = {"Args", "Arm", "MAY_CHANGE", "plan", "draw", "main"}  # the settings and the glue
 MARK = re.compile(r"# Copied from (\w+)\.(\w+)(?: with (\w+)->(\w+))?")
 
 
@@ -94,5 +94,5 @@ def test_the_settings_that_two_methods_share_have_one_default_and_one_explanatio
     own = {"out", "arms", "teacher", "n_rewrites", "n_pairs"}  # they name what the method itself does
     assert {name for name in set(sel) & set(syn) if sel[name] != syn[name]} == own
     assert {name for name in own if sel[name][0] != syn[name][0]} == {"out", "arms"}
-    assert set(stat_sel.HOW) <= set(stat_syn.HOW)
-    assert set(stat_syn.PROFILED_BY) <= set(sel) & set(syn) and not set(stat_syn.PROFILED_BY) & set(stat_syn.HOW)
+    assert set(stat_sel.MAY_CHANGE) <= set(stat_syn.MAY_CHANGE)
+    assert set(stat_syn.PROFILED_BY) <= set(sel) & set(syn) and not set(stat_syn.PROFILED_BY) & set(stat_syn.MAY_CHANGE)
