@@ -3,6 +3,7 @@ SEED ?= 1
 BIN = .venv/bin
 CRITERIA = loss random loss_low static_loss true_loss incorrect badge
 ARMS = base train augment hard embed stat shuffled accuracy
+ANSWERS = --sample-batch 400  # most of the loop's time is answers; a third faster than 100
 DART_ARMS = base sft prompt dart dropped best_of_n rejection grpo
 # One thread each for the tests: two torch processes with two threads each slow one another down many times.
 # No torch.compile: on a CPU nothing uses it, and its import is a second or two of each of the tests' many processes.
@@ -59,7 +60,9 @@ $(R)/toy_stat_sel/seed-%.json: | .venv
 
 $(R)/toy_stat_sel_seen_4/seed-%.json: | .venv
 	$(BIN)/python -m toyworld stat_sel --seed $* --times-seen 4
-	mkdir -p $(@D) && $(BIN)/python report.py runs/toy_stat_sel_seen_4/seed-$* --save $@
+	$(BIN)/python -m toyworld stat_sel --seed $* --times-seen 4 --arms stat --questions-per-skill 20 \
+	  --out runs/toy_stat_sel_seen_4/wide-$* --cache runs/toy_stat_sel_seen_4/seed-$*/teacher.sqlite
+	mkdir -p $(@D) && $(BIN)/python report.py runs/toy_stat_sel_seen_4/seed-$* runs/toy_stat_sel_seen_4/wide-$* --save $@
 
 $(R)/toy_stat_syn/seed-%.json: | $(R)/toy_stat_sel/seed-%.json
 	$(BIN)/python -m toyworld stat_syn --seed $* --arms base augment stat shuffled embed
@@ -68,9 +71,9 @@ $(R)/toy_stat_syn/seed-%.json: | $(R)/toy_stat_sel/seed-%.json
 	$(BIN)/python report.py runs/toy_stat_syn/seed-$* --save $@
 
 $(R)/toy_active/seed-%.json: | .venv
-	$(BIN)/python -m toyworld active_loop --sweep $*
+	$(BIN)/python -m toyworld active_loop --sweep $* $(ANSWERS)
 	for family in mathematics deduction; do \
-	  $(BIN)/python -m toyworld active_loop --seed $* --family $$family --select loss --norm sum --no-repeat \
+	  $(BIN)/python -m toyworld active_loop --seed $* --family $$family --select loss --norm sum --no-repeat $(ANSWERS) \
 	    --from runs/toy_active_loop/seed-$*/$$family/loss || exit; \
 	done
 	mkdir -p $(@D) && $(BIN)/python report.py $(foreach family,mathematics deduction,\
@@ -78,7 +81,8 @@ $(R)/toy_active/seed-%.json: | .venv
 
 $(R)/active_once.json: $(R)/toy_active/seed-31.json
 	for c in reward judge lion; do \
-	  $(BIN)/python -m toyworld active_loop --seed 31 --select $$c --no-repeat --from runs/toy_active_loop/seed-31/mathematics/loss || exit; \
+	  $(BIN)/python -m toyworld active_loop --seed 31 --select $$c --no-repeat $(ANSWERS) \
+	    --from runs/toy_active_loop/seed-31/mathematics/loss || exit; \
 	done
 	$(BIN)/python report.py $(foreach c,reward judge lion,runs/toy_active_loop/seed-31/mathematics/$(c)) --save $@
 
