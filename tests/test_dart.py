@@ -604,12 +604,13 @@ def test_the_toy_command_runs_on_perfect_demonstrations(tmp_path):
 def test_the_audit_by_hand(tmp_path):
     problem = "Let t be 12+7. Find the digit sum of t."
     sound, false, missing = ("12+7=19,\n1+9=10.\nSo \\boxed{10}.", "12+7=18,\n1+9=10.\nSo \\boxed{10}.", "1+9=10.\nSo \\boxed{10}.")
-    rows = [{"id": str(i), "part": "D", "problem": problem} for i in range(5)]
+    rows = [{"id": str(i), "part": "D", "problem": problem} for i in range(4)] + [
+        {"id": "4", "part": "D", "problem": "Find the digit product of 38."}]  # a weak skill
     files = {"0_questions.jsonl": [*rows, {"id": "t", "part": "d", "problem": "?"}],
              "3_rewrites_dart.jsonl": [{"id": str(i), "response": text, "is_right": right, "fails": fails} for i, text, right, fails in (
                  (0, sound, True, []), (0, false, True, []), (1, missing, True, []), (1, sound, False, []), (2, sound, True, ["cut off"]))],
              "3_chosen_dart.jsonl": [{"id": str(i), "solution": text, "from": kind} for i, (text, kind) in enumerate((
-                 (sound, "rewrite"), (missing, "rewrite"), (false, "rewrite"), (false, "given"), (sound, "rewrite")))]}
+                 (sound, "rewrite"), (missing, "rewrite"), (false, "rewrite"), (false, "given"), ("3*8=24.\nSo \\boxed{24}.", "rewrite")))]}
     for name, lines in files.items():
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in lines))
     (tmp_path / "result.json").write_text(json.dumps({"arms": ["base", "dart"]}))
@@ -617,13 +618,15 @@ def test_the_audit_by_hand(tmp_path):
     for penalty, name in ((True, "dart"), (False, "no penalty")):
         (tmp_path / "args.json").write_text(json.dumps({"penalty": penalty}))
         counts = audit.count_rewrites(tmp_path)
-        assert counts == {name: {"pass": [3, 5], "sound": [2, 4], "false": [1, 4], "missing": [1, 4]}}
+        assert counts == {name: {"pass": [3, 5], "sound": [2, 4], "false": [1, 4], "missing": [1, 4],
+                                 "sound, weak": [1, 1], "sound, strong": [1, 3]}}
         both |= counts
-    assert audit.table([counts]).splitlines()[-1] == "| no penalty | 60.0 | 50.0 | 25.0 | 25.0 |"
-    better = {"dart": {"pass": [1, 1], "sound": [4, 4], "false": [0, 4], "missing": [0, 4]}, "no penalty": both["no penalty"]}
+    assert audit.table([counts]).splitlines()[-1] == "| no penalty | 60.0 | 50.0 | 25.0 | 25.0 | 100.0 | 33.3 |"
+    better = {"dart": {"pass": [1, 1], "sound": [4, 4], "false": [0, 4], "missing": [0, 4], "sound, weak": [0, 0], "sound, strong": [4, 4]},
+              "no penalty": both["no penalty"]}
     shown = audit.table([both, better]).splitlines()
     expected = "| dart minus no penalty | +20.0 [-234.1, +274.1] | +25.0 [-292.7, +342.7] | -12.5 ["  # means of 0 and 40, 0 and 50, 0 and -25
-    assert shown[-1].startswith(expected)
+    assert shown[-1].startswith(expected) and "| +0.0 | +33.3 [" in shown[-1]  # one run alone has both; means of 0 and 66.7
 
 
 def test_the_audit_counts_own_right_answers(tmp_path):
@@ -632,4 +635,4 @@ def test_the_audit_counts_own_right_answers(tmp_path):
     for name, row in (("0_questions", {"id": "0", "part": "D", "problem": "Find 12+7."}),
                       ("3_chosen_rejection", {"id": "0", "solution": "12+7=19. \\boxed{19}", "from": "rewrite"})):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
-    assert audit.table([audit.count_rewrites(tmp_path)]).splitlines()[-1] == "| rejection |  | 100.0 | 0.0 | 0.0 |"
+    assert audit.table([audit.count_rewrites(tmp_path)]).splitlines()[-1] == "| rejection |  | 100.0 | 0.0 | 0.0 |  | 100.0 |"

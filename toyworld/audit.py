@@ -16,6 +16,7 @@ import gather
 import report
 import stat_syn
 from toyworld import problems as toy
+from toyworld.student import WEAK
 
 
 def count(path: Path) -> dict[str, dict[str, list[int]]]:
@@ -44,7 +45,8 @@ def count(path: Path) -> dict[str, dict[str, list[int]]]:
 def count_rewrites(path: Path) -> dict[str, dict[str, list[int]]]:
     """For each arm of a run of dart.py [how many, of how many]: rewrites that "pass" (a right answer, no hard fail); of those
     taken, the "sound" ones (no step is false, all that the problem needs are there), those with a "false" step, and those in which a step is
-    "missing" and none false. Rejection rewrites nothing: what it takes are own answers."""
+    "missing" and none false; "sound, weak" of the demonstrations that need a skill the student lacks, "sound, strong" of the others. Rejection
+    rewrites nothing: what it takes are own answers."""
     problems = {row["id"]: toy.read(row["problem"]) for row in gather.read_rows(path / "0_questions.jsonl") if row["part"] == "D"}
     args, out = common.read_json(path / "args.json"), {}
     for arm in common.read_json(path / "result.json")["arms"]:
@@ -52,26 +54,32 @@ def count_rewrites(path: Path) -> dict[str, dict[str, list[int]]]:
         taken = [row for row in gather.read_rows(path / f"3_chosen_{arm}.jsonl", there=False) if row["from"] == "rewrite"]
         if taken and (args["penalty"] or arm == "dart"):
             checked = [toy.check(problems[row["id"]], row["solution"]) for row in taken]
-            kinds = Counter("false" if not all(is_true for _, is_true in found["steps"]) else "missing" if found["missing"] else "sound"
-                            for found in checked)
+            kinds = ["false" if not all(is_true for _, is_true in found["steps"]) else "missing" if found["missing"] else "sound"
+                     for found in checked]
+            parts = ["weak" if set(WEAK) & set(problems[row["id"]].skills) else "strong" for row in taken]
+            both = Counter(zip(kinds, parts, strict=True))
             name = f"{arm}, rejecting" if args.get("reject_cheats") else arm if args["penalty"] else "no penalty"
             out[name] = {"pass": [sum(row["is_right"] and not row["fails"] for row in rewrites), len(rewrites)],
-                         **{kind: [kinds[kind], len(taken)] for kind in ("sound", "false", "missing")}}
+                         **{kind: [kinds.count(kind), len(taken)] for kind in ("sound", "false", "missing")},
+                         **{f"sound, {part}": [both["sound", part], parts.count(part)] for part in ("weak", "strong")}}
     return out
 
 
 def rewrites_table(runs: list[dict]) -> str:
     def share(run, arm, name):
-        return 100 * run[arm][name][0] / run[arm][name][1] if run[arm][name][1] else None
-    arms, kinds = list(dict.fromkeys(arm for run in runs for arm in run)), ("sound", "false", "missing")
+        k, n = run[arm].get(name, (0, 0))  # older files lack some
+        return 100 * k / n if n else None
+    arms, kinds = list(dict.fromkeys(arm for run in runs for arm in run)), ("sound", "false", "missing", "sound, weak", "sound, strong")
     rows = [[arm, *(report.shown(report.t_interval([share(run, arm, name) for run in runs if arm in run]), "") for name in ("pass", *kinds))]
             for arm in arms]
     for a, b in (("dart", "no penalty"), ("dart", "prompt")):
         pairs = [run for run in runs if {a, b} <= set(run)]
-        leads = [report.t_interval([share(run, a, name) - share(run, b, name) for run in pairs]) for name in ("pass", *kinds)]
+        both = {name: [(share(run, a, name), share(run, b, name)) for run in pairs] for name in ("pass", *kinds)}
+        leads = [report.t_interval([None if None in pair else pair[0] - pair[1] for pair in some]) for some in both.values()]
         rows += [[f"{a} minus {b}", *map(report.shown, leads)]] if pairs else []
-    return "\n".join(report.table(["arm", "rewrites that pass %", "of those taken: sound %", "with a false step %", "only lacking a step %"],
-                                  rows)).strip() + "\n"
+    header = ["arm", "rewrites that pass %", "of those taken: sound %", "with a false step %", "only lacking a step %",
+              "sound % where a weak skill is needed", "and elsewhere"]
+    return "\n".join(report.table(header, rows)).strip() + "\n"
 
 
 def table(runs: list[dict]) -> str:
