@@ -254,6 +254,8 @@ def own_labels(path: Path, known: set[str]) -> dict[str, dict[str, list[str]]]:
 def loop_arms(path: Path, result: dict, args: dict, run: dict) -> dict[str, dict]:
     """Active loop: one criterion; accuracy after each round, teacher tokens, means of what rounds log."""
     curve = result["curve"]
+    if len(curve) < 2:
+        raise UserError(f"{path}: expected a round of training, found the test before it alone; leave it out")
     scores = {f"{one['items']} items": one["right"] for one in curve}
     scores |= {"mean over rounds": statistics.fmean(percent(one["right"]) for one in curve[1:]),
                "last round": curve[-1]["right"]}

@@ -568,6 +568,11 @@ def test_stat_syns_runs_of_one_seed_join(tmp_path):
     assert list(gather.gather(paths)["runs"][0]["arms"]) == ["base", "augment", "stat"]
 
 
+def test_a_loop_without_a_round_is_refused(tmp_path):
+    with pytest.raises(common.UserError, match="expected a round of training"):
+        gather.gather([write_active(tmp_path / "a", 0, "loss", [50])])
+
+
 def test_rounds_with_other_numbers_of_items_are_compared(tmp_path):
     paths = [write_active(tmp_path / name, 0, name, [50, 60, right]) for name, right in (("loss", 70), ("random", 65))]
     result = json.loads((tmp_path / "random" / "result.json").read_text())
