@@ -335,8 +335,10 @@ def test_what_is_read_from_stats_tables_is_in_the_committed_results():
             f"{rates['consistency']['accuracy']} % and finds {rates['consistency']['recall']} % of the wrong answers; "
             f"length finds {rates['length']['recall']} %.") in text
     runs = results("toy_stat_sel_seen_4")["runs"]
-    n = {arm: [sum(report.value(run, arm, name) for run in runs) / len(runs) for name in ("pairs", "questions")] for arm in ("stat", "augment")}
+    n = {arm: [sum(report.value(run, arm, name) for run in runs) / len(runs) for name in ("pairs", "questions")]
+         for arm in ("stat", "augment", "stat, 20 a skill")}
     assert "STAT-Sel has {:,.0f} pairs of {:,.0f} different questions, random pairs {:,.0f} of {:,.0f}.".format(*n["stat"], *n["augment"]) in text
+    assert "with {:,.0f} pairs of {:,.0f} questions it gains".format(*n["stat, 20 a skill"]) in text
     assert f"Random pairs still bring {report.lead(runs, 'augment', 'base', 'MATH')[0]:.1f} points" in text
     runs = results("toy_stat_syn")["runs"]
     different = [f"{sum(report.value(run, arm, 'questions') for run in runs) / len(runs):.0f}" for arm in ("stat", "sel")]
