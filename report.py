@@ -64,7 +64,6 @@ beside A1: loss, sum > loss
 """
 DART = """
 D1: dart > sft
-D1: dart > sft at 0.0002
 beside D1: dart > base
 D2: dart > prompt
 beside D2: dart > dropped

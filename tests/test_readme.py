@@ -233,14 +233,14 @@ def test_all_committed_results_are_shown():
         assert json.loads(path.read_text()) == table.merge(sorted(path.with_suffix("").glob("seed-*.json")))[0]
 
 
-@pytest.mark.parametrize("name", ["toy_stat_sel", "toy_stat_sel_seen_4", "toy_stat_syn"])
+@pytest.mark.parametrize("name", ["toy_dart", "toy_stat_sel", "toy_stat_sel_seen_4", "toy_stat_syn"])
 def test_a_joined_file_is_what_its_seeds_give(name):
     seeds = sorted((ROOT / "results" / name).glob("seed-??.json"))
     joined = results(name)
     assert len(seeds) == 8 and joined.pop("command") and gather.gather(list(map(str, seeds))) == joined
-    if name == "toy_stat_syn":
+    if name in ("toy_dart", "toy_stat_syn"):
         audits = [json.loads(path.with_suffix(".audit.json").read_text())["runs"] for path in seeds]
-        assert list(itertools.chain(*audits)) == results("audit_stat_syn")["runs"]
+        assert list(itertools.chain(*audits)) == results(name.replace("toy", "audit"))["runs"]
 
 
 @pytest.mark.parametrize("page", TEXTS)
@@ -277,14 +277,11 @@ def test_the_readmes_results_are_those_of_the_tables():
         assert f"| {mean(runs, 'base')} -> {mean(runs, 'stat')};" in row(method)
     base, dart = (f"{report.t_interval([report.value(run, arm, gather.COLUMNS[0]) for run in results('toy_dart')['runs']])[0]:.1f}"
                   for arm in ("base", "dart"))
-    assert f": {base} -> {dart};" in row("dart")
-    (pilot,) = results("pilot_dart")["runs"]
-    lead = report.value(pilot, "dart", gather.COLUMNS[0]) - report.value(pilot, "prompt", gather.COLUMNS[0])
-    assert f"today's world, one run: {lead:+.1f} over the untrained mapper;" in row("dart")
+    assert f"| in distribution {base} -> {dart};" in row("dart")
     of_sel, of_syn = (claims("docs/stat.md", claim)[0] for claim in ("C1: STAT-Sel > MATH-Augment", "C2: STAT-Syn > MATH-Augment"))
     hard = claims("docs/stat.md", "C2: STAT-Syn > MATH-Augment", column=1)[0]
-    active, mapper, best = claims("docs/active.md", "A1: loss > random"), claims("docs/dart.md", "D2: dart > prompt"), claims(
-        "docs/dart.md", "beside D2: dart > best_of_n")
+    active, mapper, raw = (claims(page, claim) for page, claim in (
+        ("docs/active.md", "A1: loss > random"), ("docs/dart.md", "D2: dart > prompt"), ("docs/dart.md", "D1: dart > sft")))
     assert f"over random pairs {of_sel[0]}: {of_sel[1]};" in row("stat_sel")
     for claim, words in (("control: STAT-Sel > shuffled STAT-Sel", "over permuted skills {}: {};"),
                          ("beside C1: STAT-Sel, 20 a skill > MATH-Augment", "tried afterwards on the same seeds, leads them by {}.")):
@@ -298,7 +295,7 @@ def test_the_readmes_results_are_those_of_the_tables():
     assert f"over random pairs {of_syn[0]}: {of_syn[1]};" in row("stat_syn")
     words = f"loss over random: mathematics {active[0][0]}, deduction {active[1][0]}: {active[0][1]};"
     assert active[0][1] == active[1][1] and words in row("active_loop")
-    assert f"over the untrained mapper {mapper[0][0]}: {mapper[0][1]}; over best-of-N {best[0][0]}: {best[0][1]};" in row("dart")
+    assert f"over raw SFT {raw[0][0]}: {raw[0][1]}; over the untrained mapper {mapper[0][0]}: {mapper[0][1]};" in row("dart")
 
 
 def test_the_criteria_that_were_run_once_are_those_of_the_committed_results():
@@ -360,31 +357,52 @@ def test_the_claims_that_cannot_be_told_are_those_of_the_power_tables():
 
 def test_what_is_read_from_darts_tables_is_in_the_committed_results():
     runs, audits = results("toy_dart")["runs"], results("audit_dart")["runs"]
-    text = " ".join(TEXTS["docs/dart.md"].split())
+    inside, outside, retention = gather.COLUMNS
 
     def mean(values):
         return sum(values) / len(values)
 
-    def lead(a, b, column):
-        return f"{report.lead(runs, a, b, column)[0]:.1f}"
+    def lead(a, b, column=inside):
+        return report.shown(report.lead(runs, a, b, column))
 
-    def sound(arm):
-        return mean([100 * run[arm]["sound"][0] / run[arm]["sound"][1] for run in audits])
-    kept = {arm: f"{100 * mean([run['arms'][f'{arm}, rejecting']['cost']['fallback'] for run in runs]):.0f}" for arm in ("dart", "prompt")}
-    aligned = {f"{mean([step['align'] for run in runs for step in run['steps']['dart'][part]]):.2f}" for part in (slice(10), slice(-10, None))}
-    inside, outside, retention = gather.COLUMNS
-    for words in (f"{sound('dart') - sound('no penalty'):.1f} points more of the rewrites taken are sound",
-                  f"the data is then {sound('dart, rejecting'):.0f} % sound, but {kept['dart']} % of the demonstrations have no rewrite left",
-                  f"the untrained mapper leaves {kept['prompt']} % without a rewrite, and DART leads it by "
-                  f"{lead('dart, rejecting', 'prompt, rejecting', inside)} points in distribution and by "
-                  f"{lead('dart, rejecting', 'prompt, rejecting', outside)} out of it",
-                  f"would bring {lead('perfect', 'dart', inside)} points more in distribution",
-                  f"alignment stands at {' or '.join(sorted(aligned))} before and after"):
+    def share(kind, *arms):
+        return tuple(f"{mean([100 * run[arm][kind][0] / run[arm][kind][1] for run in audits]):.0f}" for arm in arms)
+
+    def steps(get):
+        return [mean([get(step) for run in runs for step in run["steps"]["dart"][part]]) for part in (slice(10), slice(-10, None))]
+
+    def kept(arm):
+        return f"{100 * mean([run['arms'][arm]['cost']['fallback'] for run in runs]):.0f}"
+    right, false, align = (steps(get) for get in (
+        lambda step: 100 * step["is_right"], lambda step: 100 * step["cheats"].get("false equation", 0), lambda step: step["align"]))
+    both, old = ("prompt", "dart"), results("pilots/toy_dart")["runs"]
+    before = [report.shown(report.lead(old, "dart", arm, inside)) for arm in ("prompt", "best_of_n")]
+    text = " ".join(TEXTS["docs/dart.md"].split())
+    for words in (
+            f"costs {lead('sft', 'base')} points in distribution and {lead('sft', 'base', retention)} in retention.",
+            f"DART leads it by {lead('dart', 'sft')} in distribution and by {lead('dart', 'sft', outside)} out of it.",
+            f"Beside the base DART gains {lead('dart', 'base')} in distribution, and pays in retention: {lead('dart', 'base', retention)}.",
+            f"bring {lead('dart', 'prompt')} over the untrained mapper's rewrites in distribution, {lead('dart', 'prompt', outside)} out of it.",
+            "In the first ten steps {:.0f} % of the rollouts have the right answer, in the last ten {:.0f} %;".format(*right),
+            "a false equation stands in {:.0f} and {:.0f} %; alignment goes from {:.2f} to {:.2f}.".format(*false, *align),
+            "Of the untrained mapper's rewrites {} % pass, of the trained one's {} %;".format(*share("pass", *both)),
+            "but of those taken {} and {} % are sound.".format(*share("sound", *both)),
+            "lacks these are {} and {} %, elsewhere {} and {} %.".format(*share("sound, weak", *both), *share("sound, strong", *both)),
+            f"Perfect rewrites lead DART's by {lead('perfect', 'dart')} in distribution and {lead('perfect', 'dart', outside)} out of it.",
+            f"GRPO leads DART in distribution, {lead('dart', 'grpo')}, and in retention, {lead('dart', 'grpo', retention)};",
+            "it trains for {:.0f} s, DART for {:.0f} s.".format(
+                *(mean([run["arms"][arm]["cost"]["training s"] for run in runs]) for arm in ("grpo", "dart"))),
+            f"in the data, {lead('dart', 'no penalty', 'no false equation')} points of the rows, yet the target is worse for them: "
+            f"{lead('dart', 'no penalty')} in distribution",
+            f"the data is {share('sound', 'dart, rejecting')[0]} % sound, but {kept('dart, rejecting')} % of the demonstrations "
+            f"have no rewrite left; the target is level, {lead('dart, rejecting', 'dart')}. Only there RL "
+            f"shows: {lead('dart, rejecting', 'prompt, rejecting')} over", f"changes nothing: they are {kept('dart')} %.",
+            "DART led the untrained mapper by {} in distribution, and best-of-N by {}.".format(*before)):
         assert words in text, words
-    rounded = {2: "two", 3: "three", 5: "five", 8: "eight"}
-    assert f"RL adds {rounded[round(float(lead('dart', 'prompt', inside)))]} points in distribution" in text
-    assert f"gains {rounded[round(float(lead('dart', 'base', inside)))]} points there and pays " in text
-    assert f"pays {rounded[-round(float(lead('dart', 'base', retention)))]} in retention" in text
+    (pilot,) = results("pilots/pilot_dart")["runs"]
+    room = report.value(pilot, "perfect", inside) - report.value(pilot, "dart", inside)
+    assert f"led DART's by {room:.0f} points in distribution" in text and f"one pilot gave {room:.0f} points of room" in TEXTS["docs/results.md"]
+    assert f"{share('sound', 'dart')[0]} % of its rewrites are sound. It costs retention, {lead('dart', 'base', retention)}." in README
 
 
 def test_nothing_is_left_to_fill_in():

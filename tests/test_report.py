@@ -535,7 +535,7 @@ def test_power_by_hand():
 
 
 def test_one_pilot_is_refused(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["power.py", str(ROOT / "results" / "pilot_dart.json")])
+    monkeypatch.setattr("sys.argv", ["power.py", str(ROOT / "results" / "pilots" / "pilot_dart.json")])
     assert power.main() == 2 and "expected two pilots or more" in capsys.readouterr().err
 
 
