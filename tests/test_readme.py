@@ -336,6 +336,10 @@ def test_what_is_read_from_stats_tables_is_in_the_committed_results():
          for arm in ("stat", "augment", "stat, 20 a skill")}
     assert "STAT-Sel has {:,.0f} pairs of {:,.0f} different questions, random pairs {:,.0f} of {:,.0f}.".format(*n["stat"], *n["augment"]) in text
     assert "with {:,.0f} pairs of {:,.0f} questions it gains".format(*n["stat, 20 a skill"]) in text
+    better = [report.shown(report.lead(runs, arm, "augment", "MATH")) for arm in ("stat", "stat, 20 a skill")]
+    assert f"With a better student STAT-Sel loses to them, {better[0]}; 20 a skill is level." in README and better[1] in text
+    mean, low, high = report.lead(results("real_stat_sel")["runs"], "augment", "shuffled", "MATH")
+    assert f"loses to random pairs too, by {mean:.1f} points [{low:.1f}, {high:.1f}]" in TEXTS["docs/real.md"]
     assert f"Random pairs still bring {report.lead(runs, 'augment', 'base', 'MATH')[0]:.1f} points" in text
     runs = results("toy_stat_syn")["runs"]
     different = [f"{sum(report.value(run, arm, 'questions') for run in runs) / len(runs):.0f}" for arm in ("stat", "sel")]
@@ -395,14 +399,21 @@ def test_what_is_read_from_darts_tables_is_in_the_committed_results():
             f"in the data, {lead('dart', 'no penalty', 'no false equation')} points of the rows, yet the target is worse for them: "
             f"{lead('dart', 'no penalty')} in distribution",
             f"the data is {share('sound', 'dart, rejecting')[0]} % sound, but {kept('dart, rejecting')} % of the demonstrations "
-            f"have no rewrite left; the target is level, {lead('dart, rejecting', 'dart')}. Only there RL "
-            f"shows: {lead('dart, rejecting', 'prompt, rejecting')} over", f"changes nothing: they are {kept('dart')} %.",
+            f"have no rewrite left; the target is level, {lead('dart, rejecting', 'dart')}. There RL has "
+            f"{lead('dart, rejecting', 'prompt, rejecting')} over", f"changes nothing: they are {kept('dart')} %.",
             "DART led the untrained mapper by {} in distribution, and best-of-N by {}.".format(*before)):
         assert words in text, words
     (pilot,) = results("pilots/pilot_dart")["runs"]
     room = report.value(pilot, "perfect", inside) - report.value(pilot, "dart", inside)
     assert f"led DART's by {room:.0f} points in distribution" in text and f"one pilot gave {room:.0f} points of room" in TEXTS["docs/results.md"]
-    assert f"{share('sound', 'dart')[0]} % of its rewrites are sound. It costs retention, {lead('dart', 'base', retention)}." in README
+    assert (f"loses retention to the base, {lead('dart', 'base', retention)}, and to direct GRPO, {lead('dart', 'grpo', retention)}. "
+            "Half of its rewrites are sound.") in README and 45 < int(share("sound", "dart")[0]) < 58
+    sounder = report.t_interval([100 * (run["dart"]["sound"][0] / run["dart"]["sound"][1] - run["prompt"]["sound"][0] / run["prompt"]["sound"][1])
+                                 for run in audits])
+    assert f"not shown to be sounder ({report.shown(sounder)})" in text
+    assert f"left perfect rewrites only {report.lead(old, 'perfect', 'dart', inside)[0]:.1f} points above DART's" in text
+    half = [(high - low) / 2 for _, low, high in (report.lead(runs, "dart", "prompt", column) for column in (inside, retention))]
+    assert "half-width of {:.1f}, not 2.0, in distribution and at {:.1f}, not 1.0,".format(*half) in TEXTS["docs/results.md"]
 
 
 def test_nothing_is_left_to_fill_in():
