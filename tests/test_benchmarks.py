@@ -134,7 +134,14 @@ def test_the_rates_of_the_estimates_are_those_measured():
     assert rates.prm_tokens_per_s == pytest.approx(rows["8B, reward model: score_steps"]["tokens_per_s"], rel=0.01)
     trained = rows["3B, training: stat_sel"]
     readme = (started.ROOT / "README.md").read_text()
-    assert f"trains at {round(trained['tokens_per_s'], -1):,.0f} tokens/s in {trained['peak_gib']:.1f} GiB" in readme
+    assert f"train at {round(trained['tokens_per_s'], -1):,.0f} tokens/s in {trained['peak_gib']:.1f} GiB" in readme
+    peaks = [f"{rows[name]['peak_gib']:.1f}" for name in (
+        "3B, training: stat_sel", "3B, sampling: with adapter", "3B, sampling merged: common.answer", "8B, reward model: score_steps")]
+    running = (started.ROOT / "docs" / "running.md").read_text()
+    for words in ("two pairs of 400 tokens | {} |", "48 at once | {}; with `--test-weights merged` {} |", "the 8B reward model | {} |"):
+        n = words.count("{}")
+        assert words.format(*peaks[:n]) in running
+        peaks = peaks[n:]
 
 
 def test_a_contender_that_takes_too_long_is_ended(places, tmp_path):
