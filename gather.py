@@ -234,9 +234,10 @@ def total_variation(p: dict[str, int], q: dict[str, int]) -> float:
 
 
 def own_labels(path: Path, known: set[str]) -> dict[str, dict[str, list[str]]]:
-    """The data's own labels by part and question, spelt as the known skills; {} of a part with 5 % of others.
+    """The data's own labels by part and question, spelt as the known skills.
 
-    ours: that limit, because names of another list agree with the known ones by accident.
+    {} of a part in which over 5 % are others; ours: that limit, because names of another list agree with the
+    known ones by accident.
     """
     def plain(skill):
         return skill.replace("_", " ").casefold()
@@ -249,6 +250,11 @@ def own_labels(path: Path, known: set[str]) -> dict[str, dict[str, list[str]]]:
         found[part] = {} if n_other > 0.05 * n else {
             key: [name for name in skills if name] for key, skills in labels.items()}
     return found
+
+
+def criterion(args: dict) -> str:
+    """The arm of a loop."""
+    return args["select"] + ", sum" * (args.get("norm") == "sum")
 
 
 def loop_arms(path: Path, result: dict, args: dict, run: dict) -> dict[str, dict]:
@@ -268,8 +274,7 @@ def loop_arms(path: Path, result: dict, args: dict, run: dict) -> dict[str, dict
     cost |= {name: statistics.fmean(some) for name, some in logged.items()}
     for name, s in logged_seconds(path).items():  # r3_answers.jsonl, r3 (its training), ...
         seconds[f"{re.sub(r'^r[0-9]+_?|[.]jsonl?$', '', name) or 'train'} s"] += s
-    arm = result["select"] + ", sum" * (args.get("norm") == "sum")
-    return {arm: {"curve": curve, "scores": scores, "cost": cost | seconds}}
+    return {criterion(args): {"curve": curve, "scores": scores, "cost": cost | seconds}}
 
 
 def tokens(row: dict) -> int:

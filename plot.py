@@ -273,7 +273,7 @@ def draw(paths: list[Path]) -> dict[str, Figure]:
         done = gather.gather(ended)["runs"] if ended and method != "active_loop" else []
     if method == "active_loop":
         for path, one in zip(paths, args, strict=True) if not is_results else ():
-            arms = {one["select"]: {"curve": rounds_so_far(path)}}
+            arms = {gather.criterion(one): {"curve": rounds_so_far(path)}}
             data[gather.data_name(one["data"])]["runs"].append({"arms": arms})
         drawn = {"active_curve": draw_active(data)}
     elif method == "dart":

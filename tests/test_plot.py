@@ -131,6 +131,10 @@ def test_the_active_loop_finished_and_live(tmp_path):
     assert list(of["loss"].get_xdata()) == [0, 10, 20] and list(of["loss"].get_ydata()) == [50, 56, 60]
     assert list(of["random"].get_xdata()) == [0, 9] and list(of["random"].get_ydata()) == [50, 52]
     assert list(tokens.lines[1].get_xdata()) == pytest.approx([0, 0.15])
+    by_sum = Path(write_active(tmp_path / "sum", 0, "loss", [50, 54, 58], norm="sum"))
+    drawn = plot.draw([done, by_sum])["active_curve"].axes[0]  # two arms, not the mean of the two
+    of = {line.get_label(): line for line in drawn.lines}
+    assert list(of["loss"].get_ydata()) == [50, 56, 60] and list(of["loss, sum"].get_ydata()) == [50, 54, 58]
 
 
 def test_stats_bars(tmp_path):

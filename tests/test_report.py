@@ -315,7 +315,7 @@ def test_another_results_file_is_refused(name, monkeypatch, capsys):
 
 def test_runs_with_other_arguments_are_refused(tmp_path):
     one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", seed=2, tau1=0.9)
-    with pytest.raises(common.UserError, match="two: its arguments differ from those of .*one"):
+    with pytest.raises(common.UserError, match="two: its arguments differ from those of .*one: tau1; gather"):
         gather.gather([one, two])
 
 
@@ -473,6 +473,11 @@ def test_darts_tables_by_hand(tmp_path):
     assert "None" not in shown and "nan" not in shown
 
 
+def test_a_folder_of_ones_own_named_perfect_is_data_like_any(tmp_path):
+    path = write_dart(tmp_path / "a", 0, {"base": [5, 5, 9], "dart": [8, 6, 9]}, data="mine/perfect")
+    assert list(gather.gather([path])["runs"][0]["arms"]) == ["base", "dart"]
+
+
 def test_d3_by_hand(tmp_path):
     paths = [write_dart(tmp_path / f"{seed}", seed, {"base": [4, 4, 9], "grpo": [8, 4, 7], "dart": [7, 6, 9]}, curve=2) for seed in (0, 1)]
     for path in paths:
@@ -565,7 +570,10 @@ def test_seeds_of_other_data_are_refused(tmp_path):
 
 def test_stat_syns_runs_of_one_seed_join(tmp_path):
     paths = [write_run(tmp_path / arms[-1], arms=arms, method="stat_syn") for arms in (("base", "augment"), ("stat",))]
-    assert list(gather.gather(paths)["runs"][0]["arms"]) == ["base", "augment", "stat"]
+    env = Path(paths[1]) / "env.json"
+    env.write_text(env.read_text().replace('"cpu"', '"H100"'))
+    (run,) = gather.gather(paths)["runs"]
+    assert list(run["arms"]) == ["base", "augment", "stat"] and run["gpu"] == "cpu, H100"
 
 
 def test_a_loop_without_a_round_is_refused(tmp_path):
