@@ -35,8 +35,9 @@ R = results
 SEEDS = 31 32 33 34 35 36 37 38
 TOY = toy_stat_sel toy_stat_syn toy_active toy_dart toy_stat_sel_seen_4
 of_seeds = $(foreach seed,$(SEEDS),$(R)/$(1)/seed-$(seed).json)
+of_loop = $(foreach family,mathematics deduction,$(foreach c,$(CRITERIA) loss_sum,runs/toy_active_loop/seed-$(1)/$(family)/$(c)))
 
-results: $(TOY:%=$(R)/%.json) $(R)/active_once.json $(R)/audit_stat_syn.json $(R)/audit_dart.json  ## the runs behind results/toy_*.json; their tables and plots
+results: $(TOY:%=$(R)/%.json) $(R)/active_once.json $(foreach n,stat_syn active dart,$(R)/audit_$(n).json)  ## the runs behind results/toy_*.json; their tables and plots
 	for name in $(filter-out %seen_4,$(TOY)); do $(BIN)/python plot.py $(R)/$$name.json --out docs || exit; done
 	$(BIN)/python docs/refresh.py
 
@@ -76,8 +77,8 @@ $(R)/toy_active/seed-%.json: | .venv
 	  $(BIN)/python -m toyworld active_loop --seed $* --family $$family --select loss --norm sum --no-repeat $(ANSWERS) \
 	    --from runs/toy_active_loop/seed-$*/$$family/loss || exit; \
 	done
-	mkdir -p $(@D) && $(BIN)/python report.py $(foreach family,mathematics deduction,\
-	  $(foreach c,$(CRITERIA) loss_sum,runs/toy_active_loop/seed-$*/$(family)/$(c))) --save $@
+	mkdir -p $(@D) && $(BIN)/python -m toyworld.audit $(call of_loop,$*) --save $(@:%.json=%.audit.json)
+	$(BIN)/python report.py $(call of_loop,$*) --save $@
 
 $(R)/active_once.json: $(R)/toy_active/seed-31.json
 	for c in reward judge lion; do \

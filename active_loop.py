@@ -318,9 +318,8 @@ def losses(args, student: common.Student, rows: list[dict], texts: dict[str, str
 def judge_marks(args, teacher, rows: list[dict], answers: list[list[str]], step: str) -> list:
     """The teacher's marks of one answer or two to each question; None where a reply has none."""
     asked = requests(args, JUDGE_PROMPT, rows, responses=[NEXT.join(texts) for texts in answers])
-    replies = teacher.ask(asked, step, reads=common.tagged("mark"))
-    pairs = zip(replies, answers, strict=True)
-    found = [read_marks(reply and reply.text, len(texts)) for reply, texts in pairs]
+    read = functools.partial(read_marks, n=len(answers[0]) if answers else 1)
+    found = [read(reply and reply.text) for reply in teacher.ask(asked, step, reads=read)]
     print(f"  {step}: {found.count(None)} of {len(found)} replies without a mark")
     return found
 
@@ -479,7 +478,8 @@ def solve_items(args, t, teacher, rows: list[dict], max_none) -> None:
     n, needed = (args.n_solutions, args.n_agreeing) if args.verify == "sc" else (1, 1)
     asked = requests(args, SOLVE_PROMPT, [row | {"subject": None, "solution": None} for row in rows], n=n,
                      temperature=float(n > 1))
-    replies = teacher.ask(asked, f"r{t} solve", max_none, reads=common.extract_answer)
+    replies = teacher.ask(asked, f"r{t} solve", max_none,
+                          reads=lambda text: common.read_boxes(text) or None)
     solved = [read_solution(reply and reply.text) for reply in replies]
     for i, row in enumerate(rows):
         some = solved[n * i:n * i + n]

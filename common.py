@@ -94,7 +94,7 @@ def hide_secrets(text: str) -> str:
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if len(key) >= 12:  # "EMPTY" is no secret, and part of other words
         text = text.replace(key, "<key>")
-    return re.sub(r"""://(?:[^\s"']*@)?([^\s"'?]*)(?:\?[^\s"']*)?""", r"://\1", text)
+    return re.sub(r"""://(?:[^\s"']*@)?([^\s"'?]*)(?:\?[^\s"'\\]*)?""", r"://\1", text)
 
 
 def read_completion(body: bytes) -> dict:
@@ -146,7 +146,7 @@ class Teacher:
     timeout_s: float = 600.0  # for a call with all its tries
     tries: int = 20
     seed: int = 0
-    max_none: float = 0.05  # share of an ask that may be None; one always may
+    max_none: float = 0.05  # share of an ask that may be None; above 0 one always may
     write: bool = True  # False: makes no file
     needs_key: bool = True
     extra: dict = dataclasses.field(default_factory=dict)  # other fields of a request
@@ -212,7 +212,7 @@ class Teacher:
         """
         start, self.paid, self.problem = time.monotonic(), Counter(), "see above"
         max_none = self.max_none if max_none is None else max_none
-        allowed, held = max(1, int(max_none * len(requests))), self._lock()
+        allowed, held = max(int(max_none > 0), int(max_none * len(requests))), self._lock()
         try:
             found, todo = self._look_up(requests)
             n_none = sum(none is not None for _, none in found.values()) - len(todo)
@@ -1240,14 +1240,14 @@ def without(rows: list[dict], others: list[dict]) -> list[dict]:
     return [row for row in rows if plain(row["problem"]) not in texts]
 
 
-def windows(text: str) -> set[str]:
-    """Every 13 words in a row of a question; figures, which begin with the same code, apart.
+def windows(text: str) -> dict[str, None]:
+    """Every 13 words in a row of a question, once, in order; figures, which begin with the same code, apart.
 
     ours: 13, because that is the usual measure of contamination since GPT-3's.
     """
     text = re.sub(r"\[asy\].*?\[/asy\]", "", text, flags=re.DOTALL)
     found = [word for word in words(text) if word[0].isalnum()]
-    return {" ".join(found[i:i + 13]) for i in range(len(found) - 12)}
+    return dict.fromkeys(" ".join(found[i:i + 13]) for i in range(len(found) - 12))
 
 
 def leaked(problems: list[str], tests: list[str]) -> list[str | None]:
@@ -1625,9 +1625,7 @@ def answer(args, run, name: str, student, rows: list[dict], question, temperatur
         for item in items:
             chat = question(problems[item["id"]])
             asked.append(Request(chat, temperature, args.max_new_tokens, first + item["sample"]))
-        replies = server.ask(asked, name)
-        if None in replies:
-            raise UserError(f"{name}: {replies.count(None)} answers are lost; the same command goes on")
+        replies = server.ask(asked, name)  # none of them is None: see served
         outs = [{"response": one.text, "cut_off": one.is_cut, "n_tokens": one.n_out} for one in replies]
         return [item | without_run_on(out) for item, out in zip(items, outs, strict=True)]
 
@@ -1703,6 +1701,9 @@ def open_run(args, out: str | Path, how: tuple[str, ...] = ()) -> "Run":
         raise UserError(f"{path}: it was made with other arguments ({'; '.join(changed)}); "
                         "give the old ones or choose another --out")
     run.write("args.json", new)
+    with open(path / "metrics.jsonl", "ab+") as f:
+        f.seek(0)
+        f.truncate(f.read().rfind(b"\n") + 1)  # a line that a kill or a full disk has torn
     earlier = run.read("env.json") if "env.json" in there else []
     run.write("env.json", [*earlier, environment()])
     return run

@@ -639,6 +639,9 @@ def grpo(args, run, student: common.Student, task: Task, rows: list[dict], heldo
         run.log(grpo=name, **log[0])
     done = sum(row["generated"] for row in log) if budget else len(log) - 1
     goal = budget or args.rl_steps
+    if budget and log[0]["generated"] >= budget:
+        raise UserError(f"--budget-tokens {budget}: the held-out test before step 1 of {name} takes "
+                        f"{log[0]['generated']} already; raise it, in another --out")
     bar = tqdm(total=goal, initial=done, desc=f"GRPO {name}", unit="token" if budget else "step")
     while done < goal:
         started, step, before = time.monotonic(), len(log), done
@@ -651,7 +654,8 @@ def grpo(args, run, student: common.Student, task: Task, rows: list[dict], heldo
             row["generated"] += found["generated"]
             row["scored"] += found["scored"]
             done += found["generated"] if budget else 0
-        points = [i for i in range(1, args.curve) if before < goal * i / args.curve <= done]
+        passed = before if step > 1 else 0  # the test before step 1 may pass a point
+        points = [i for i in range(1, args.curve) if passed < goal * i / args.curve <= done]
         if name == "grpo" and points:
             row["points"] = points
             for i in points:
@@ -833,13 +837,18 @@ def describe(args, load, rows: list[dict], chosen: list[dict]) -> dict:
             "uplift": statistics.fmean(uplift(args, student, written))}
 
 
+def file_stem(name: str) -> str:
+    """What stands for a set in a file's name."""
+    return re.sub(r"\W+", "_", Path(name).stem)
+
+
 def evaluate_sets(args, run, arm: str, load, tests: dict[str, list[dict]]) -> list[dict]:
     """Whether the arm answers each test question rightly, at temperature 0; None: it gives no answer."""
     def make():
         out = []
         for name, rows in tests.items():
-            stem = re.sub(r"\W+", "_", Path(name).stem)
-            found = common.answer(args, run, f"5_answers_{arm}_{stem}.jsonl", load, rows, question, 0.0)
+            file = f"5_answers_{arm}_{file_stem(name)}.jsonl"
+            found = common.answer(args, run, file, load, rows, question, 0.0)
             for row in rows:
                 one = found[row["id"]][0]
                 out.append({"id": row["id"], "set": name, "cut_off": one["cut_off"],
@@ -1017,9 +1026,9 @@ def columns_of(args) -> dict[str, str]:
                         "set, such as --retention amc23")
     if len(columns) < 1 + len(args.ood) + len(args.retention):
         raise UserError("--data, --ood, --retention: expected each set once, came one twice; leave it out")
-    if len({Path(name).stem for name in columns}) < len(columns):
-        raise UserError("--data, --ood, --retention: expected file names that differ, came "
-                        f"{', '.join(columns)}; rename one")
+    if len({file_stem(name) for name in columns}) < len(columns):
+        raise UserError("--data, --ood, --retention: expected file names that differ in letters or digits, "
+                        f"came {', '.join(columns)}; rename one")
     for flag, name in (("--student", args.student), ("--adapter", args.adapter)):
         common.check_checkpoint(name, flag)  # now, not after hours
     return columns

@@ -50,12 +50,14 @@ def gather(paths: list[str]) -> dict:
             mine["arms"] |= run["arms"]
             mine["steps"] |= run.get("steps", {})
             mine["commits"] = list(dict.fromkeys(mine["commits"] + run["commits"]))
-            mine["gpu"] = ", ".join(dict.fromkeys([*mine["gpu"].split(", "), run["gpu"]]))
+            mine["gpu"] = ", ".join(dict.fromkeys(f"{mine['gpu']}, {run['gpu']}".split(", ")))
     for first, _, runs in parts.values():
         lengths = {len(one.get("curve", ())) for run in runs.values() for one in run["arms"].values()}
         if len({tuple(sorted(run["arms"])) for run in runs.values()}) > 1 or len(lengths) > 1:
             raise UserError(f"{first}, ...: expected the same arms, and as many rounds, for every seed; "
-                            "finish what is missing")
+                            "finish what is missing, or run all without --budget-tokens")
+    if "" in parts and len(parts) > 1:
+        raise UserError(f"{paths[0]}, ...: expected runs of one method, came a loop and another; part them")
     done = {name: {"args": args, "runs": [runs[seed] for seed in sorted(runs)]}
             for name, (_, args, runs) in parts.items()}
     return {"data": done} if "" not in done else done[""]
@@ -100,6 +102,8 @@ def read_run(path: Path) -> tuple[str, dict, dict]:
                    for name in ("data", "student")]
     read_arms = {"active_loop": loop_arms, "dart": dart_arms}.get(method, stat_arms)
     run["arms"] = read_arms(path, result, args, run)
+    if not run["arms"]:
+        raise UserError(f"{path}: expected an arm that belongs into a table, found none; leave it out")
     return data_name(args["data"]) if method == "active_loop" else "", agreed, run
 
 
@@ -130,8 +134,8 @@ def logged_seconds(path: Path) -> Counter:
     """Seconds by file, arm's training or GRPO; of what was done again, the later row counts."""
     logged, total = {}, Counter()
     for row in read_rows(path / "metrics.jsonl", there=False):
-        if "seconds" in row:
-            name = row.get("grpo") or row.get("train") or row["step"]
+        name = row.get("grpo") or row.get("train") or row.get("step", "")
+        if "seconds" in row and ".round_" not in name:  # a part of a step that is there whole
             logged[name, row.get("epoch", row.get("step"))] = row["seconds"]
     for (name, _), seconds in logged.items():
         total[name] += seconds
@@ -254,7 +258,7 @@ def own_labels(path: Path, known: set[str]) -> dict[str, dict[str, list[str]]]:
 
 def criterion(args: dict) -> str:
     """The arm of a loop."""
-    return args["select"] + ", sum" * (args.get("norm") == "sum")
+    return args["select"] + ", sum" * ("loss" in args["select"] and args.get("norm") == "sum")
 
 
 def loop_arms(path: Path, result: dict, args: dict, run: dict) -> dict[str, dict]:
@@ -266,14 +270,16 @@ def loop_arms(path: Path, result: dict, args: dict, run: dict) -> dict[str, dict
     scores |= {"mean over rounds": statistics.fmean(percent(one["right"]) for one in curve[1:]),
                "last round": curve[-1]["right"]}
     logged, seconds = defaultdict(list), Counter()
+    no_drop = {why: 0 for one in curve for why in one.get("dropped", ())}
     for one in curve[:-1]:
-        for name, x in (one.get("dropped", {}) | one).items():
+        for name, x in (no_drop | one.get("dropped", {}) | one).items():
             if isinstance(x, int | float) and name not in ("round", "items"):
                 logged[name].append(x)
     cost = {"tokens in": curve[-1]["tokens"][0], "tokens": tokens(curve[-1])}
     cost |= {name: statistics.fmean(some) for name, some in logged.items()}
-    for name, s in logged_seconds(path).items():  # r3_answers.jsonl, r3 (its training), ...
-        seconds[f"{re.sub(r'^r[0-9]+_?|[.]jsonl?$', '', name) or 'train'} s"] += s
+    for name, s in logged_seconds(path).items():  # r3 is the training of that round
+        if step := re.fullmatch(r"r[0-9]+(?:_(answers|selected|items|test_answers)[.]jsonl?)?", name):
+            seconds[f"{step[1] or 'train'} s"] += s
     return {criterion(args): {"curve": curve, "scores": scores, "cost": cost | seconds}}
 
 

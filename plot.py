@@ -28,7 +28,7 @@ FIRST = ("missed", "stat", "dart", "loss", "grpo", "base", "augment", "random") 
 COLOURS = {"missed": "black"} | {name: f"C{i}" for i, names in enumerate((  # the same in every picture
     "train|prompt|static_loss|padding", "augment|sft|random|cut off", "hard|no penalty|badge|repetition",
     "embed|grpo|incorrect|copy", "stat|dart|loss|false equation", "shuffled|best_of_n|true_loss|echo",
-    "accuracy|rejection|reward|too short", "base|no answer", "sel|prompt, rejecting|judge",
+    "accuracy|rejection|reward|too short", "base|no answer|loss, sum", "sel|prompt, rejecting|judge|loss_low",
     "embed_sel|dart, rejecting|lion|mentions the solution")) for name in names.split("|")}
 STEPS = (  # what a GRPO step logs, its axis, its scale
     ("reward", "mean reward", 1), ("is_right", "right answers (%)", 100),
@@ -85,7 +85,7 @@ def panel(axis, lines: dict[str, list[tuple]], xlabel: str, ylabel: str) -> None
 
 def grid(title: str, panels: list[tuple], columns: int = 3) -> Figure | None:
     """panels: ({name: curves}, x label, y label)."""
-    runs = [len(curves) for lines, *_ in panels for curves in lines.values()]
+    runs = [n for lines, *_ in panels for curves in lines.values() if (n := sum(map(bool, curves)))]
     panels = [({name: line for name, curves in lines.items() if (line := mean_line(curves))}, *labels)
               for lines, *labels in panels]
     if not (panels := [one for one in panels if one[0]]):

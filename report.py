@@ -59,6 +59,7 @@ closed loop: loss > static_loss
 A4: loss > true_loss
 beside A1: loss > incorrect
 beside A1: loss > badge
+beside A1: loss > loss_low
 beside A1: loss, sum > random
 beside A1: loss, sum > loss
 """

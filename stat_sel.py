@@ -416,8 +416,8 @@ def load_questions(args) -> Questions:
     train, tests = common.load(args.data, "train"), common.load(args.data, "test")
     others: dict[str, list[dict]] = {}
     for given in dict.fromkeys(([args.val] if args.val else []) + list(args.ood)):
-        name = "/".join(Path(given).with_suffix("").parts[-2:])
-        if name in ("MATH", *others):
+        name = "/".join([*Path(given).parts[-2:-1], Path(given).stem or "here"])
+        if name.replace("/", "_") in ("MATH", *(other.replace("/", "_") for other in others)):
             raise UserError(f"--ood: two sets would be called {name}, by the last two parts of their paths; "
                             "rename one")
         others[name] = common.load(given)
@@ -611,8 +611,8 @@ def chat_of_steps(tokenizer, problem: str, steps: list[str]) -> tuple[list[int],
     the positions that predict its marks. The template is applied once, whatever the number of steps."""
     chat, mark, ids, at = [], "\ue000", [], []  # the mark stands for "+", which may stand in a step too
     for i, step in enumerate(steps):
-        step = step.replace(mark, "")
-        chat += [{"role": "user", "content": f"{problem} {step}" if i == 0 else step},
+        text = f"{problem} {step}" if i == 0 else step
+        chat += [{"role": "user", "content": text.replace(mark, "")},
                  {"role": "assistant", "content": mark}]
     parts = common.apply_template(tokenizer, chat).split(mark)
     for part in parts[:-1]:

@@ -18,6 +18,7 @@ import report
 from active_loop import by_gap, by_gradient, by_score, spearman
 from tests import started
 from tests.conftest import read_cache
+from toyworld import audit, deduction
 from toyworld import teacher as toy_teacher
 
 
@@ -117,6 +118,29 @@ def test_the_gap_is_the_mean_over_both_orders():
 # --- Selection: an answer that was cut off comes last, and is paid for no judge. ---------------------------------
 CUT_OFF = ("2", "5", "8")
 SEEDS = [{"id": str(i), "problem": f"q{i}", "solution": "s" * i, "answer": "7", "subject": None} for i in range(12)]
+
+
+class Says:
+    """A teacher whose every reply is one text; asks as the true one does whether the replies can be read."""
+    def __init__(self, text):
+        self.text = text
+
+    def ask(self, requests, step, max_none=None, reads=str):
+        if reads(self.text) is None:
+            raise common.UserError("not in the form asked for")
+        return [common.Reply(self.text, 1, 1)] * len(requests)
+
+
+def test_a_teacher_that_keeps_to_no_form_is_told_at_once():
+    args, rows = active_loop.Args(), [{"problem": "Find 1+1.", "subject": None, "solution": None}]
+    solved = [dict(rows[0])]
+    active_loop.solve_items(args, 0, Says("So \\boxed{2}."), solved, None)
+    assert solved[0]["answer"] == "2" and active_loop.judge_marks(args, Says("<mark>8, 7</mark>"), rows, [["a", "b"]], "judge") == [[8, 7]]
+    with pytest.raises(common.UserError, match="form"):
+        active_loop.solve_items(args, 0, Says("The answer is 2."), solved, None)  # readable, but no item may come of it
+    with pytest.raises(common.UserError, match="form"):
+        active_loop.judge_marks(args, Says("<mark>Response 1: 8/10, Response 2: 7/10</mark>"), rows, [["a", "b"]], "judge")
+    assert active_loop.judge_marks(args, Says("<mark>8</mark>"), [], [], "judge") == []
 
 
 def selected(criterion, tmp_path, monkeypatch, asked=(), t=0, teacher=None, **more):
@@ -524,6 +548,42 @@ def test_the_toy_command_compares_loss_with_random(tmp_path):
     levels = {split: Counter(row["level"] for row in common.load(str(made), split)) for split in ("train", "test")}
     assert levels["train"][1] + levels["train"][2] > 0.6 * levels["train"].total()  # mostly shallow
     assert levels["test"].keys() == set(range(1, 7)) and levels["test"][1] + levels["test"][2] < 0.5 * levels["test"].total()
+
+
+def test_the_audit_by_hand(tmp_path):
+    """Two rounds; one seed of four is weak, another is answered wrongly, a third cut off."""
+    add, weak = "Find {}+{}.", "Find the digit product of 38."
+    rows = [("s0", weak), ("s1", add.format(1, 2)), ("s2", add.format(3, 4)), ("s3", add.format(5, 6)), ("t0", weak), ("t1", add.format(7, 8))]
+    own = {"s0": "24", "s1": "9", "s2": "7", "s3": None}
+
+    def item(seed, problem, answer, dropped=None):
+        return {"seed": seed, "problem": problem, "answer": answer, "dropped": dropped}
+    run = tmp_path / "mathematics" / "loss"
+    run.mkdir(parents=True)
+    lines = {"0_questions.jsonl": [{"id": i, "problem": text} for i, text in rows],
+             "r0_answers.jsonl": [{"id": i, "response": f"\\boxed{{{x}}}" if x else "1+"} for i, x in own.items()],
+             "r2_test.jsonl": [{"id": "t0", "is_right": None}, {"id": "t1", "is_right": True}]}
+    for name, some in lines.items():
+        (run / name).write_text("".join(json.dumps(row) + "\n" for row in some))
+    for name, value in (("args.json", {"rounds": 2, "select": "loss", "norm": "mean", "from_": None, "seed": 5}), ("r0_selected.json", {
+            "losses": {"s0": 1.0, "s1": 1.0, "s2": 0.5}}), ("r0_items.json", {"rows": [item("s0", weak, "1000"), item("s1", "?", None, "why")]}),
+            ("r1_items.json", {"rows": [item("s3", add.format(2, 2), "4")]})):
+        (run / name).write_text(json.dumps(value))
+    counts = audit.count_choices(run)
+    assert list(counts) == ["mathematics: loss"] and list(counts["mathematics: loss"].values()) == [
+        [2, 3], [1, 3], [1, 2], [1, 2], [0, 1], [1, 1], [1.5, 2]]  # of the pairs one is a tie
+    assert audit.table([counts]).splitlines()[-1] == "| mathematics: loss | 66.7 | 33.3 | 50.0 | 50.0 | 0.0 | 100.0 | 75.0 |"
+    deep, shallow = (deduction.make(random.Random(0), depth) for depth in (3, 2))  # more than two rules are weak
+    for name, some in {"0_questions.jsonl": [{"id": "s0", "problem": deep.text}, {"id": "t0", "problem": shallow.text}],
+                       "r0_answers.jsonl": [{"id": "s0", "response": f"\\boxed{{{deduction.solve(deep)[1]}}}"}],
+                       "r1_test.jsonl": [{"id": "t0", "is_right": True}]}.items():
+        (run / name).write_text("".join(json.dumps(row) + "\n" for row in some))
+    (run / "args.json").write_text(json.dumps({"rounds": 1, "select": "random", "norm": "mean", "from_": None, "seed": 5}))
+    (run / "r0_items.json").write_text(json.dumps({"rows": [item("s0", shallow.text, deduction.solve(shallow)[1])]}))
+    assert list(audit.count_choices(run)["mathematics: random"].values()) == [[0, 1], [1, 1], [0, 1], [1, 1], [0, 0], [1, 1], [0, 0]]
+    (run / "r0_answers.jsonl").unlink()
+    with pytest.raises(common.UserError, match="the base's answers"):
+        audit.count_choices(run)
 
 
 def test_verification_keeps_what_most_answers_agree_on(small_world, tmp_path, teacher_url, call_file):

@@ -3,6 +3,7 @@ import doctest
 import itertools
 import json
 import math
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -547,6 +548,17 @@ def test_the_best_step_is_used_and_the_last_is_kept(small_demonstrations, tmp_pa
         return torch.cat([p.detach().flatten() for name, p in model.named_parameters() if "lora" in name])
     assert torch.equal(kept("mapper"), weights[2]) and torch.equal(kept("mapper_last"), weights[3]) and not torch.equal(weights[2], weights[3])
     assert [row["held_out"] for row in read(run.path / "2_steps_mapper.jsonl")] == [0.1, 0.2, 0.9, 0.3]
+
+
+def test_a_budget_of_which_the_held_out_test_takes_much(easy, tmp_path, call_file):
+    """All of it: refused. Points of the curve: they are the student of the first step."""
+    command = ["--arms", "base", "grpo", "--curve", "4", "--budget-tokens"]
+    done = call_file("dart.py", *flags(easy, tmp_path / "none", *command, "5"))
+    assert done.returncode == 2 and (n := re.search(r"before step 1 of grpo takes (\d+) already", done.stderr)), done.stderr
+    done = call_file("dart.py", *flags(easy, tmp_path / "out", *command, 2 * int(n[1])))
+    assert done.returncode == 0, done.stderr
+    first, *_ = [row["points"] for row in read(tmp_path / "out" / "2_steps_grpo.jsonl") if "points" in row]
+    assert first[:2] == [1, 2] and len(list((tmp_path / "out" / "adapter").glob("grpo_[0-9]"))) == 3
 
 
 def test_a_budget_that_step_1_has_spent_already_is_refused(easy, tmp_path, call_file):

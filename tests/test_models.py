@@ -139,6 +139,7 @@ def test_split_steps(response, steps):
 def test_a_chat_of_many_steps_is_made_in_linear_time(prm):
     tokenizer = common.load_4bit(prm, "--prm")[1]
     step = "We add 3 + 4 = 7, and so the next number of the row is 7."
+    assert len(stat_sel.chat_of_steps(tokenizer, "\ue000 What is next?\ue000", [f"\ue000{step}"])[1]) == 1  # our mark in a text
     seconds = []
     for n in (100, 800):
         started = time.process_time()

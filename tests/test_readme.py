@@ -349,10 +349,10 @@ def test_what_is_read_from_stats_tables_is_in_the_committed_results():
     assert f"With a better student STAT-Sel loses to them, {better[0]}; 20 a skill is level." in README and better[1] in text
     mean, low, high = report.lead(results("real_stat_sel")["runs"], "augment", "shuffled", "MATH")
     assert f"loses to random pairs too, by {mean:.1f} points [{low:.1f}, {high:.1f}]" in TEXTS["docs/real.md"]
-    assert f"Random pairs still bring {report.lead(runs, 'augment', 'base', 'MATH')[0]:.1f} points" in text
+    assert f"Random pairs bring {report.lead(runs, 'augment', 'base', 'MATH')[0]:.1f} points here" in text
     runs = results("toy_stat_syn")["runs"]
-    different = [f"{sum(report.value(run, arm, 'questions') for run in runs) / len(runs):.0f}" for arm in ("stat", "sel")]
-    assert "Its pairs come from {} different questions, STAT-Sel's from {},".format(*different) in text
+    own, sel, mixed = (f"{sum(report.value(run, arm, 'questions') for run in runs) / len(runs):,.0f}" for arm in ("stat", "sel", "stat_mixed"))
+    assert f"Its pairs come from {own} different questions, STAT-Sel's from {sel}," in text and f"({mixed}, not {own})" in text
 
 
 def test_every_interval_that_is_read_from_stats_tables_stands_in_them():
@@ -394,6 +394,11 @@ def test_what_is_read_from_darts_tables_is_in_the_committed_results():
     for words in (
             f"costs {lead('sft', 'base')} points in distribution and {lead('sft', 'base', retention)} in retention.",
             f"DART leads it by {lead('dart', 'sft')} in distribution and by {lead('dart', 'sft', outside)} out of it.",
+            f"rewrites alone lead it by {lead('prompt', 'sft')}, the target's own right answers (`rejection`) by {lead('rejection', 'sft')}.",
+            f"told apart from it there, {lead('best_of_n', 'dart')} and {lead('rejection', 'dart')} over DART; "
+            f"in retention `rejection` leads by {lead('rejection', 'dart', retention)}, and its data has fewer",
+            f"a quarter of these tokens it is not told apart, {lead('grpo at 1/4', 'dart')} over DART, and leads in retention by "
+            f"{lead('grpo at 1/4', 'dart', retention)}.",
             f"Beside the base DART gains {lead('dart', 'base')} in distribution, and pays in retention: {lead('dart', 'base', retention)}.",
             f"bring {lead('dart', 'prompt')} over the untrained mapper's rewrites in distribution, {lead('dart', 'prompt', outside)} out of it.",
             "In the first ten steps {:.0f} % of the rollouts have the right answer, in the last ten {:.0f} %;".format(*right),
@@ -402,14 +407,15 @@ def test_what_is_read_from_darts_tables_is_in_the_committed_results():
             "but of those taken {} and {} % are sound.".format(*share("sound", *both)),
             "lacks these are {} and {} %, elsewhere {} and {} %.".format(*share("sound, weak", *both), *share("sound, strong", *both)),
             f"Perfect rewrites lead DART's by {lead('perfect', 'dart')} in distribution and {lead('perfect', 'dart', outside)} out of it.",
-            f"GRPO leads DART in distribution, {lead('dart', 'grpo')}, and in retention, {lead('dart', 'grpo', retention)};",
-            "it trains for {:.0f} s, DART for {:.0f} s.".format(
+            f"GRPO leads DART in distribution, {lead('dart', 'grpo')}, and in retention, {lead('dart', 'grpo', retention)}.",
+            "It trains for {:.0f} s, DART for {:.0f} s.".format(
                 *(mean([run["arms"][arm]["cost"]["training s"] for run in runs]) for arm in ("grpo", "dart"))),
             f"in the data, {lead('dart', 'no penalty', 'no false equation')} points of the rows, yet the target is worse for them: "
             f"{lead('dart', 'no penalty')} in distribution",
             f"the data is {share('sound', 'dart, rejecting')[0]} % sound, but {kept('dart, rejecting')} % of the demonstrations "
-            f"have no rewrite left; the target is level, {lead('dart, rejecting', 'dart')}. There RL has "
-            f"{lead('dart, rejecting', 'prompt, rejecting')} over", f"changes nothing: they are {kept('dart')} %.",
+            f"have no rewrite left; the target is not told apart, {lead('dart, rejecting', 'dart')}. There RL has "
+            f"{lead('dart, rejecting', 'prompt, rejecting')} over",
+            f"shows no difference, {lead('dart', 'dropped')} for DART: they are {kept('dart')} %.",
             "DART led the untrained mapper by {} in distribution, and best-of-N by {}.".format(*before)):
         assert words in text, words
     (pilot,) = results("pilots/pilot_dart")["runs"]

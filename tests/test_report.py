@@ -411,6 +411,29 @@ def test_active_runs_must_agree_and_be_complete(tmp_path):
         gather.gather([one, write_active(tmp_path / "f", 0, "random", [1, 2], student="elsewhere/student")])
 
 
+def test_what_no_round_of_a_loop_has_counts_as_zero_and_parts_of_a_step_count_once(tmp_path):
+    path = tmp_path / "a"
+    write_active(path, 0, "badge", [50, 52, 54], norm="sum")
+    result = json.loads((path / "result.json").read_text())
+    result["curve"][0]["dropped"], result["curve"][1]["dropped"] = {"missing tag": 4}, {}
+    (path / "result.json").write_text(json.dumps(result))
+    with open(path / "metrics.jsonl", "a") as f:
+        f.write("".join(json.dumps({"step": name, "seconds": 5}) + "\n" for name in (
+            "r0_answers.round_0.jsonl", "r1_test_answers.round_1.jsonl", "r1_child_answers.jsonl", "train_r1.jsonl", "0_questions.jsonl")))
+    (badge, arm), = gather.read_run(path)[2]["arms"].items()
+    assert badge == "badge" and arm["cost"]["missing tag"] == 2  # its order does not change with the norm
+    assert {name: x for name, x in arm["cost"].items() if name.endswith(" s")} == {
+        "answers s": 20, "selected s": 3, "train s": 9, "test_answers s": 7}
+
+
+def test_a_loop_and_another_method_are_no_one_table(tmp_path):
+    paths = [write_active(tmp_path / "a", 0, "loss", [50, 60]), write_dart(tmp_path / "b", 0, {"base": [5, 5, 9], "dart": [8, 6, 9]})]
+    with pytest.raises(common.UserError, match="runs of one method"):
+        gather.gather(paths)
+    with pytest.raises(common.UserError, match="an arm that belongs"):
+        gather.gather([write_dart(tmp_path / "c", 0, {"base": [5, 5, 9], "grpo": [8, 6, 9]}, penalty=False)])
+
+
 def test_two_sets_of_data_make_two_parts(tmp_path):
     paths = [write_active(tmp_path / f"{data}-{c}", 0, c, [50, 60], data=data)
              for data in ("a/deduction-0-89abcdef", "gsm8k") for c in ("loss", "random")]

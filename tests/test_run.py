@@ -59,6 +59,14 @@ def test_same_arguments_go_on_and_others_are_refused(tmp_path):
     assert json.loads((tmp_path / "r/args.json").read_text())["address"] == "there"
 
 
+def test_a_torn_line_of_the_log_is_cut_off_at_the_next_start(tmp_path):
+    start(tmp_path / "r").log(step="a", seconds=1.0)
+    with open(tmp_path / "r/metrics.jsonl", "a") as f:
+        f.write('{"time": 17')
+    start(tmp_path / "r").log(step="b", seconds=2.0)
+    assert [row["step"] for _, row in common.read_rows(tmp_path / "r/metrics.jsonl")] == ["a", "b"]
+
+
 def test_a_field_that_came_or_went_is_refused(tmp_path):
     start(tmp_path / "r")
     newer = dataclasses.make_dataclass("Newer", [("beta", float, 0.5)], bases=(Args,), frozen=True)

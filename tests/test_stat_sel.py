@@ -1,4 +1,5 @@
 """The method's pure functions: by hand, and against a second naive computation."""
+import contextlib
 import doctest
 import json
 import math
@@ -266,6 +267,10 @@ def test_sets_that_would_share_a_name_are_refused(tmp_path):
         write(tmp_path / folder / "test.jsonl", {"problem": "p", "answer": "1"})
     with pytest.raises(UserError, match="two sets would be called x/test"):
         questions(str(tmp_path), 3, seed=0, ood=(str(tmp_path / "one/x/test.jsonl"), str(tmp_path / "two/x/test.jsonl")))
+    write(tmp_path / "one_x.jsonl", {"problem": "p", "answer": "1"})  # "one/x" and "one_x" would share a file of answers
+    write(tmp_path / "one/x.jsonl", {"problem": "p", "answer": "1"})
+    with contextlib.chdir(tmp_path), pytest.raises(UserError, match="two sets would be called one_x"):
+        questions(".", 3, seed=0, ood=("one/x.jsonl", "one_x.jsonl"))
     same = str(tmp_path / "one/x/test.jsonl")
     assert list(questions(str(tmp_path), 3, seed=0, ood=(same, same)).sets) == ["MATH", "x/test"]
 

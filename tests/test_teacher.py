@@ -547,6 +547,7 @@ def test_a_prompt_that_is_refused_is_none_alone(make, capsys):
         assert replies[::2] == [None] * len(REFUSED) and replies[1::2] == [f"echo good {i}" for i in range(len(REFUSED))]
         assert f"None: {len(REFUSED)} refused by server" in capsys.readouterr().out and len(set(server.prompts)) == 2 * len(REFUSED)
         assert texts(make(server).ask([ask_for(p) for p in ("a", "4", "b")])) == ["echo a", None, "echo b"]
+        stop(make(server, max_none=0), [ask_for("4"), ask_for("c")], "1 refused by server", "allows 0")  # of a student none may be
         sentence = stop(make(server), [ask_for("4"), ask_for("5"), ask_for("6")], "refused by server")
         assert "Content Exists Risk" in sentence or "inappropriate" in sentence or "4096" in sentence
 
@@ -653,6 +654,8 @@ def test_a_secret_in_an_address_reaches_the_server_and_nothing_else(make, capsys
 
 def test_secrets_are_hidden_in_any_text():
     assert hide_secrets('["--teacher-url=https://u:p@ss@h/v1", "http://h:8/v1?key=1&b=2"]') == '["--teacher-url=https://h/v1", "http://h:8/v1"]'
+    kwargs = json.dumps({"chat_template_kwargs": json.dumps({"url": "http://h/v1?key=1", "on": True})})
+    assert json.loads(json.loads(hide_secrets(kwargs))["chat_template_kwargs"]) == {"url": "http://h/v1", "on": True}
     assert hide_secrets(f"Bearer {KEY}, a@b, runs/x?y") == "Bearer <key>, a@b, runs/x?y"
 
 

@@ -118,7 +118,7 @@ def main() -> int:
             for criterion in SWEEP if sweep else SWEEP[:2]:
                 more = ["--select", criterion, *["--no-repeat"] * sweep, *shared]
                 code, out = run_method(args, method, [*rest, *more], seed, family, criterion + suffix)
-                if code:
+                if code or settings.plan:
                     return code
                 outs.append(out)
                 shared = shared or ["--from", out]
