@@ -208,7 +208,8 @@ class Teacher:
         """The replies, in order; None where one is cut off, empty, refused, refused by server, or lost.
 
         More None than max_none allows end the run; a rerun asks only for what is missing. So do more than a
-        quarter for which reads(text) is None: then the teacher does not answer in the form asked for.
+        quarter (or than max_none, if that is more) for which reads(text) is None: then the teacher does not
+        answer in the form asked for.
         """
         start, self.paid, self.problem = time.monotonic(), Counter(), "see above"
         max_none = self.max_none if max_none is None else max_none
@@ -238,7 +239,8 @@ class Teacher:
                 f"--teacher-timeout; a rerun goes on from {self.path}")
         texts = {key: reply.text for key, (reply, none) in found.items() if not none}
         odd = {key: text for key, text in texts.items() if reads(text) is None}
-        if len(odd) > max(3, len(found) // 4):  # ours: a quarter, because a weak teacher's work is of use too
+        # ours: a quarter, because a weak teacher's work is of use too; more where so many may be lost anyway
+        if len(odd) > max(3, int(max(0.25, max_none) * len(found))):
             self._forget(odd)
             raise UserError(f"{step}: {len(odd)} of {len(found)} replies are not in the form asked for, such "
                             f"as {min(odd.values())[:80]!r}; use a teacher that keeps to it; a rerun asks")
