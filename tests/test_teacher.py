@@ -552,6 +552,17 @@ def test_a_prompt_that_is_refused_is_none_alone(make, capsys):
         assert "Content Exists Risk" in sentence or "inappropriate" in sentence or "4096" in sentence
 
 
+@pytest.mark.parametrize("max_none, n_odd, stops", [(0.05, 3, False), (0.05, 4, True), (0.5, 7, False), (0.5, 8, True), (1.0, 15, False)])
+def test_odd_replies_end_a_run_unless_others_may_stand_in_for_them(make, max_none, n_odd, stops):
+    with BadServer(lambda prompt, nth: "ok") as server:
+        teacher, requests = make(server), [ask_for(f"odd {i}" if i < n_odd else f"fine {i}") for i in range(15)]
+        how = {"max_none": max_none, "reads": lambda text: None if "odd" in text else text}
+        if stops:
+            stop(teacher, requests, f"{n_odd} of 15 replies are not in the form asked for", **how)
+        else:
+            assert len(texts(teacher.ask(requests, "s", **how))) == 15
+
+
 # --- What stops a run at once, in one sentence ---
 @pytest.mark.parametrize("name, words", [("401", "OPENAI_API_KEY"), ("403", "OPENAI_API_KEY"), ("404", "model"), ("404 html", "/v1"),
                                          ("400", "messages must alternate"), ("quota", "credit"), ("402", "credit")])  # fmt: skip
