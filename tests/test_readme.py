@@ -312,10 +312,12 @@ def test_the_readmes_results_are_those_of_the_tables():
 def test_the_criteria_that_were_run_once_are_those_of_the_committed_results():
     once, here = (results(name)["data"]["mathematics"]["runs"][0] for name in ("active_once", "toy_active"))
     assert once["seed"] == here["seed"] == 31
-    runs = {name: (once if name in once["arms"] else here)["arms"][name]["curve"] for name in ("reward", "judge", "lion", "random", "loss")}
+    named = ("reward", "judge", "lion", "random", "loss", "loss, sum")
+    runs = {name: (once if name in once["arms"] else here)["arms"][name]["curve"] for name in named}
     end = {name: f"{gather.percent(curve[-1]['right']):.1f}" for name, curve in runs.items()}
     used = ", ".join(f"{gather.tokens(curve[-1]):,}" for curve in runs.values())
-    assert (f"after 400 items reward {end['reward']}, judge {end['judge']}, lion {end['lion']} %, random {end['random']}, loss {end['loss']} %; "
+    assert (f"after 400 items reward {end['reward']}, judge {end['judge']}, lion {end['lion']} %, random {end['random']}, "
+            f"loss {end['loss']}, loss, sum {end['loss, sum']} %; "
             f"teacher tokens {used}.") in " ".join(TEXTS["docs/active.md"].split())
 
 
@@ -377,7 +379,12 @@ def test_what_is_read_from_the_loops_tables_is_in_the_committed_results():
                   "of the items {} and {} % need more than two rules, at random {} %.".format(*share(audit.LOOP[2], *third, family="deduction")),
                   "The half-width is {:.1f}, not 0.6".format(*half)):
         assert words in text, words
-    assert "badge 0, loss, sum 19." in text and "By the sum the loss is best in 19 of 32 rounds of mathematics" in text
+    assert "badge 0, loss, sum 19." in text and "true_loss 9, incorrect 2, badge 4, loss, sum 8." in text
+    assert "the loss is best in 19 of 32 rounds of mathematics, and in 8 of deduction, `true_loss` in 9." in text
+    right = [100 - mean([audit.share_of(run, f"{family}: incorrect", audit.LOOP[0]) for run in audits]) for family in parts]
+    assert "the base gets {:.0f} and {:.0f} % of what it asks right.".format(*right) in text
+    ends = [mean([report.value(run, "loss_low", f"{n} items") for run in parts["deduction"]["runs"]]) for n in (0, 160)]
+    assert "near the base ({:.1f} to {:.1f} %)".format(*ends) in text
     old = report.lead(results("pilots/toy_active")["data"]["deduction"]["runs"], "loss", "random", "mean over rounds")
     assert f"open in both families, deduction {report.shown(old)}." in text
 
