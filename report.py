@@ -125,7 +125,7 @@ def at_equal_tokens(one: list[dict], two: list[dict]) -> float:
         points = [(tokens(row), percent(row["right"])) for row in curve]
         pairs = itertools.pairwise(points)
         (t, low), (u, high) = next(pair for pair in pairs if end <= pair[1][0])
-        found.append(low + (high - low) * (end - t) / (u - t))
+        found.append(low + (high - low) * (end - t) / (u - t or 1))  # a server may count no tokens
     return found[0] - found[1]
 
 

@@ -383,6 +383,8 @@ def test_accuracy_at_equal_tokens_by_hand(active):
         row["tokens"] = [2 * n for n in row["tokens"]]  # loss pays twice as much: 300 tokens buy it one round
     assert report.lead([run], "loss", "random", "at equal teacher tokens")[0] == pytest.approx(56 - 54)
     assert report.lead([run], "loss", "random", "last round")[0] == pytest.approx(6)
+    none = [row | {"tokens": [0, 0]} for row in run["arms"]["loss"]["curve"]]
+    assert report.at_equal_tokens(none, none[:1] + run["arms"]["random"]["curve"][1:]) == 0  # before any token both are the base
     assert report.lead([run], "loss", "random", "mean over rounds")[0] == pytest.approx(5)
 
 
