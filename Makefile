@@ -37,7 +37,7 @@ TOY = toy_stat_sel toy_stat_syn toy_active toy_dart toy_stat_sel_seen_4
 of_seeds = $(foreach seed,$(SEEDS),$(R)/$(1)/seed-$(seed).json)
 of_loop = $(foreach family,mathematics deduction,$(foreach c,$(CRITERIA) loss_sum,runs/toy_active_loop/seed-$(1)/$(family)/$(c)))
 
-results: $(TOY:%=$(R)/%.json) $(R)/active_once.json $(foreach n,stat_syn active dart,$(R)/audit_$(n).json)  ## the runs behind results/toy_*.json; their tables and plots
+results: $(TOY:%=$(R)/%.json) $(R)/active_once.json $(R)/active_by_sum.json $(foreach n,stat_syn active dart,$(R)/audit_$(n).json)  ## the runs behind results/toy_*.json; their tables and plots
 	for name in $(filter-out %seen_4,$(TOY)); do $(BIN)/python plot.py $(R)/$$name.json --out docs || exit; done
 	$(BIN)/python docs/refresh.py
 
@@ -86,6 +86,14 @@ $(R)/active_once.json: $(R)/toy_active/seed-31.json
 	    --from runs/toy_active_loop/seed-31/mathematics/loss || exit; \
 	done
 	$(BIN)/python report.py $(foreach c,reward judge lion,runs/toy_active_loop/seed-31/mathematics/$(c)) --save $@
+
+$(R)/active_by_sum.json: $$(call of_seeds,toy_active)
+	for seed in $(SEEDS); do for c in static_loss true_loss; do \
+	  $(BIN)/python -m toyworld active_loop --seed $$seed --select $$c --norm sum --no-repeat $(ANSWERS) \
+	    --from runs/toy_active_loop/seed-$$seed/mathematics/loss || exit; \
+	done; done
+	$(BIN)/python report.py $(foreach seed,$(SEEDS),$(foreach c,random loss_sum static_loss_sum true_loss_sum,\
+	  runs/toy_active_loop/seed-$(seed)/mathematics/$(c))) --save $@
 
 $(R)/toy_dart/seed-%.json: | .venv
 	$(BIN)/python -m toyworld dart --seed $* --arms $(DART_ARMS) --out runs/toy_dart/seed-$*/all

@@ -62,6 +62,9 @@ beside A1: loss > badge
 beside A1: loss > loss_low
 beside A1: loss, sum > random
 beside A1: loss, sum > loss
+hard seeds: static_loss, sum > random
+closed loop: loss, sum > static_loss, sum
+A4: loss, sum > true_loss, sum
 """
 DART = """
 D1: dart > sft
