@@ -298,7 +298,7 @@ def test_the_readmes_results_are_those_of_the_tables():
         assert words.format(*claims("docs/stat.md", claim)[0]) in README
     mixed = claims("docs/stat.md", "beside C2: STAT-Syn, a fifth random > MATH-Augment")[0]
     easy = claims("docs/stat.md", "C2: STAT-Syn > MATH-Augment", column=2)[0]
-    assert (f"difficult questions, {hard[0]}, and loses on the others, {easy[0]}, as any arm that changes more answers. "
+    assert (f"difficult questions, {hard[0]}, and loses on the others, {easy[0]}, as an arm that changes more answers may. "
             f"With a fifth of random pairs mixed in it leads by {mixed[0]}.") in README
     real, of_real = results("real_stat_sel")["runs"], claims("docs/real.md", "C1: STAT-Sel > MATH-Augment")[0]
     assert (f"{mean(real, 'base')} -> {mean(real, 'stat')}; over random pairs {of_real[0]}: {of_real[1]};") in row("stat_sel") and len(real) == 6
